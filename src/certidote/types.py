@@ -1,0 +1,459 @@
+"""The few immutable values, and the protocols, that everything passes around.
+
+Pixels are stored as uint8 and computed with as float32 in [0, 1]; sigma, radii and epsilon are in the same units. Data that
+somebody else may have altered travels as `Untrusted`: its labels are open, its pixels can only be had through `noised` (which
+adds Gaussian noise) or `unsealed` (which leaves a mark in the lineage that no certificate survives).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from torch import Tensor
+
+from certidote.streams import Key, normal_block
+
+ABSTAIN = -1
+"""The prediction of a classifier that does not answer; counts as wrong."""
+
+Images = Float[Tensor, "n c h w"]
+Json = dict[str, Any]
+
+
+def digest_of(value: Json) -> str:
+    """SHA-256 of a JSON value in canonical form, 64 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Labelled images of one shape. Nobody writes into these tensors after construction.
+
+    Raises: ValueError if shapes disagree, a label is out of range, or there are fewer than two classes or no images.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, "n"]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.images) == 0:
+            raise ValueError("a data set needs at least one image; this one is empty")
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels; each image needs exactly one label")
+        if len(self.class_names) < 2:
+            raise ValueError(f"{len(self.class_names)} class given; a classifier needs at least 2 classes")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.class_names):
+            bad = low if low < 0 else high
+            raise ValueError(f"label {bad} is out of range; {len(self.class_names)} classes allow 0 to {len(self.class_names) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        c, h, w = self.images.shape[1:]
+        return int(c), int(h), int(w)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def pixels(self) -> Images:
+        """All images as float32 in [0, 1]."""
+        return as_pixels(self.images)
+
+    def digest(self) -> str:
+        """SHA-256 over shape, class names, labels and pixels, 64 hex digits."""
+        h = hashlib.sha256(json.dumps([list(self.images.shape), list(self.class_names)]).encode())
+        h.update(self.labels.numpy().astype("<i8").tobytes())
+        h.update(np.ascontiguousarray(self.images.numpy()))
+        return h.hexdigest()
+
+    def subset(self, rows: Sequence[int] | Int64[Tensor, "m"]) -> "ImageDataset":
+        """These rows, in this order, with the same classes."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return ImageDataset(self.images[index], self.labels[index], self.class_names)
+
+
+def as_pixels(images: UInt8[Tensor, "n c h w"]) -> Images:
+    """Stored images as float32 in [0, 1]."""
+    return images.to(torch.float32) / 255
+
+
+# ------------------------------------------------------------------------------------------------- untrusted data, views
+
+Start = Literal["fresh", "trusted", "untrusted"]
+"""How a model starts: random weights, weights the attacker cannot have influenced, weights that saw the untrusted data."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What one member's training view was made from. `certification.lineage` reads this and nothing else.
+
+    Attributes:
+        sigma: std of the Gaussian noise that was added to every untrusted pixel, [0, 1] units; 0 if none was.
+        draws: independent noise draws of one image that the member saw (1 in every certifiable scheme).
+        unsealed: why untrusted pixels were read without noise; empty if they never were.
+        denoiser: digest of the denoiser that processed the noised images; "" for none.
+        start: how the member's weights start.
+    """
+
+    sigma: float = 0.0
+    draws: int = 0
+    unsealed: tuple[str, ...] = ()
+    denoiser: str = ""
+    start: Start = "fresh"
+
+    def to_json(self) -> Json:
+        return {**asdict(self), "unsealed": list(self.unsealed)}
+
+    @staticmethod
+    def from_json(value: Json) -> "Lineage":
+        return Lineage(**{**value, "unsealed": tuple(value["unsealed"])})
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """Pixels made from untrusted data, with what they were made from."""
+
+    images: Images
+    lineage: Lineage
+
+    def denoised(self, denoiser: "Denoiser") -> "Traced":
+        """One denoiser call on these images at the noise they carry. Post-processing: the proof is not touched."""
+        sigma = torch.full((len(self.images),), self.lineage.sigma, dtype=torch.float32)
+        images = denoiser(self.images, sigma)
+        return Traced(images, replace(self.lineage, denoiser=denoiser.card.digest))
+
+
+class Untrusted:
+    """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed.
+
+    Clean-label threat model: an attacker may have changed pixels, but not labels, number or order of the images.
+    """
+
+    def __init__(self, data: ImageDataset) -> None:
+        self.__data = data
+        self.labels = data.labels
+        self.class_names = data.class_names
+        self.image_shape = data.image_shape
+        self.digest = data.digest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def noised(self, sigma: float, key: Key, rows: range) -> Traced:
+        """One block of images plus N(0, sigma^2) noise, added in float32 before anything else happens to them.
+
+        Args:
+            sigma: noise std, [0, 1] pixel units, > 0.
+            key: the member's noise stream; one stream per member, or the votes are not independent.
+            rows: an aligned block from `streams.row_blocks`.
+        Returns: (len(rows), c, h, w), not clipped, and the lineage that says so.
+        """
+        if not sigma > 0:
+            raise ValueError(f"sigma={sigma} adds no noise; give sigma > 0 ([0, 1] pixel units)")
+        clean = as_pixels(self.__data.images[rows.start : rows.stop])
+        noise = normal_block(key, rows, self.image_shape)
+        return Traced(noise.mul_(sigma).add_(clean), Lineage(sigma=sigma, draws=1))
+
+    def unsealed(self, reason: str) -> Traced:
+        """All images without noise. The lineage records `reason`, and no smoothing certificate follows from it."""
+        return Traced(self.__data.pixels(), Lineage(unsealed=(reason,)))
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one member trains on, and what that was made from."""
+
+    images: Images
+    labels: Int64[Tensor, "n"]
+    num_classes: int
+    lineage: Lineage
+    noise_id: int = 0
+    """Identity of the noise stream behind `images`; two members counted together must not share one. 0 for no noise."""
+
+
+# -------------------------------------------------------------------------------------------------- attacks and poisons
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the attacker may do: how many images, how far each. `epsilon` is in [0, 1] pixel units."""
+
+    num_poisons: int
+    norm: Norm
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if self.num_poisons < 1:
+            raise ValueError(f"num_poisons={self.num_poisons}; a budget allows at least 1 poison")
+        if self.norm == "linf" and not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon={self.epsilon} is outside [0, 1] pixel units; for 16 of 255 levels give 16/255")
+        if not self.epsilon >= 0:
+            raise ValueError(f"epsilon={self.epsilon}; give a number of at least 0, in [0, 1] pixel units")
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A triggerless goal: one test image, its class, and the class the attacker wants for it."""
+
+    image: UInt8[Tensor, "c h w"]
+    true_label: int
+    adversarial_label: int
+    test_index: int
+
+
+class BudgetExceeded(ValueError):
+    """Poisons that break the budget they claim to keep."""
+
+
+@dataclass(frozen=True, eq=False)
+class Poison:
+    """Replacements for some training rows. It has no labels: clean-label by construction."""
+
+    indices: Int64[Tensor, "m"]
+    images: UInt8[Tensor, "m c h w"]
+    goal: Target
+    budget: Budget
+
+    def apply(self, train: ImageDataset) -> ImageDataset:
+        """The training set with the poisons in place; every other row, and every label, is unchanged.
+
+        Raises: BudgetExceeded if there are more poisons than the budget allows, indices repeat or are out of range, a base image
+            is not of the adversarial class, or an 8-bit perturbation exceeds epsilon; ValueError if shapes disagree.
+        """
+        from certidote.attacks.budget import verify
+
+        verify(self, train)
+        images = train.images.clone()
+        images[self.indices] = self.images
+        return ImageDataset(images, train.labels, train.class_names)
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """A surrogate in eval mode that takes [0, 1] pixels (normalisation is inside it)."""
+
+    def penultimate(self, images: Images) -> Float[Tensor, "n d"]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the attacker works on: the clean training set, the goal, and the budget."""
+
+    train: ImageDataset
+    goal: Target
+    budget: Budget
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What the attacker knows: surrogate models (one or several)."""
+
+    surrogates: tuple[FeatureExtractor, ...]
+
+
+Attack = Callable[[Task, Knowledge, Key], Poison]
+
+
+# ------------------------------------------------------------------------------------------------------------- denoisers
+
+
+@dataclass(frozen=True)
+class DenoiserCard:
+    """What a denoiser is and what it was made from.
+
+    Attributes:
+        name: as given by the user, or in the catalogue.
+        kind: "network", "diffusers", "linear-mmse", "kernel" or "none".
+        digest: SHA-256 of configuration and weights.
+        image_shape: (c, h, w) it accepts; None for any.
+        trained_on: digest of the data set it was fitted to; "" if unknown or none.
+        training_images: 63-bit content hashes of its training images, where known, to report overlaps.
+        details: anything else worth printing, JSON values only.
+    """
+
+    name: str
+    kind: str
+    digest: str
+    image_shape: tuple[int, int, int] | None = None
+    trained_on: str = ""
+    training_images: frozenset[int] = frozenset()
+    details: Json = field(default_factory=dict, compare=False, hash=False)
+
+
+class Denoiser(Protocol):
+    """An estimate of the clean image from a noised one: one call, [0, 1] units, any noise level in its range."""
+
+    sigma_min: float
+    sigma_max: float
+    card: DenoiserCard
+
+    def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images: ...
+
+    def conditioning(self, sigma: float) -> str:
+        """What the network is told about the noise, for reports (a timestep, say)."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------- members, ballots, certificates
+
+
+class Stack(Protocol):
+    """Trained members. Calling it classifies: [0, 1] pixels (n, c, h, w) -> logits (members, n, classes)."""
+
+    def __call__(self, images: Images) -> Float[Tensor, "members n classes"]: ...
+
+
+class Trainer(Protocol):
+    """How members learn. Many at once, so that small models can be trained as one stack.
+
+    Votes must be independent given the data: a member may depend on its own view, its own key, and on `common`, the stream of
+    coins fixed for *all* members of a run, and on nothing else (not on the others in its stack).
+    """
+
+    stack_size: int
+
+    def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> Stack: ...
+
+    def describe(self) -> Json:
+        """Everything that decides a member's weights, for the configuration digest."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Ballots:
+    """The raw evidence: what every member predicted for every test image.
+
+    Attributes:
+        votes: (members, n_test) predicted classes; row i is member i.
+        failed: (members,) members that diverged: counted, voting for nobody.
+        num_classes: votes are below it.
+        lineages: the distinct lineages among the members.
+        noise_ids: (members,) identity of each member's noise stream.
+    """
+
+    votes: Int64[np.ndarray, "members n_test"]
+    failed: Bool[np.ndarray, "members"]
+    num_classes: int
+    lineages: tuple[Lineage, ...]
+    noise_ids: Int64[np.ndarray, "members"]
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+    def counts(self, first: int, last: int) -> Int64[np.ndarray, "n_test classes"]:
+        """Votes of members first..last-1 for each test image and class; failed members vote for nobody."""
+        votes = self.votes[first:last][~self.failed[first:last]]
+        return np.stack([(votes == c).sum(axis=0, dtype=np.int64) for c in range(self.num_classes)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the defended classifier answers: classes, or ABSTAIN."""
+
+    labels: Int64[np.ndarray, "n_test"]
+
+
+Verdict = Literal["enforced", "assumed", "reported"]
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One thing the proof needs, whether software enforced it or the reader must believe it, and the evidence."""
+
+    text: str
+    verdict: Verdict
+    evidence: str
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """A proved statement for each test image.
+
+    Attributes:
+        labels: (n_test,) the certified class, or ABSTAIN.
+        radii: (n_test,) no training set with ||D' - D||_F < radius changes the answer; 0 where it abstains. Rounded down.
+        lower_bounds: (n_test,) lower bound on the probability of the certified class.
+        top_counts: (n_test,) votes for the selected class among the n counted members.
+        sigma, n0, n, failed: noise std, selecting members, counted members, counted members that failed.
+        alpha: failure probability of the statement; `alpha_each` the level used for each test image.
+        statement: whether alpha holds for each test image separately or for all together.
+        claim: the statement in words.
+        assumptions: what it rests on.
+    """
+
+    labels: Int64[np.ndarray, "n_test"]
+    radii: Float64[np.ndarray, "n_test"]
+    lower_bounds: Float64[np.ndarray, "n_test"]
+    top_counts: Int64[np.ndarray, "n_test"]
+    sigma: float
+    n0: int
+    n: int
+    failed: int
+    alpha: float
+    alpha_each: float
+    statement: Literal["per test image", "simultaneous"]
+    claim: str
+    assumptions: tuple[Assumption, ...]
+
+
+@dataclass(frozen=True)
+class Unproved:
+    """No certificate follows, and why. The ballots may still be worth reporting as "empirical only"."""
+
+    reasons: tuple[str, ...]
+
+
+class Scheme(Protocol):
+    """How a defended classifier is made of members, and what their ballots prove."""
+
+    members: int
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View: ...
+
+    def aggregate(self, ballots: Ballots) -> Prediction: ...
+
+    def certify(self, ballots: Ballots) -> Certificate | Unproved: ...
+
+    def describe(self) -> Json: ...
+
+
+# ---------------------------------------------------------------------------------------------------------------- progress
+
+
+class Progress(Protocol):
+    """Where long work reports to; silent by default. `note` is a figure worth showing beside the bar."""
+
+    def start(self, stage: str, total: int, done: int = 0, unit: str = "models") -> None: ...
+
+    def advance(self, by: int = 1, note: str = "") -> None: ...
+
+    def finish(self, note: str = "") -> None: ...
+
+
+class Silent:
+    """Progress for tests and notebooks: says nothing."""
+
+    def start(self, stage: str, total: int, done: int = 0, unit: str = "models") -> None:
+        pass
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        pass
+
+    def finish(self, note: str = "") -> None:
+        pass
