@@ -236,12 +236,33 @@ class Poison:
         Raises: BudgetExceeded if there are more poisons than the budget allows, indices repeat or are out of range, a base image
             is not of the adversarial class, or an 8-bit perturbation exceeds epsilon; ValueError if shapes disagree.
         """
-        from certidote.attacks.budget import verify
-
-        verify(self, train)
+        self.verify(train)
         images = train.images.clone()
         images[self.indices] = self.images
         return ImageDataset(images, train.labels, train.class_names)
+
+    def verify(self, train: ImageDataset) -> None:
+        """Check the budget on the 8-bit images, exactly; raises as `apply` does."""
+        m, budget = len(self.indices), self.budget
+        if self.images.shape != (m, *train.image_shape):
+            raise ValueError(f"poisons of shape {tuple(self.images.shape)} for {m} rows of a {train.image_shape} training set")
+        if m > budget.num_poisons:
+            raise BudgetExceeded(f"{m} poisons, but the budget allows {budget.num_poisons}")
+        if m != len(torch.unique(self.indices)):
+            raise BudgetExceeded(f"{m} poisons on {len(torch.unique(self.indices))} distinct rows; each base image may be used once")
+        if m and (int(self.indices.min()) < 0 or int(self.indices.max()) >= len(train)):
+            raise BudgetExceeded(f"poison indices must lie in 0 to {len(train) - 1}")
+        wrong = (train.labels[self.indices] != self.goal.adversarial_label).sum()
+        if wrong:
+            raise BudgetExceeded(f"{int(wrong)} base images are not of the adversarial class {self.goal.adversarial_label}")
+        steps = (self.images.to(torch.int64) - train.images[self.indices].to(torch.int64)).flatten(1)
+        if budget.norm == "linf":
+            moved = steps.abs().amax(1).to(torch.float64) / 255
+        else:
+            moved = steps.square().sum(1).to(torch.float64).sqrt() / 255
+        worst = float(moved.max()) if m else 0.0
+        if worst > budget.epsilon * (1 + 1e-12):
+            raise BudgetExceeded(f"a poison moved by {worst:.6f} in {budget.norm}, but epsilon is {budget.epsilon:.6f} ([0, 1] pixel units)")
 
 
 @runtime_checkable
