@@ -77,13 +77,18 @@ class ImageDataset:
         """SHA-256 over shape, class names, labels and pixels, 64 hex digits."""
         h = hashlib.sha256(json.dumps([list(self.images.shape), list(self.class_names)]).encode())
         h.update(self.labels.numpy().astype("<i8").tobytes())
-        h.update(np.ascontiguousarray(self.images.numpy()))
+        h.update(np.ascontiguousarray(self.images.numpy()).data)
         return h.hexdigest()
 
     def subset(self, rows: Sequence[int] | Int64[Tensor, "m"]) -> "ImageDataset":
         """These rows, in this order, with the same classes."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return ImageDataset(self.images[index], self.labels[index], self.class_names)
+
+
+def content_hashes(images: UInt8[Tensor, "n c h w"]) -> list[int]:
+    """A 63-bit hash of each stored image, to recognize the same image in two data sets without keeping its pixels."""
+    return [int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8], "big") >> 1 for image in images.numpy()]
 
 
 def as_pixels(images: UInt8[Tensor, "n c h w"]) -> Images:
@@ -136,6 +141,10 @@ class Traced:
         images = denoiser(self.images, sigma)
         return Traced(images, replace(self.lineage, denoiser=denoiser.card.digest))
 
+    def to(self, device: str) -> "Traced":
+        """The same pixels on another device; what follows runs there."""
+        return Traced(self.images.to(device), self.lineage)
+
 
 class Untrusted:
     """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed.
@@ -167,6 +176,10 @@ class Untrusted:
         clean = as_pixels(self.__data.images[rows.start : rows.stop])
         noise = normal_block(key, rows, self.image_shape)
         return Traced(noise.mul_(sigma).add_(clean), Lineage(sigma=sigma, draws=1))
+
+    def overlap(self, hashes: frozenset[int]) -> int:
+        """How many of the images have one of these content hashes. For reports; no training ever sees it."""
+        return sum(value in hashes for value in content_hashes(self.__data.images))
 
     def unsealed(self, reason: str) -> Traced:
         """All images without noise. The lineage records `reason`, and no smoothing certificate follows from it."""
@@ -249,7 +262,9 @@ class Poison:
         if m > budget.num_poisons:
             raise BudgetExceeded(f"{m} poisons, but the budget allows {budget.num_poisons}")
         if m != len(torch.unique(self.indices)):
-            raise BudgetExceeded(f"{m} poisons on {len(torch.unique(self.indices))} distinct rows; each base image may be used once")
+            raise BudgetExceeded(
+                f"{m} poisons on {len(torch.unique(self.indices))} distinct rows; each base image may be used once"
+            )
         if m and (int(self.indices.min()) < 0 or int(self.indices.max()) >= len(train)):
             raise BudgetExceeded(f"poison indices must lie in 0 to {len(train) - 1}")
         wrong = (train.labels[self.indices] != self.goal.adversarial_label).sum()
@@ -262,7 +277,9 @@ class Poison:
             moved = steps.square().sum(1).to(torch.float64).sqrt() / 255
         worst = float(moved.max()) if m else 0.0
         if worst > budget.epsilon * (1 + 1e-12):
-            raise BudgetExceeded(f"a poison moved by {worst:.6f} in {budget.norm}, but epsilon is {budget.epsilon:.6f} ([0, 1] pixel units)")
+            raise BudgetExceeded(
+                f"a poison moved by {worst:.6f} in {budget.norm}, but epsilon is {budget.epsilon:.6f} ([0, 1] pixel units)"
+            )
 
 
 @runtime_checkable
@@ -304,7 +321,7 @@ class DenoiserCard:
         digest: SHA-256 of configuration and weights.
         image_shape: (c, h, w) it accepts; None for any.
         trained_on: digest of the data set it was fitted to; "" if unknown or none.
-        training_images: 63-bit content hashes of its training images, where known, to report overlaps.
+        training_images: content hashes of its training images, to report overlaps; None where they are unknown.
         details: anything else worth printing, JSON values only.
     """
 
@@ -313,7 +330,7 @@ class DenoiserCard:
     digest: str
     image_shape: tuple[int, int, int] | None = None
     trained_on: str = ""
-    training_images: frozenset[int] = frozenset()
+    training_images: frozenset[int] | None = None
     details: Json = field(default_factory=dict, compare=False, hash=False)
 
 
@@ -335,7 +352,12 @@ class Denoiser(Protocol):
 
 
 class Stack(Protocol):
-    """Trained members. Calling it classifies: [0, 1] pixels (n, c, h, w) -> logits (members, n, classes)."""
+    """Trained members. Calling it classifies: [0, 1] pixels (n, c, h, w) -> logits (members, n, classes).
+
+    A member that diverged is marked in `failed`, (members,) bool.
+    """
+
+    failed: Bool[Tensor, "members"]
 
     def __call__(self, images: Images) -> Float[Tensor, "members n classes"]: ...
 
@@ -348,12 +370,28 @@ class Trainer(Protocol):
     """
 
     stack_size: int
+    start: Start
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> Stack: ...
 
     def describe(self) -> Json:
         """Everything that decides a member's weights, for the configuration digest."""
         ...
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Facts about a run that decide what its ballots may prove, recorded before the first member trained.
+
+    Attributes:
+        data_digest: of the untrusted training set.
+        root_source: who drew the root of all random streams: "operating system" after the data digest was recorded, or "given".
+        denoiser_overlap: images of the untrusted set that the denoiser was trained on; None where its training set is unknown.
+    """
+
+    data_digest: str
+    root_source: Literal["operating system", "given"]
+    denoiser_overlap: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,6 +404,7 @@ class Ballots:
         num_classes: votes are below it.
         lineages: the distinct lineages among the members.
         noise_ids: (members,) identity of each member's noise stream.
+        provenance: facts about the run.
     """
 
     votes: Int64[np.ndarray, "members n_test"]
@@ -373,6 +412,7 @@ class Ballots:
     num_classes: int
     lineages: tuple[Lineage, ...]
     noise_ids: Int64[np.ndarray, "members"]
+    provenance: Provenance
 
     def __len__(self) -> int:
         return len(self.votes)

@@ -1,0 +1,34 @@
+"""Clean-label poisoning attacks: (task, knowledge, key) -> Poison. One file for each; this is their catalogue.
+
+Options of an attack are keyword-only parameters with the original's defaults; `functools.partial` makes a variant. A user adds
+an attack by adding a name to `ATTACKS`. What is listed here is tested by being listed.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from certidote.attacks.bullseye_polytope import bullseye_polytope
+from certidote.types import Attack
+
+T = TypeVar("T")
+
+ATTACKS: dict[str, Attack] = {
+    "bullseye-polytope": bullseye_polytope,
+}
+
+
+def find(catalogue: Mapping[str, T], name: str, kind: str) -> T:
+    """The entry of that name.
+
+    Args:
+        catalogue: names and entries, `ATTACKS` say.
+        name: as the user gave it.
+        kind: what the entries are, for the message: "attack".
+    Raises: ValueError naming the nearest entry and all that exist.
+    """
+    if name in catalogue:
+        return catalogue[name]
+    near = difflib.get_close_matches(name, catalogue, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown {kind} {name!r}; {hint}choose one of: {', '.join(sorted(catalogue))}")

@@ -1,0 +1,95 @@
+"""The constraint set of one poison: a ball around its base image, cut by the box [0, 1]. Everything here is in pixel space.
+
+`project` is the exact Euclidean projection onto that set, used after every step of an attack. `quantize` stores the result in
+8 bits without leaving the set. `Poison.verify` is the last word on both.
+"""
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from certidote.types import Budget, Images, as_pixels
+
+SLACK = 1 + 1e-12
+"""Relative tolerance of `Poison.verify`: what the 8-bit levels are counted against."""
+
+
+def project(images: Images, bases: Images, budget: Budget) -> Images:
+    """The nearest point of each image within `epsilon` of its base and inside [0, 1].
+
+    linf: the set is an interval per pixel, so clipping is exact. l2: the minimizer is clip(base + t * (image - base), 0, 1) for
+    the largest t <= 1 that keeps the norm; t is found exactly, between two sorted breakpoints, in float64.
+
+    Args:
+        images: (n, c, h, w) candidates, any values.
+        bases: (n, c, h, w) base images, in [0, 1].
+        budget: `norm` and `epsilon`, [0, 1] pixel units.
+    Returns: (n, c, h, w), dtype of `images`.
+    """
+    if budget.norm == "linf":
+        return images.clamp(min=(bases - budget.epsilon).clamp_min(0), max=(bases + budget.epsilon).clamp_max(1))
+    start = bases.to(torch.float64).flatten(1)
+    step = images.to(torch.float64).flatten(1) - start
+    scale = _l2_scale(step.abs(), torch.where(step > 0, 1 - start, start), budget.epsilon)
+    return (start + scale * step).clamp_(0, 1).to(images.dtype).view_as(images)
+
+
+def quantize(images: Images, bases: UInt8[Tensor, "n c h w"], budget: Budget) -> UInt8[Tensor, "n c h w"]:
+    """8-bit images near `images` that keep the budget exactly.
+
+    linf: round to the nearest level, then clip to the whole levels that epsilon allows. l2: round to the nearest level; where
+    that leaves the ball, pull back by one level those pixels that were rounded outwards, cheapest first in squared error per
+    squared norm won. All of them pulled back is truncation towards the base, which is always inside.
+
+    Args:
+        images: (n, c, h, w) in [0, 1]; projected first, so any values are accepted.
+        bases: (n, c, h, w) base images as stored.
+        budget: `norm` and `epsilon`, [0, 1] pixel units.
+    Returns: (n, c, h, w) uint8 images that `Poison.verify` accepts.
+    """
+    exact = project(images.to(torch.float64), as_pixels(bases).to(torch.float64), budget)
+    step = (exact * 255 - bases).flatten(1)
+    if budget.norm == "linf":
+        levels = _whole_levels(budget.epsilon)
+        rounded = step.round().clamp(-levels, levels)
+    else:
+        rounded = step.sign() * _round_inside_ball(step.abs(), budget.epsilon * 255 * SLACK)
+    return (bases + rounded.view_as(exact)).clamp(0, 255).to(torch.uint8)
+
+
+def _whole_levels(epsilon: float) -> int:
+    """The most 8-bit levels that `Poison.verify` lets one pixel move: 16 for 16/255, though 16/255 * 255 may fall below 16."""
+    levels = int(epsilon * 255)
+    return levels + ((levels + 1) / 255 <= epsilon * SLACK)
+
+
+def _l2_scale(
+    step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: float
+) -> Float[Tensor, "n 1"]:
+    """Largest t in [0, 1] with ||min(t * step, room)|| <= epsilon, for each row; `step` and `room` are magnitudes.
+
+    The squared norm is a quadratic in t between the breakpoints room / step, where one more pixel stops at the box.
+    """
+    breakpoints, order = torch.where(step > 0, room / step, torch.inf).sort(1)
+    step, room = step.gather(1, order), room.gather(1, order)
+    stopped = torch.nn.functional.pad(room.square().cumsum(1), (1, 0))[:, :-1]  # pixels already at the box, before each breakpoint
+    moving = step.square().flip(1).cumsum(1).flip(1)
+    reached = torch.where(moving > 0, stopped + breakpoints.square() * moving, torch.inf)
+    segment = (reached < epsilon**2).sum(1, keepdim=True).clamp_max(step.shape[1] - 1)
+    spare, slope = epsilon**2 - stopped.gather(1, segment), moving.gather(1, segment)
+    scale = torch.where(slope > 0, (spare / slope).clamp_min(0).sqrt(), torch.inf)
+    inside = torch.minimum(step, room).square().sum(1, keepdim=True) <= epsilon**2  # t = 1: only the box acts
+    return torch.where(inside, 1.0, scale.clamp_max(1))
+
+
+def _round_inside_ball(step: Float[Tensor, "n d"], radius: float) -> Float[Tensor, "n d"]:
+    """Whole numbers near magnitudes `step`, each row of norm at most `radius`."""
+    rounded = step.round()
+    outwards = rounded > step
+    error = torch.where(outwards, (rounded - 1 - step).square() - (rounded - step).square(), torch.inf)
+    gain = torch.where(outwards, 2 * rounded - 1, 0)
+    order: Int64[Tensor, "n d"] = (error / gain.clamp_min(1)).argsort(1)
+    excess = rounded.square().sum(1, keepdim=True) - radius**2
+    won_before = torch.nn.functional.pad(gain.gather(1, order).cumsum(1), (1, 0))[:, :-1]
+    pulled = torch.zeros_like(outwards).scatter(1, order, won_before < excess)
+    return rounded - (pulled & outwards).to(rounded.dtype)

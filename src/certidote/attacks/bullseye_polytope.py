@@ -1,0 +1,132 @@
+"""Bullseye Polytope (Aghakhani et al., 2021): poisons whose mean feature is the target's feature.
+
+A linear head that fits the poisons fits their mean, and so the target, with the poisons' label. The attack belongs to transfer
+learning: it moves features of surrogates, so the victim's extractor must resemble one of them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from certidote.attacks.budget import project, quantize
+from certidote.streams import Key
+from certidote.types import FeatureExtractor, Images, Knowledge, Poison, Task, as_pixels
+
+CIFAR10_STEP = 0.04 * 0.2
+"""The original's Adam step, 0.04 on pixels normalized with a standard deviation of 0.2, in [0, 1] pixel units."""
+
+
+def bullseye_polytope(
+    task: Task, knowledge: Knowledge, key: Key, *, steps: int = 1_200, step_size: float = CIFAR10_STEP
+) -> Poison:
+    """Poisons around the target in feature space: min over p of mean_m ||mean_j phi_m(p_j) - phi_m(x_t)|| / ||phi_m(x_t)||.
+
+    Adam from the base images on pixels, with projection onto the budget after every step; the last iterate, in 8 bits.
+
+    Args:
+        task: the clean training set, the target image, and the budget; bases are drawn from the adversarial class.
+        knowledge: surrogates m in eval mode; neither their parameters nor their buffers change.
+        key: decides which base images are used, nothing else.
+        steps: Adam steps; 1,200 as in the poisoning benchmark (the original's scripts use 800 to 4,000).
+        step_size: Adam step in [0, 1] pixel units. The default is right for 8/255 to 25/255; on images of few pixels, where epsilon
+            must be larger for the same l2 norm, about epsilon / 20 needs fewer steps.
+    Returns: `budget.num_poisons` poisons, their indices ascending.
+    Raises: ValueError if there is no surrogate or one is in train mode, the two labels of the goal are equal or not classes of the
+        training set, the adversarial class has fewer images than the budget, or `steps` or `step_size` is not positive.
+    Source: objective as in the authors' `trainer.py`, mode "mean" (norm ratio not squared; the publication squares it), loop and
+        number of steps as in the poisoning benchmark. Betas 0.9 and 0.999, no decay, no augmentation.
+    """
+    return bullseye_polytope_batch([task], knowledge, [key], steps=steps, step_size=step_size)[0]
+
+
+def bullseye_polytope_batch(
+    tasks: Sequence[Task],
+    knowledge: Knowledge,
+    keys: Sequence[Key],
+    *,
+    steps: int = 1_200,
+    step_size: float = CIFAR10_STEP,
+) -> list[Poison]:
+    """`bullseye_polytope` for many trials in one loop: trial i has `tasks[i]` and `keys[i]`.
+
+    The loss is a sum over trials, surrogates in eval mode treat images separately, and Adam treats pixels separately, so no trial
+    influences another. All trials share one budget, and are in memory together.
+
+    Raises: as `bullseye_polytope`; ValueError if there are no tasks, not one key each, or the budgets differ.
+    """
+    _check(tasks, knowledge, keys, steps, step_size)
+    budget = tasks[0].budget
+    rows = [_choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
+    stored = torch.cat([task.train.images[chosen] for task, chosen in zip(tasks, rows, strict=True)])
+    bases = as_pixels(stored)
+    targets = as_pixels(torch.stack([task.goal.image for task in tasks]))
+    with torch.no_grad():
+        centers = [surrogate.penultimate(targets) for surrogate in knowledge.surrogates]
+    if any(bool((center.norm(dim=1) == 0).any()) for center in centers):
+        raise ValueError("a surrogate's features of a target are all zero, so nothing can be aimed at; use a trained surrogate")
+    with torch.enable_grad():
+        poisons = bases.clone().requires_grad_()
+        optimizer = torch.optim.Adam([poisons], lr=step_size)
+        for _ in range(steps):
+            loss = center_distances(poisons, centers, knowledge.surrogates).sum()
+            (poisons.grad,) = torch.autograd.grad(loss, [poisons])  # of the pixels alone: surrogates get no gradients
+            optimizer.step()
+            with torch.no_grad():
+                poisons.copy_(project(poisons, bases, budget))
+    images = quantize(poisons.detach(), stored, budget).split(budget.num_poisons)
+    crafted = [Poison(chosen, image, task.goal, budget) for task, chosen, image in zip(tasks, rows, images, strict=True)]
+    for task, poison in zip(tasks, crafted, strict=True):
+        poison.verify(task.train)
+    return crafted
+
+
+def center_distances(
+    poisons: Images, centers: Sequence[Float[Tensor, "trials d"]], surrogates: Sequence[FeatureExtractor]
+) -> Float[Tensor, "trials"]:
+    """The objective for each trial: ||mean_j phi(p_j) - center|| / ||center||, averaged over surrogates.
+
+    Args:
+        poisons: (trials * num_poisons, c, h, w), a trial's poisons next to each other.
+        centers: for each surrogate, the targets' features; surrogates may differ in d.
+        surrogates: as many as `centers`.
+    """
+    ratios = []
+    for surrogate, center in zip(surrogates, centers, strict=True):
+        mean = surrogate.penultimate(poisons).unflatten(0, (len(center), -1)).mean(1)
+        ratios.append((mean - center).norm(dim=1) / center.norm(dim=1))
+    return torch.stack(ratios).mean(0)
+
+
+def _choose_bases(task: Task, key: Key) -> Int64[Tensor, "m"]:
+    """Rows of the adversarial class, drawn without replacement, ascending."""
+    label, wanted = task.goal.adversarial_label, task.budget.num_poisons
+    candidates = (task.train.labels == label).nonzero().squeeze(1).numpy()
+    if wanted > len(candidates):
+        raise ValueError(
+            f"num_poisons={wanted} base images are wanted, but the adversarial class {task.train.class_names[label]!r} has "
+            f"{len(candidates)}; lower num_poisons or choose another class"
+        )
+    return torch.from_numpy(np.sort(key.numpy().choice(candidates, size=wanted, replace=False)))
+
+
+def _check(tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], steps: int, step_size: float) -> None:
+    if not tasks or len(tasks) != len(keys):
+        raise ValueError(f"{len(tasks)} tasks and {len(keys)} keys; give at least one task, and one key for each")
+    if any(task.budget != tasks[0].budget for task in tasks):
+        raise ValueError("tasks crafted together must share one budget; craft each budget in its own call")
+    if steps < 1 or not step_size > 0:
+        raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
+    if not knowledge.surrogates:
+        raise ValueError("no surrogates given; this attack aims at features and needs at least 1")
+    for number, surrogate in enumerate(knowledge.surrogates):
+        if isinstance(surrogate, nn.Module) and any(module.training for module in surrogate.modules()):
+            raise ValueError(f"surrogate {number} is in train mode, where crafting would change its BatchNorm; call .eval() on it")
+    for task in tasks:
+        true, adversarial = task.goal.true_label, task.goal.adversarial_label
+        if true == adversarial:
+            raise ValueError(f"the adversarial label {adversarial} is the target's true label; choose another class to aim for")
+        if not {true, adversarial} <= set(range(task.train.num_classes)):
+            raise ValueError(f"labels {true} and {adversarial} of the goal must lie in 0 to {task.train.num_classes - 1}")

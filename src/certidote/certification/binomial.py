@@ -1,0 +1,47 @@
+"""Bounds on a vote share from a fixed number of independent votes."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy import stats
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ValueError unless alpha is a failure probability in (0, 1/2)."""
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"alpha={alpha} is not a failure probability; give a number in (0, 0.5), such as 0.001")
+
+
+def lower_confidence_bound(successes: Int64[np.ndarray, "n"], trials: int, alpha: float) -> Float64[np.ndarray, "n"]:
+    """Clopper-Pearson lower bound on a success probability.
+
+    For every true p, the bound exceeds p with probability at most `alpha`, separately for each entry. The number of trials must
+    have been fixed before the counts were seen: looking at a running count and stopping voids it.
+
+    Args:
+        successes: (n,) counts, 0 <= successes <= trials.
+        trials: number of independent draws behind each count, at least 1.
+        alpha: failure probability, in (0, 0.5).
+    Returns: (n,) bounds in [0, 1); 0 where successes is 0.
+    Raises: ValueError if a count exceeds `trials` or is negative, or `alpha` is outside its range.
+    Source: Clopper and Pearson (1934). One-sided, as smoothing certificates need (Cohen et al. 2019, section 3.2.2).
+    """
+    check_alpha(alpha)
+    if trials < 1:
+        raise ValueError(f"trials={trials}; a bound needs at least 1 draw")
+    if successes.size and (successes.min() < 0 or successes.max() > trials):
+        raise ValueError(f"counts from {successes.min()} to {successes.max()} among {trials} trials; 0 to {trials} are possible")
+    bounds = np.zeros(successes.shape, dtype=np.float64)
+    some = successes > 0
+    bounds[some] = stats.beta.ppf(alpha, successes[some], trials - successes[some] + 1)
+    return bounds
+
+
+def minimum_trials(alpha: float) -> int:
+    """The least number of draws whose unanimous vote has a lower bound above 1/2: fewer can never certify anything."""
+    check_alpha(alpha)
+    trials = max(1, math.floor(math.log(alpha) / math.log(0.5)) - 1)
+    while alpha ** (1 / trials) <= 0.5:
+        trials += 1
+    return trials

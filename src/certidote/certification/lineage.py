@@ -1,0 +1,133 @@
+"""What voids a certificate: every fault of the pipeline that the recorded lineage can show.
+
+The proof needs independent votes that see the untrusted pixels only through one noise draw per image and member. Each objection
+names the fault and what to do; a run with objections is "empirical only".
+"""
+
+import math
+
+import numpy as np
+
+from certidote.types import Assumption, Ballots, DenoiserCard, Lineage
+
+
+def objections(ballots: Ballots, sigma: float, members: int, denoiser: DenoiserCard) -> tuple[str, ...]:
+    """Why no smoothing certificate follows from these ballots; empty if one does.
+
+    Args:
+        ballots: the recorded votes with their lineages.
+        sigma: the noise std that the scheme promised, [0, 1] pixel units.
+        members: n0 + n, fixed before the first member trained.
+        denoiser: of the scheme.
+    """
+    found = []
+    if len(ballots) != members:
+        found.append(f"{len(ballots)} members have voted, but {members} were fixed beforehand; resume the run until all have")
+    if len(np.unique(ballots.noise_ids)) != len(ballots.noise_ids):
+        found.append("two counted members share one noise draw, so their votes are not independent; every member needs its own")
+    if denoiser.trained_on and denoiser.trained_on == ballots.provenance.data_digest:
+        found.append(
+            "the denoiser was trained on the untrusted images themselves, so votes see them without noise; train it on images "
+            "the attacker cannot have touched"
+        )
+    for lineage in ballots.lineages:
+        found.extend(_lineage_objections(lineage, sigma, denoiser))
+    return tuple(found)
+
+
+def _lineage_objections(lineage: Lineage, sigma: float, denoiser: DenoiserCard) -> list[str]:
+    found = [f"untrusted pixels were read without noise ({reason}); only noised pixels may be used" for reason in lineage.unsealed]
+    if lineage.start == "untrusted":
+        found.append("members started from weights trained on the untrusted data; start fresh or from trusted data")
+    if lineage.sigma != sigma and not lineage.unsealed:
+        found.append(f"members saw noise of std {lineage.sigma}, but the claim is about sigma={sigma}")
+    if lineage.denoiser != denoiser.digest and not lineage.unsealed:
+        found.append(f"members used denoiser {lineage.denoiser[:12] or 'none'}, but the claim is about {denoiser.digest[:12]}")
+    return found
+
+
+def draws_divisor(ballots: Ballots) -> float:
+    """sqrt(u) for at most u noise draws per image and member: together they act like noise sigma / sqrt(u)."""
+    return math.sqrt(max(max(lineage.draws, 1) for lineage in ballots.lineages))
+
+
+def assumptions(ballots: Ballots, denoiser: DenoiserCard) -> tuple[Assumption, ...]:
+    """What the certificate rests on: what software enforced, and what its reader must believe."""
+    draws = max(lineage.draws for lineage in ballots.lineages)
+    entries = [
+        Assumption(
+            "Labels, number and order of the training images are as they should be (clean-label threat model).",
+            "assumed",
+            "outside the threat model; the certificate speaks of changed pixels only",
+        ),
+        Assumption(
+            "Members saw untrusted pixels only after Gaussian noise was added to them.",
+            "enforced",
+            f"pixels are sealed; lineage of {len(ballots)} members: noise std {ballots.lineages[0].sigma}, "
+            f"{draws} draw(s) per image and member, no un-noised reads",
+        ),
+        Assumption(
+            "Votes are independent: every member has its own noise, and coins are its own or fixed once for all members.",
+            "enforced",
+            f"{len(np.unique(ballots.noise_ids))} distinct noise streams for {len(ballots)} members",
+        ),
+        Assumption(
+            "Number of models, alpha, noise, recipe and test images were fixed before the first member trained.",
+            "enforced",
+            "the ledger stores the configuration digest first and refuses to go on under another",
+        ),
+        Assumption(
+            "Members that diverged are counted and vote for nobody; none is trained again under new noise.",
+            "enforced",
+            f"{int(ballots.failed.sum())} of {len(ballots)} members diverged",
+        ),
+        _root_assumption(ballots),
+        _denoiser_assumption(denoiser, ballots.provenance.denoiser_overlap),
+    ]
+    if any(lineage.start == "trusted" for lineage in ballots.lineages):
+        entries.append(
+            Assumption(
+                "The weights members start from come from data the attacker cannot have touched.",
+                "assumed",
+                "stated by whoever ran this",
+            )
+        )
+    entries.append(
+        Assumption(
+            "Noise is pseudo-random and added in floating point; attacks on that are not covered.",
+            "reported",
+            "SFC64 streams keyed by run, member and block of rows; float32",
+        )
+    )
+    return tuple(entries)
+
+
+def _root_assumption(ballots: Ballots) -> Assumption:
+    text = "Whoever made the data could not know the noise."
+    if ballots.provenance.root_source == "operating system":
+        return Assumption(
+            text, "enforced", "the root of all random streams came from the operating system after the data digest was recorded"
+        )
+    return Assumption(text, "assumed", "reproduction: the seed was set by hand, so it must have been unknown to the attacker")
+
+
+def _denoiser_assumption(denoiser: DenoiserCard, overlap: int | None) -> Assumption:
+    if denoiser.kind == "none":
+        return Assumption("No denoiser is used (noise only).", "reported", "baseline")
+    text = "The denoiser is a constant: nobody who could alter the training set influenced it."
+    if overlap is None:
+        return Assumption(
+            text,
+            "assumed",
+            f"{denoiser.name}: its training images are not on record; accuracy may be optimistic if it saw these images",
+        )
+    if overlap:
+        return Assumption(
+            text,
+            "assumed",
+            f"{denoiser.name} was trained on {overlap} of the very images it purifies: the certificate is valid if those were "
+            "clean originals, the accuracy is optimistic",
+        )
+    return Assumption(
+        text, "assumed", f"{denoiser.name}: none of its training images is in the untrusted set (content hashes compared)"
+    )

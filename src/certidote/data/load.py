@@ -1,0 +1,67 @@
+"""A name or a path -> `ImageDataset`. The catalogue holds what needs no download; everything else is the user's own file."""
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from certidote.data.digits import load_digits
+from certidote.data.folder import read_folder
+from certidote.data.npz import read_npz
+from certidote.types import ImageDataset
+
+CATALOGUE: dict[str, Callable[[str], ImageDataset]] = {
+    "digits": load_digits,
+}
+"""Data sets known by name: split -> data. A loader refuses an unknown split and lists its own."""
+
+
+def load(name_or_path: str | Path, split: str = "train") -> ImageDataset:
+    """A data set from the catalogue, a NumPy archive or a folder of images.
+
+    Images become 8-bit arrays of one shape, 8 to 224 pixels a side, in at most 1,000 classes. Whatever turns a file into such an
+    array (decoding, rounding) happens before noise is added: budgets and certified radii speak of these arrays.
+
+    Args:
+        name_or_path: a name of the catalogue ("digits"), an .npz file (see `npz.read_npz`) or a folder with one sub-folder per
+            class (see `folder.read_folder`). A suffix as in "digits:test" or "photos.npz:test" overrides `split`. A name wins
+            over a path; write "./digits" for a folder of that name.
+        split: which part to load. A file or folder that is one set has only "train".
+    Raises: ValueError, in one line, if there is no such data set or split, or the data do not satisfy the above.
+    """
+    name = str(name_or_path)
+    head, colon, tail = name.rpartition(":")
+    if name in CATALOGUE:
+        return CATALOGUE[name](split)
+    if head in CATALOGUE:
+        return CATALOGUE[head](tail)
+    path = _existing(name)
+    if path is None and colon:
+        path, split = _existing(head), tail
+    if path is None:
+        raise ValueError(
+            f"no data set is called {name!r}, and there is no such file or folder{_suggestion(name)}; give a name "
+            f"({', '.join(CATALOGUE)}), an .npz file, or a folder with one sub-folder of images per class"
+        )
+    if path.is_dir():
+        return read_folder(path, split)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return read_npz(path, split)
+    raise ValueError(f"{str(path)!r} is no data set; give an .npz file, or a folder with one sub-folder of images per class")
+
+
+def _existing(name: str) -> Path | None:
+    path = os.path.expanduser(name)
+    return Path(path) if path and os.path.exists(path) else None
+
+
+def _suggestion(name: str) -> str:
+    folder = Path(os.path.expanduser(name)).parent
+    try:
+        beside = {entry.name: str(Path(name).with_name(entry.name)) for entry in folder.iterdir()}
+    except (OSError, ValueError):
+        beside = {}
+    head, colon, tail = name.rpartition(":")
+    names = {candidate + colon + tail * bool(colon): candidate + colon + tail for candidate in CATALOGUE} if colon else dict.fromkeys(CATALOGUE)
+    close = difflib.get_close_matches(head if colon else name, CATALOGUE, n=1)
+    return ""

@@ -1,0 +1,198 @@
+"""Images and labels in a NumPy archive (.npz) as an `ImageDataset`. Archives are data from strangers: nothing in them is unpickled."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from certidote.data.checks import MAX_CLASSES, check_class_names, check_image_size, quoted, readable
+from certidote.types import ImageDataset
+
+SPLITS = ("train", "test")
+ONE_SET = (("images", "labels"), ("x", "y"))
+CHUNK = 1_024
+"""Float images are checked and rounded this many at a time, so that no second copy of them is made."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def read_npz(path: Path, split: str) -> ImageDataset:
+    """The images and labels of one archive.
+
+    Arrays, by name: `images` and `labels` (or `x` and `y`) for one set; `x_train`, `y_train`, `x_test`, `y_test` (or
+    `train_images`, `train_labels`, ...) for two, chosen by `split`. Optionally `class_names`; without it the classes are "0", "1",
+    ... up to the largest label of the archive, both splits considered. Other arrays are ignored.
+
+    Images are (n, h, w) or channels-last (n, h, w, c) with c = 1 or 3; where the last axis is neither 1 nor 3, channels-first
+    (n, c, h, w) is accepted too. They are uint8, or floats in [0, 1]. Floats are rounded to the nearest of 255 levels, and a
+    perturbation budget or certified radius then speaks of the rounded images: rounding can stretch a change of 1e-6 to 1/255.
+
+    Labels are (n,) or (n, 1): integers from 0, or floats that are integers.
+
+    Raises: ValueError, naming the archive and array, and the first offending entry, for anything else.
+    """
+    with readable(path, ".npz archive"):
+        shapes = _headers(path)
+    where = f"archive {quoted(path)}"
+    image_key, label_key = _pair(set(shapes), split, where)
+    all_labels = [key for key in shapes if key in _label_keys(label_key)]
+    for key in (image_key, *all_labels, *({"class_names"} & set(shapes))):
+        _check_loadable(*shapes[key], f"{where}, array {key!r}")
+    with readable(path, ".npz archive"), np.load(path, allow_pickle=False) as arrays:
+        raw = {key: arrays[key] for key in (*all_labels, "class_names") if key in shapes}
+
+    labels = {key: _labels(raw[key], f"{where}, array {key!r}") for key in all_labels}
+    if "class_names" in raw:
+        names = _names(raw["class_names"], where)
+    else:
+        names = tuple(str(c) for c in range(1 + max(int(each.max(initial=-1)) for each in labels.values())))
+    check_class_names(names, where)
+    _check_labels_below(labels[label_key], len(names), f"{where}, array {label_key!r}")
+
+    shape = shapes[image_key][0]
+    image_where = f"{where}, array {image_key!r}"
+    channels_first = _channels_first(shape, image_where)
+    if shape[0] != len(labels[label_key]):
+        raise ValueError(
+            f"{where}: {shape[0]} images in {image_key!r} but {len(labels[label_key])} labels in {label_key!r}; "
+            "each image needs exactly one label"
+        )
+    if shape[0] == 0:
+        raise ValueError(f"{image_where} is empty; a data set needs at least one image")
+    with readable(path, ".npz archive"), np.load(path, allow_pickle=False) as arrays:
+        stored = arrays[image_key]
+    levels = _levels(stored, image_where)
+    if levels.ndim == 3:
+        levels = levels[:, None]
+    elif not channels_first:
+        levels = levels.transpose(0, 3, 1, 2)
+    return ImageDataset(torch.from_numpy(np.ascontiguousarray(levels)), torch.from_numpy(labels[label_key]), names)
+
+
+def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of every array, read without unpacking any of them."""
+    headers = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if not member.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            headers[member.removesuffix(".npy")] = (shape, dtype)
+    return headers
+
+
+def _pair(keys: set[str], split: str, where: str) -> tuple[str, str]:
+    pairs = {name: [(f"x_{name}", f"y_{name}"), (f"{name}_images", f"{name}_labels")] for name in SPLITS}
+    found = {name: [pair for pair in pairs[name] if keys.issuperset(pair)] for name in SPLITS}
+    splits = [name for name in SPLITS if found[name]]
+    one_set = [pair for pair in ONE_SET if keys.issuperset(pair)]
+    if splits and split not in splits and not one_set:
+        raise ValueError(f"{where} has no split {split!r}; choose one of: {', '.join(splits)}")
+    candidates = [*found.get(split, []), *one_set]
+    if not candidates:
+        raise ValueError(
+            f"{where} holds {', '.join(sorted(map(repr, keys))) or 'no arrays'}; "
+            "it needs 'images' and 'labels', or 'x_train', 'y_train', 'x_test' and 'y_test'"
+        )
+    if len(candidates) > 1:
+        several = " and ".join(f"{x!r} with {y!r}" for x, y in candidates)
+        raise ValueError(f"{where} holds several sets, {several}; keep only one of them")
+    if not splits and split != "train":
+        raise ValueError(
+            f"{where} has no split {split!r}, it is one set; give the archive of the {split} images, "
+            f"or store them as 'x_{split}' and 'y_{split}'"
+        )
+    return candidates[0]
+
+
+def _label_keys(label_key: str) -> tuple[str, ...]:
+    """The label arrays that share their classes with this one: the same name for every split."""
+    for name in SPLITS:
+        if name in label_key:
+            return tuple(label_key.replace(name, other) for other in SPLITS)
+    return (label_key,)
+
+
+def _check_loadable(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
+    if dtype.hasobject:
+        raise ValueError(f"{where} holds Python objects, which can run code when read; store numbers, and names as dtype=str")
+    size, memory = int(np.prod(shape, dtype=object)) * dtype.itemsize, _physical_memory()
+    if size > memory:
+        raise ValueError(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store fewer images")
+
+
+def _physical_memory() -> int:
+    """Bytes of memory, or a tebibyte where the system does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+
+
+def _labels(raw: Array, where: str) -> Int64[np.ndarray, "n"]:
+    if raw.ndim == 2 and raw.shape[1] == 1:
+        raw = raw[:, 0]
+    if raw.ndim != 1:
+        raise ValueError(f"{where} has shape {raw.shape}; labels are one integer per image, shape (n,)")
+    if raw.dtype.kind == "f":
+        wrong = ~np.isfinite(raw) | (np.rint(raw) != raw)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"{where}: label {raw[row]} of image {row} is not an integer; labels are integers from 0")
+    elif raw.dtype.kind not in "iub":
+        raise ValueError(f"{where} has dtype {raw.dtype}; labels are integers from 0")
+    _check_labels_below(raw, MAX_CLASSES, where)
+    return raw.astype(np.int64)
+
+
+def _check_labels_below(labels: Array, num_classes: int, where: str) -> None:
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{where}: label {labels[row]} of image {row} is out of range; {num_classes} classes allow 0 to {num_classes - 1}"
+        )
+
+
+def _names(raw: Array, where: str) -> tuple[str, ...]:
+    if raw.ndim != 1 or raw.dtype.kind not in "US":
+        raise ValueError(f"{where}, array 'class_names' has shape {raw.shape} and dtype {raw.dtype}; store one string per class")
+    if raw.dtype.kind == "U":
+        return tuple(str(name) for name in raw)
+    return tuple(bytes(name).decode("utf-8", "replace") for name in raw)
+
+
+def _channels_first(shape: tuple[int, ...], where: str) -> bool:
+    """The layout of images of this shape, by the rule of `read_npz`; refuses shapes that are no images."""
+    channels_last = len(shape) == 4 and shape[3] in (1, 3)
+    channels_first = len(shape) == 4 and not channels_last and shape[1] in (1, 3)
+    if len(shape) == 3 or channels_last:
+        check_image_size(shape[1], shape[2], where)
+    elif channels_first:
+        check_image_size(shape[2], shape[3], where)
+    else:
+        raise ValueError(f"{where} has shape {shape}; images are (n, h, w) or (n, h, w, c) with c = 1 or 3")
+    return channels_first
+
+
+def _levels(stored: Array, where: str) -> UInt8[np.ndarray, "..."]:
+    """Stored images as 8-bit levels."""
+    if stored.dtype == np.uint8:
+        return stored
+    if stored.dtype.kind != "f":
+        raise ValueError(f"{where} has dtype {stored.dtype}; images are uint8, or floats in [0, 1]")
+    levels = np.empty(stored.shape, dtype=np.uint8)
+    for start in range(0, len(stored), CHUNK):
+        pixels = stored[start : start + CHUNK].astype(np.float64)
+        wrong = ~((pixels >= 0) & (pixels <= 1))  # so written that NaN is wrong
+        if wrong.any():
+            place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+            index = (start + place[0], *place[1:])
+            hint = "divide by 255 if these are levels from 0 to 255" if pixels[place] > 1 else "repair that image"
+            raise ValueError(f"{where}: the pixel at {index} is {pixels[place]:g}; float images lie in [0, 1], {hint}")
+        levels[start : start + CHUNK] = np.rint(pixels * 255)
+    return levels

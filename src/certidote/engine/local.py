@@ -1,0 +1,93 @@
+"""Where jobs run on this machine: single-threaded worker processes, or this process.
+
+One thread for each worker, always: kernels split work by thread count, and a member's votes must not depend on how many workers
+there are. Running in this process sets the same single thread while a job runs.
+"""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+
+import torch
+
+from certidote.engine.jobs import BlockRecord, Job, Payload, work
+
+
+class WorkerLost(RuntimeError):
+    """A worker process died; committed members are kept and the same command goes on."""
+
+
+class Pool:
+    """Workers that outlive one run, so that several runs pay for starting them once. Use as a context manager.
+
+    Args:
+        workers: processes; 0 runs jobs in this process, None takes one for each core this process may use.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers={workers}; give 0 (this process), or a number of processes")
+        self.workers = available_cores() if workers is None else workers
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Pool":
+        if self.workers:
+            self._executor = ProcessPoolExecutor(
+                self.workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+            )
+            for _ in range(self.workers):
+                self._executor.submit(_nothing)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def map(self, payload: Payload, jobs: Iterable[Job]) -> Iterator[BlockRecord]:
+        """Records in order of completion."""
+        if self._executor is None:
+            yield from (_single_threaded(payload, job) for job in jobs)
+            return
+        queue = deque(jobs)
+        running: set[Future[BlockRecord]] = set()
+        try:
+            while queue or running:
+                while queue and len(running) < 2 * self.workers:
+                    running.add(self._executor.submit(work, payload, queue.popleft()))
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise WorkerLost(
+                "a worker process died (killed, or out of memory); committed members are kept: run the same command again to go on"
+            ) from None
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+def _nothing() -> None:
+    """A first task, which makes the executor start a worker before there is work."""
+
+
+def _single_threaded(payload: Payload, job: Job) -> BlockRecord:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return work(payload, job)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,117 @@
+"""Numbers and certificates in plain words. Everything that enters a claim is rounded against us.
+
+Radii and attack norms are rounded down (such a radius is still proved, such an attack really was that large), intervals are
+rounded outward, and a share is printed as 0% or 100% only if it is exactly that.
+"""
+
+import math
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+from certidote.types import Json
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as a percentage with one decimal: 0.9512 is "95.1%". Only an exact 0 or 1 prints as 0% or 100%."""
+    if share in (0, 1):
+        return f"{share:.0%}"
+    if share < 0.001:
+        return "<0.1%"
+    if share > 0.999:
+        return ">99.9%"
+    return f"{_rounded(100 * _exact(share), 1, ROUND_HALF_EVEN)}%"
+
+
+def interval(low: float, high: float) -> str:
+    """A confidence interval of shares, rounded outward to one decimal: "3.1% to 26.1%"."""
+    return f"{_rounded(100 * _exact(low), 1, ROUND_FLOOR)}% to {_rounded(100 * _exact(high), 1, ROUND_CEILING)}%"
+
+
+def length(value: float) -> str:
+    """A radius or norm, rounded down: three decimals, fewer from 10 on, three significant digits below 0.1.
+
+    Raises: ValueError for a negative or infinite value, which is no radius.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is no radius or norm; they are finite and at least 0")
+    if value == 0:
+        return "0"
+    exact = _exact(value)
+    magnitude = exact.adjusted()
+    return str(_rounded(exact, max(1, 3 - max(magnitude, 0), 2 - magnitude), ROUND_FLOOR))
+
+
+def plain(value: float) -> str:
+    """A number as short as it goes: 0.5, 0.001, 1,000."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+
+
+def counted(number: int, noun: str) -> str:
+    """The number and its noun: "1 image", "1,200 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def epsilon(threat: Json) -> str:
+    """How far one image may move: "1/255" where that is known, the number otherwise ([0, 1] pixel units)."""
+    over_255 = threat.get("epsilon_255")
+    return plain(threat["epsilon"]) if over_255 is None else f"{plain(over_255)}/255"
+
+
+def change(threat: Json) -> str:
+    """The change one image may undergo, for table rows: "every pixel by up to 1/255"."""
+    if threat["norm"] == "linf":
+        return f"every pixel by up to {epsilon(threat)}"
+    return f"l2 norm up to {epsilon(threat)}"
+
+
+def failure_probability(certificate: Json) -> str:
+    """What alpha is about: one test image at a time, or all of them together."""
+    about = {
+        "per test image": "the statement about any one test image is",
+        "simultaneous": "the statements about all test images together are",
+    }
+    return f"{about[certificate['statement']]} wrong with probability at most {plain(certificate['alpha'])}"
+
+
+def radius_in_words(certificate: Json) -> list[str]:
+    """What the radii mean against somebody who alters whole images, one sentence per threat.
+
+    Args:
+        certificate: a "certidote certificate"; each of its `results.threats` holds the number of altered images that the
+            median test image survives.
+    Returns: the sentences; none if nothing is proved.
+    """
+    if not certificate["proved"]:
+        return []
+    return [_survival(threat) for threat in certificate["results"]["threats"]]
+
+
+def _survival(threat: Json) -> str:
+    images = math.floor(threat["median_k"])
+    if images == 0:
+        return f"Moving {_of_one_image(threat)} is already more than is proved for half of the test images."
+    whom, each = ("one training image", "of it") if images == 1 else (f"up to {images:,} training images", "of them")
+    if threat["norm"] == "linf":
+        condition = f"no pixel {each} moves by more than {epsilon(threat)}"
+    else:
+        condition = f"the change of each has an l2 norm of at most {epsilon(threat)}"
+    return f"Half of the test images keep their answer whatever anyone does to {whom}, as long as {condition}."
+
+
+def _of_one_image(threat: Json) -> str:
+    if threat["norm"] == "linf":
+        return f"the pixels of a single training image by {epsilon(threat)}"
+    return f"a single training image by an l2 norm of {epsilon(threat)}"
+
+
+def attack_is_outside(certificates: Sequence[Json], attack: Json) -> bool:
+    """Whether each run of the attack changed the training set by no less than the largest radius any certificate can prove."""
+    return all(attack["joint_norm_min"] >= each["results"]["cap"] for each in certificates if each["proved"])
+
+
+def _exact(value: float) -> Decimal:
+    return Decimal(repr(float(value)))
+
+
+def _rounded(value: Decimal, decimals: int, rounding: str) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(-decimals), rounding=rounding)

@@ -1,0 +1,59 @@
+"""Result files: text, JSON and CSV, each either complete or not written at all."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from certidote.data.atomic import replacing
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, replacing the file in one step.
+
+    Raises: ValueError if the text cannot be encoded, the folder does not exist or `path` is no regular file; OSError if the disk
+        fails (full, say). In every case an older file is still there, whole, and no unfinished one is.
+    """
+    encoded = text.encode()
+    with replacing(path) as file:
+        file.write(encoded)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented, keys in the order given; raises as `write_text` does.
+
+    Raises: ValueError if a number is NaN or infinite, which JSON cannot express, naming its place; TypeError if something is no
+        JSON value (a NumPy array, say).
+    """
+    for place, number in _floats(value, ""):
+        if not math.isfinite(number):
+            raise ValueError(f"the value at {place or 'the top'} is {number}, which JSON cannot express; leave it out or use null")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table with one header line; floats are written so that reading gives the same float. Raises as `write_text` does.
+
+    Raises: ValueError if a row is longer or shorter than the header.
+    """
+    for number, row in enumerate(rows):
+        if len(row) != len(header):
+            raise ValueError(f"row {number} has {len(row)} cells, but the header has {len(header)}; give one cell per column")
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())
+
+
+def _floats(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """Every float in a JSON value, with its place as in "tables[2].radius"."""
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _floats(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _floats(item, f"{place}[{number}]")

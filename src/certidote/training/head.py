@@ -1,0 +1,160 @@
+"""Linear heads on frozen features, many at once: the victims of transfer learning.
+
+The extractor never learns and stays in eval mode. Each member's features are computed once; then all heads of a stack take their
+steps together as one batched matrix product, though each sees only its own images, order and initial weights.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from certidote.streams import Key, row_blocks
+from certidote.training.extractor import FrozenExtractor
+from certidote.types import Images, Json, Start, View
+
+BETAS = (0.9, 0.999)
+TINY = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Trained heads over one extractor.
+
+    Attributes:
+        extractor: frozen, in eval mode.
+        weights: (members, d, classes).
+        biases: (members, 1, classes).
+    """
+
+    extractor: FrozenExtractor
+    weights: Float[Tensor, "members d classes"]
+    biases: Float[Tensor, "members 1 classes"]
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> Float[Tensor, "members n classes"]:
+        """Logits of all members; the features are shared."""
+        shared = features(self.extractor, images)
+        return torch.stack([bias + shared @ weight for weight, bias in zip(self.weights, self.biases, strict=True)])
+
+
+class HeadTrainer:
+    """Fits one linear head per member: a `Trainer` whose members start from trusted weights.
+
+    Adam under cross-entropy, no augmentation, no weight decay, fresh heads. Batch 64 is the original Convex Polytope victim's;
+    its step of 0.1 suits pooled features of a large network, 0.01 the flattened ones of a small one.
+    """
+
+    start: Start = "trusted"
+    """Goes into the members' lineage: their extractor was fitted to data that no attacker could alter."""
+
+    def __init__(
+        self,
+        extractor: FrozenExtractor,
+        *,
+        epochs: int = 60,
+        batch_size: int = 64,
+        learning_rate: float = 0.01,
+        decay_epochs: tuple[int, ...] = (30, 45),
+        stack_size: int = 32,
+    ) -> None:
+        """
+        Args:
+            extractor: in eval mode; shared by all members and never changed.
+            epochs, batch_size, learning_rate: of Adam.
+            decay_epochs: epochs from which the learning rate is a tenth of what it was.
+            stack_size: members trained together; decides speed and memory, not results.
+        Raises: ValueError if the extractor is in train mode or a number is not positive.
+        """
+        if isinstance(extractor, nn.Module) and any(module.training for module in extractor.modules()):
+            raise ValueError("the extractor is in train mode, where its BatchNorm follows the data; call .eval() on it")
+        if min(epochs, batch_size, stack_size) < 1 or not learning_rate > 0:
+            raise ValueError(
+                f"epochs={epochs}, batch_size={batch_size}, stack_size={stack_size}, learning_rate={learning_rate}; all must be positive"
+            )
+        self.extractor = extractor
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.decay_epochs = decay_epochs
+        self.stack_size = stack_size
+
+    def describe(self) -> Json:
+        return {
+            "trainer": "head",
+            "extractor": self.extractor.digest(),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "decay_epochs": list(self.decay_epochs),
+        }
+
+    def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> Heads:
+        """One head for each view.
+
+        Args:
+            views: may differ in size; those of one size are trained together.
+            keys: one per view; decide its initial weights and its order of images.
+            common: not used, heads have no coins in common.
+        Raises: ValueError if there are no views, not one key each, or the numbers of classes differ.
+        """
+        if not views or len(views) != len(keys):
+            raise ValueError(f"{len(views)} views and {len(keys)} keys; give at least one view, and one key for each")
+        if len({view.num_classes for view in views}) > 1:
+            raise ValueError(f"views of {sorted({view.num_classes for view in views})} classes; members of one stack need equal numbers")
+        inputs = [features(self.extractor, view.images) for view in views]
+        weights: list[Tensor] = [torch.empty(0)] * len(views)
+        biases = list(weights)
+        for size in sorted({len(view.labels) for view in views}):
+            members = [i for i, view in enumerate(views) if len(view.labels) == size]
+            fitted = self._fit_equal(
+                torch.stack([inputs[i] for i in members]),
+                torch.stack([views[i].labels for i in members]),
+                views[0].num_classes,
+                [keys[i] for i in members],
+            )
+            for i, weight, bias in zip(members, *fitted, strict=True):
+                weights[i], biases[i] = weight, bias
+        return Heads(self.extractor, torch.stack(weights), torch.stack(biases))
+
+    @torch.no_grad()
+    def _fit_equal(
+        self, inputs: Float[Tensor, "m n d"], labels: Int64[Tensor, "m n"], num_classes: int, keys: Sequence[Key]
+    ) -> tuple[Float[Tensor, "m d c"], Float[Tensor, "m 1 c"]]:
+        """Heads on features of equal shape, by the closed-form gradient x^T (softmax - one-hot) / batch."""
+        members, rows, width = inputs.shape
+        wanted = nn.functional.one_hot(labels, num_classes).to(inputs.dtype)
+        # A last column of ones carries the bias, so that weights and bias are one parameter of Adam.
+        inputs = torch.cat([inputs, inputs.new_ones(members, rows, 1)], dim=2)
+        parameters = torch.stack([_initial(key / "init", width, num_classes) for key in keys]).to(inputs)
+        average, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        which = torch.arange(members).unsqueeze(1)
+        step = 0
+        for epoch in range(self.epochs):
+            rate = self.learning_rate * 0.1 ** sum(epoch >= decay for decay in self.decay_epochs)
+            order = torch.stack([torch.from_numpy((key / "order" / epoch).numpy().permutation(rows)) for key in keys])
+            for batch in order.split(self.batch_size, dim=1):
+                step += 1
+                seen = inputs[which, batch]
+                error = (torch.bmm(seen, parameters).softmax(2) - wanted[which, batch]) / batch.shape[1]
+                gradient = torch.bmm(seen.transpose(1, 2), error)
+                average.lerp_(gradient, 1 - BETAS[0])
+                square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+                scale = (square / (1 - BETAS[1] ** step)).sqrt_().add_(TINY)
+                parameters.addcdiv_(average, scale, value=-rate / (1 - BETAS[0] ** step))
+        return parameters[:, :-1].contiguous(), parameters[:, -1:].contiguous()
+
+
+@torch.no_grad()
+def features(extractor: FrozenExtractor, images: Images) -> Float[Tensor, "n d"]:
+    """Penultimate features, in blocks of rows, so that memory is bounded and no member depends on its neighbors in a stack."""
+    return torch.cat([extractor.penultimate(images[rows.start : rows.stop]) for rows in row_blocks(len(images))])
+
+
+def _initial(key: Key, width: int, num_classes: int) -> Float[Tensor, "d c"]:
+    """Weights and, last row, biases: uniform in +-1/sqrt(width), as torch's Linear starts."""
+    bound = 1 / math.sqrt(width)
+    return torch.from_numpy(key.numpy().uniform(-bound, bound, size=(width + 1, num_classes)).astype("float32"))
