@@ -1,0 +1,22 @@
+"""Certidote: train image classifiers on data you do not trust, and prove what a poisoner cannot change.
+
+Each command of `certidote` is a function here, with the same name and parameters.
+"""
+
+from typing import Any
+
+_VERBS = ("certify", "train", "report", "demo", "denoiser_train", "denoiser_list", "denoiser_info")
+__all__ = ["certify", "demo", "denoiser_info", "denoiser_list", "denoiser_train", "load", "report", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Verbs are imported when they are first used: importing the package costs nothing."""
+    if name in _VERBS:
+        from certidote import verbs
+
+        return getattr(verbs, name)
+    if name == "load":
+        from certidote.data import load
+
+        return load
+    raise AttributeError(f"module 'certidote' has no attribute {name!r}")

@@ -5,8 +5,10 @@ somebody else may have altered travels as `Untrusted`: its labels are open, its 
 adds Gaussian noise) or `unsealed` (which leaves a mark in the lineage that no certificate survives).
 """
 
+import copy
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -146,6 +148,29 @@ class Traced:
         return Traced(self.images.to(device), self.lineage)
 
 
+@dataclass
+class Reads:
+    """What was read of untrusted pixels, written by `Untrusted` itself: schemes cannot forget to mention it."""
+
+    unsealed: list[str] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
+    noise_ids: list[int] = field(default_factory=list)
+    draws: Counter[int] = field(default_factory=Counter)
+
+    def amend(self, lineage: Lineage) -> Lineage:
+        """The lineage that a scheme states, corrected by what was really read."""
+        return replace(
+            lineage,
+            sigma=min(self.sigmas, default=0.0),
+            draws=max(self.draws.values(), default=0),
+            unsealed=tuple(dict.fromkeys([*lineage.unsealed, *self.unsealed])),
+        )
+
+    def noise_id(self) -> int:
+        """Identity of the noise stream of this member; 0 if no noise was drawn."""
+        return self.noise_ids[0] if self.noise_ids else 0
+
+
 class Untrusted:
     """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed.
 
@@ -158,9 +183,16 @@ class Untrusted:
         self.class_names = data.class_names
         self.image_shape = data.image_shape
         self.digest = data.digest()
+        self.reads = Reads()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def watched(self) -> "Untrusted":
+        """The same data set with an empty record of reads, for one member."""
+        twin = copy.copy(self)
+        twin.reads = Reads()
+        return twin
 
     def noised(self, sigma: float, key: Key, rows: range) -> Traced:
         """One block of images plus N(0, sigma^2) noise, added in float32 before anything else happens to them.
@@ -175,6 +207,10 @@ class Untrusted:
             raise ValueError(f"sigma={sigma} adds no noise; give sigma > 0 ([0, 1] pixel units)")
         clean = as_pixels(self.__data.images[rows.start : rows.stop])
         noise = normal_block(key, rows, self.image_shape)
+        self.reads.sigmas.append(sigma)
+        self.reads.draws[rows.start] += 1
+        if key.identity() not in self.reads.noise_ids:
+            self.reads.noise_ids.append(key.identity())
         return Traced(noise.mul_(sigma).add_(clean), Lineage(sigma=sigma, draws=1))
 
     def overlap(self, hashes: frozenset[int]) -> int:
@@ -183,6 +219,7 @@ class Untrusted:
 
     def unsealed(self, reason: str) -> Traced:
         """All images without noise. The lineage records `reason`, and no smoothing certificate follows from it."""
+        self.reads.unsealed.append(reason)
         return Traced(self.__data.pixels(), Lineage(unsealed=(reason,)))
 
 
@@ -194,8 +231,6 @@ class View:
     labels: Int64[Tensor, "n"]
     num_classes: int
     lineage: Lineage
-    noise_id: int = 0
-    """Identity of the noise stream behind `images`; two members counted together must not share one. 0 for no noise."""
 
 
 # -------------------------------------------------------------------------------------------------- attacks and poisons
@@ -334,6 +369,7 @@ class DenoiserCard:
     details: Json = field(default_factory=dict, compare=False, hash=False)
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """An estimate of the clean image from a noised one: one call, [0, 1] units, any noise level in its range."""
 
@@ -351,6 +387,7 @@ class Denoiser(Protocol):
 # ------------------------------------------------------------------------------------------- members, ballots, certificates
 
 
+@runtime_checkable
 class Stack(Protocol):
     """Trained members. Calling it classifies: [0, 1] pixels (n, c, h, w) -> logits (members, n, classes).
 
@@ -362,6 +399,7 @@ class Stack(Protocol):
     def __call__(self, images: Images) -> Float[Tensor, "members n classes"]: ...
 
 
+@runtime_checkable
 class Trainer(Protocol):
     """How members learn. Many at once, so that small models can be trained as one stack.
 
@@ -480,6 +518,7 @@ class Unproved:
     reasons: tuple[str, ...]
 
 
+@runtime_checkable
 class Scheme(Protocol):
     """How a defended classifier is made of members, and what their ballots prove."""
 
@@ -497,6 +536,7 @@ class Scheme(Protocol):
 # ---------------------------------------------------------------------------------------------------------------- progress
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where long work reports to; silent by default. `note` is a figure worth showing beside the bar."""
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise ValueError(f"cannot write {str(path)!r}: it exists and is no regular file; choose another path")
     unfinished = unfinished_beside(target)
     try:
-        with _created(unfinished) as file:
+        with open(unfinished, "xb") as file:  # not tempfile, which keeps the group from reading whatever the umask says
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,20 +40,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def unfinished_beside(target: Path) -> Path:
     """An unused hidden name in the same folder, hence on the same disk: renaming it onto `target` is one step."""
-    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.unfinished")
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.unfinished")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut, where the system allows it (Windows does not open folders)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _created(path: Path) -> BinaryIO:
-    # Not tempfile: its files can be read by their owner only, whatever the user's umask says.
-    return open(path, "xb")
+    """Make a rename inside `folder` survive a power cut, where the system can (Windows and some network disks cannot)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

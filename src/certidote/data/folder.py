@@ -19,7 +19,7 @@ from certidote.types import ImageDataset
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-"""The only decoders that may touch a file, whatever its name pretends: Pillow knows dozens of formats, some of them rarely tested."""
+"""The only decoders that may touch a file, whatever its name pretends. Pillow knows dozens more, some of them rarely tested."""
 
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation", "trusted")
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
@@ -29,9 +29,10 @@ GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 def read_folder(root: Path, split: str) -> ImageDataset:
     """All images below `root`: classes in sorted order of their folder names, files in sorted order of their names.
 
-    Images are grey (1 channel) if every file is, else RGB. Transparency is laid over white, EXIF orientation applied, 16-bit grey
-    rounded to 255 levels (16-bit color keeps its high bytes); an animation counts as its first frame. Names that begin with a
-    dot, and the litter of Windows and macOS, are ignored; so are files beside the class folders that are not images.
+    Images are grey (1 channel) if every file is stored as grey, else RGB. Transparency is laid over white, EXIF orientation
+    applied, 16-bit grey rounded to 255 levels (16-bit color keeps its high bytes); an animation counts as its first frame. Names
+    that begin with a dot, and the litter of Windows and macOS, are ignored; so are files beside the class folders that are not
+    images.
 
     Args:
         root: holds one sub-folder per class; or folders named as in `SPLIT_NAMES`, "train" or "test" among them, that do.

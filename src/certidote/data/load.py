@@ -56,12 +56,13 @@ def _existing(name: str) -> Path | None:
 
 
 def _suggestion(name: str) -> str:
-    folder = Path(os.path.expanduser(name)).parent
-    try:
-        beside = {entry.name: str(Path(name).with_name(entry.name)) for entry in folder.iterdir()}
-    except (OSError, ValueError):
-        beside = {}
     head, colon, tail = name.rpartition(":")
-    names = {candidate + colon + tail * bool(colon): candidate + colon + tail for candidate in CATALOGUE} if colon else dict.fromkeys(CATALOGUE)
-    close = difflib.get_close_matches(head if colon else name, CATALOGUE, n=1)
-    return ""
+    known = difflib.get_close_matches(head if colon else name, CATALOGUE, n=1)
+    if known:
+        return f" (did you mean {known[0] + (colon and colon + tail)!r}?)"
+    path = Path(os.path.expanduser(name))
+    try:
+        beside = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
+    except (OSError, ValueError):  # there is no such folder either
+        beside = []
+    return f" (did you mean {str(path.parent / beside[0])!r}?)" if beside else ""

@@ -1,4 +1,4 @@
-"""Images and labels in a NumPy archive (.npz) as an `ImageDataset`. Archives are data from strangers: nothing in them is unpickled."""
+"""Images and labels in a NumPy archive (.npz) as an `ImageDataset`. Archives come from strangers: nothing in them is unpickled."""
 
 import os
 import zipfile
@@ -125,7 +125,7 @@ def _check_loadable(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) ->
         raise ValueError(f"{where} holds Python objects, which can run code when read; store numbers, and names as dtype=str")
     size, memory = int(np.prod(shape, dtype=object)) * dtype.itemsize, _physical_memory()
     if size > memory:
-        raise ValueError(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store fewer images")
+        raise ValueError(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store less")
 
 
 def _physical_memory() -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from certidote.data.checks import MAX_CLASSES, MIN_SIZE
 from certidote.streams import Key
@@ -41,7 +42,7 @@ def tiny(num_per_class: int, classes: int, shape: tuple[int, int, int], key: Key
     return ImageDataset(torch.from_numpy(levels), torch.from_numpy(labels), tuple(f"pattern-{k}" for k in range(classes)))
 
 
-def tiny_patterns(classes: int, shape: tuple[int, int, int]) -> np.ndarray:
+def tiny_patterns(classes: int, shape: tuple[int, int, int]) -> Float64[np.ndarray, "classes c h w"]:
     """(classes, c, h, w) noiseless images, one per class; channels after the first show the pattern moved to the side."""
     c, h, w = shape
     codes = (Key(0) / "tiny" / "patterns").numpy().choice(2 ** (CELLS * CELLS), size=classes, replace=False)

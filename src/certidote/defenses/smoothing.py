@@ -51,8 +51,8 @@ class DenoisedSmoothing:
         needed = minimum_trials(self.alpha_each)
         if self.n < needed:
             raise ValueError(
-                f"n={self.n} models can never certify anything at alpha={self.alpha_each:g}: even a unanimous vote stays below 1/2; "
-                f"at least {needed} are needed (1000 is a good start)"
+                f"n={self.n} models can never certify anything at alpha={self.alpha_each:g}: even a unanimous vote stays below "
+                f"1/2; at least {needed} are needed (1000 is a good start)"
             )
 
     @property
@@ -66,9 +66,8 @@ class DenoisedSmoothing:
 
     def view(self, data: Untrusted, member: int, key: Key) -> View:
         """Member's own copy: one noise draw per image, one denoiser call. The only place here that touches untrusted pixels."""
-        noise = key / "noise"
-        traced = sanitized(data, self.denoiser, self.sigma, noise, self.device)
-        return View(traced.images, data.labels.to(self.device), len(data.class_names), traced.lineage, noise.identity())
+        traced = sanitized(data, self.denoiser, self.sigma, key / "noise", self.device)
+        return View(traced.images, data.labels.to(self.device), len(data.class_names), traced.lineage)
 
     def aggregate(self, ballots: Ballots) -> Prediction:
         """Plurality of all members, ties to the smaller class index; no statistical claim."""
@@ -100,15 +99,14 @@ class DenoisedSmoothing:
         )
 
     def _claim(self, certified: int, total: int) -> str:
+        chance = f"with probability at least {1 - self.alpha:g} over the noise"
         scope = (
-            f"with probability at least {1 - self.alpha:g} over the noise, for all {total} test images together"
-            if self.simultaneous
-            else f"for each test image separately, with probability at least {1 - self.alpha:g} over the noise"
+            f"{chance}, for all {total} test images together" if self.simultaneous else f"for each test image separately, {chance}"
         )
         return (
-            f"{certified} of {total} test images carry a certificate: {scope}, no change of training pixels whose Euclidean norm over the "
-            "whole training set is below the image's radius can change the answer of the smoothed classifier (the most likely "
-            f"vote under Gaussian noise of std {self.sigma:g} on every training pixel, [0, 1] pixel units)."
+            f"{certified} of {total} test images carry a certificate: {scope}, no change of training pixels whose Euclidean "
+            "norm over the whole training set is below the image's radius can change the answer of the smoothed classifier "
+            f"(the most likely vote under Gaussian noise of std {self.sigma:g} on every training pixel, [0, 1] pixel units)."
         )
 
     def describe(self) -> Json:

@@ -66,10 +66,14 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     """
     begin = time.perf_counter()
     keys = [payload.key / "members" / member for member in range(job.first, job.last)]
-    views = [payload.scheme.view(payload.data, member, key) for member, key in zip(range(job.first, job.last), keys, strict=True)]
+    views, reads = [], []
+    for member, key in zip(range(job.first, job.last), keys, strict=True):
+        data = payload.data.watched()
+        views.append(payload.scheme.view(data, member, key))
+        reads.append(data.reads)
     viewed = time.perf_counter()
     stack = payload.trainer.fit(views, keys, payload.key / "common")
-    lineages = {replace(view.lineage, start=payload.trainer.start) for view in views}
+    lineages = {replace(read.amend(view.lineage), start=payload.trainer.start) for view, read in zip(views, reads, strict=True)}
     if len(lineages) != 1:
         raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")
     device = views[0].images.device
@@ -84,7 +88,7 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         job=job,
         votes=torch.cat(votes, dim=1).numpy(),
         failed=failed.numpy(),
-        noise_ids=np.array([view.noise_id for view in views], dtype=np.int64),
+        noise_ids=np.array([read.noise_id() for read in reads], dtype=np.int64),
         lineage=lineages.pop(),
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewed - begin,

@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -52,7 +51,7 @@ class Ledger:
     def __enter__(self) -> "Ledger":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._db.close()
 
     @contextmanager
@@ -65,8 +64,8 @@ class Ledger:
                 raise ValueError(f"{self.path} is in use by another run; wait for it or give another run directory") from None
             if "full" in text or "disk I/O" in text:
                 raise OSError(
-                    f"could not write to {self.path} ({text}): the disk is full. Committed members are kept; free space and run the "
-                    "same command again to go on"
+                    f"could not write to {self.path} ({text}): the disk is full. Committed members are kept; free space "
+                    "and run the same command again to go on"
                 ) from None
             raise ValueError(f"{self.path} cannot be used as a ledger ({text}); give another run directory") from None
         except sqlite3.DatabaseError as error:
@@ -182,7 +181,7 @@ class Ledger:
                 block = np.frombuffer(vote_bytes, dtype=kind).reshape(members, num_tests)
                 if members and block.size and block.max() >= num_classes:
                     raise ValueError(
-                        f"{self.path}: members {first} to {last - 1} vote for class {block.max()} of {num_classes}; the ledger is damaged"
+                        f"{self.path}: members {first} to {last - 1} vote for class {block.max()} of {num_classes}; it is damaged"
                     )
                 votes.append(block.astype(np.int64))
                 failed.append(np.frombuffer(failed_bytes, dtype=np.uint8).astype(bool))

@@ -24,12 +24,17 @@ def percent(share: float) -> str:
 
 def interval(low: float, high: float) -> str:
     """A confidence interval of shares, rounded outward to one decimal: "3.1% to 26.1%"."""
-    return f"{_rounded(100 * _exact(low), 1, ROUND_FLOOR)}% to {_rounded(100 * _exact(high), 1, ROUND_CEILING)}%"
+    below = percent(low) if low == 0 else f"{_rounded(100 * _exact(low), 1, ROUND_FLOOR)}%"
+    above = percent(high) if high == 1 else f"{_rounded(100 * _exact(high), 1, ROUND_CEILING)}%"
+    return f"{below} to {above}"
 
 
-def length(value: float) -> str:
-    """A radius or norm, rounded down: three decimals, fewer from 10 on, three significant digits below 0.1.
+def length(value: float, *, up: bool = False) -> str:
+    """A radius or norm: three decimals, fewer from 10 on, three significant digits below 0.1.
 
+    Args:
+        value: [0, 1] pixel units.
+        up: round up, as an "at most" needs; otherwise down, as an "at least" does.
     Raises: ValueError for a negative or infinite value, which is no radius.
     """
     if not 0 <= value < math.inf:
@@ -38,7 +43,7 @@ def length(value: float) -> str:
         return "0"
     exact = _exact(value)
     magnitude = exact.adjusted()
-    return str(_rounded(exact, max(1, 3 - max(magnitude, 0), 2 - magnitude), ROUND_FLOOR))
+    return str(_rounded(exact, max(1, 3 - max(magnitude, 0), 2 - magnitude), ROUND_CEILING if up else ROUND_FLOOR))
 
 
 def plain(value: float) -> str:
@@ -67,10 +72,10 @@ def change(threat: Json) -> str:
 def failure_probability(certificate: Json) -> str:
     """What alpha is about: one test image at a time, or all of them together."""
     about = {
-        "per test image": "the statement about any one test image is",
-        "simultaneous": "the statements about all test images together are",
+        "per test image": "The statement about any one test image is",
+        "simultaneous": "Any of the statements about all test images is",
     }
-    return f"{about[certificate['statement']]} wrong with probability at most {plain(certificate['alpha'])}"
+    return f"{about[certificate['statement']]} wrong with probability at most {plain(certificate['alpha'])}."
 
 
 def radius_in_words(certificate: Json) -> list[str]:
@@ -89,7 +94,7 @@ def radius_in_words(certificate: Json) -> list[str]:
 def _survival(threat: Json) -> str:
     images = math.floor(threat["median_k"])
     if images == 0:
-        return f"Moving {_of_one_image(threat)} is already more than is proved for half of the test images."
+        return f"For half of the test images, moving {_one_image(threat)} is already more than the proof covers."
     whom, each = ("one training image", "of it") if images == 1 else (f"up to {images:,} training images", "of them")
     if threat["norm"] == "linf":
         condition = f"no pixel {each} moves by more than {epsilon(threat)}"
@@ -98,9 +103,9 @@ def _survival(threat: Json) -> str:
     return f"Half of the test images keep their answer whatever anyone does to {whom}, as long as {condition}."
 
 
-def _of_one_image(threat: Json) -> str:
+def _one_image(threat: Json) -> str:
     if threat["norm"] == "linf":
-        return f"the pixels of a single training image by {epsilon(threat)}"
+        return f"every pixel of a single training image by {epsilon(threat)}"
     return f"a single training image by an l2 norm of {epsilon(threat)}"
 
 

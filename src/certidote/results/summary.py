@@ -83,7 +83,7 @@ def median_radius(certificate: Certificate, labels: Int64[np.ndarray, "n_test"])
 def _correct_radii(certificate: Certificate, labels: Int64[np.ndarray, "n_test"]) -> Float64[np.ndarray, "n_test"]:
     """(n_test,) certified radii, 0 where the certified class is not the true one."""
     if len(labels) != len(certificate.labels) or len(labels) == 0:
-        raise ValueError(f"{len(certificate.labels)} certified test images but {len(labels)} true labels; give one for each, at least 1")
+        raise ValueError(f"{len(certificate.labels)} certificates but {len(labels)} true labels; give one for each, at least 1")
     if not (certificate.radii >= 0).all():
         raise ValueError("the certificate holds a negative or NaN radius; it is damaged, certify again")
     correct = (certificate.labels == labels) & (certificate.labels != ABSTAIN)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from certidote.adam import Adam
 from certidote.streams import Key, torch_seeded
 from certidote.types import FeatureExtractor, ImageDataset, Images
 
@@ -79,13 +80,13 @@ def pretrain(
         raise ValueError("all pixels of the pre-training images are equal; there is nothing to learn features from")
     with torch_seeded(key / "init"):
         model = ConvExtractor(data.image_shape, data.num_classes, mean, std)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    parameters = list(model.parameters())
+    optimizer = Adam(parameters)
     batch_size = min(batch_size, len(data))
     for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = learning_rate * (0.1 if epoch >= 2 * epochs / 3 else 1.0)
+        rate = learning_rate * (0.1 if epoch >= 2 * epochs / 3 else 1.0)
         order = torch.from_numpy((key / "order" / epoch).numpy().permutation(len(data)))
         for rows in order[: len(data) - len(data) % batch_size].split(batch_size):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(pixels[rows]), data.labels[rows]).backward()
-            optimizer.step()
+            loss = nn.functional.cross_entropy(model(pixels[rows]), data.labels[rows])
+            optimizer.step(torch.autograd.grad(loss, parameters), rate)
     return model.eval().requires_grad_(False)

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from certidote.adam import Adam
 from certidote.streams import Key, row_blocks
 from certidote.training.extractor import FrozenExtractor
 from certidote.types import Images, Json, Start, View
-
-BETAS = (0.9, 0.999)
-TINY = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +26,13 @@ class Heads:
         extractor: frozen, in eval mode.
         weights: (members, d, classes).
         biases: (members, 1, classes).
+        failed: (members,) heads that diverged.
     """
 
     extractor: FrozenExtractor
     weights: Float[Tensor, "members d classes"]
     biases: Float[Tensor, "members 1 classes"]
+    failed: Bool[Tensor, "members"]
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Float[Tensor, "members n classes"]:
@@ -118,7 +118,8 @@ class HeadTrainer:
             )
             for i, weight, bias in zip(members, *fitted, strict=True):
                 weights[i], biases[i] = weight, bias
-        return Heads(self.extractor, torch.stack(weights), torch.stack(biases))
+        parameters = torch.cat([torch.stack(weights), torch.stack(biases)], dim=1)
+        return Heads(self.extractor, parameters[:, :-1], parameters[:, -1:], ~parameters.isfinite().flatten(1).all(1))
 
     @torch.no_grad()
     def _fit_equal(
@@ -130,21 +131,15 @@ class HeadTrainer:
         # A last column of ones carries the bias, so that weights and bias are one parameter of Adam.
         inputs = torch.cat([inputs, inputs.new_ones(members, rows, 1)], dim=2)
         parameters = torch.stack([_initial(key / "init", width, num_classes) for key in keys]).to(inputs)
-        average, square = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        optimizer = Adam([parameters])
         which = torch.arange(members).unsqueeze(1)
-        step = 0
         for epoch in range(self.epochs):
             rate = self.learning_rate * 0.1 ** sum(epoch >= decay for decay in self.decay_epochs)
             order = torch.stack([torch.from_numpy((key / "order" / epoch).numpy().permutation(rows)) for key in keys])
             for batch in order.split(self.batch_size, dim=1):
-                step += 1
                 seen = inputs[which, batch]
                 error = (torch.bmm(seen, parameters).softmax(2) - wanted[which, batch]) / batch.shape[1]
-                gradient = torch.bmm(seen.transpose(1, 2), error)
-                average.lerp_(gradient, 1 - BETAS[0])
-                square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-                scale = (square / (1 - BETAS[1] ** step)).sqrt_().add_(TINY)
-                parameters.addcdiv_(average, scale, value=-rate / (1 - BETAS[0] ** step))
+                optimizer.step([torch.bmm(seen.transpose(1, 2), error)], rate)
         return parameters[:, :-1].contiguous(), parameters[:, -1:].contiguous()
 
 

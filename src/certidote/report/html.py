@@ -1,0 +1,260 @@
+"""One self-contained HTML file about one run or comparison: no script, no network, nothing computed anew.
+
+`render` arranges what the certificates and the attack record into tables of text and hands them to `report.html`, which escapes
+everything that it prints: class names, paths and commands are anybody's.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from certidote.report import figures, words
+from certidote.results.files import write_text
+from certidote.types import Json
+
+Cells = list[str]
+NOT_PROVED = "not proved"
+
+
+def write_report(path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None) -> None:
+    """Render a report and write it in one step: the file is complete or the old one is still there.
+
+    Raises: ValueError as `render` and `results.files.write_text` do; OSError if the disk fails.
+    """
+    write_text(path, render(title, certificates, attack))
+
+
+def render(title: str, certificates: Sequence[Json], attack: Json | None = None) -> str:
+    """The report as HTML text.
+
+    Args:
+        title: heading of the report.
+        certificates: "certidote certificate" values, proved or not; the first one is the headline.
+        attack: what a demonstrated attack did beside its controls, or None.
+    Returns: a complete HTML document; the same bytes for the same input.
+    Raises: ValueError if there is no certificate, or one has another format or version.
+    """
+    _check(certificates)
+    proved = [each for each in certificates if each["proved"]]
+    pixels = any(threat["norm"] == "linf" for each in proved for threat in each["results"]["threats"])
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_resource("report.html")).render(
+        title=title,
+        css=Markup(_resource("report.css")),
+        lead=certificates[0],
+        several=len(certificates) > 1,
+        certificates=certificates,
+        unproved=[each for each in certificates if not each["proved"]],
+        any_proved=bool(proved),
+        figures_of_merit=_figures_of_merit(certificates[0]),
+        sentences=_sentences(certificates[0]),
+        curve_figure=_both(figures.certified_accuracy_figure, certificates, attack) if proved else "",
+        comparison=_comparison(certificates),
+        threat_figure=_both(figures.threat_figure, certificates) if pixels else "",
+        threats=_threats(proved),
+        attack=attack,
+        attack_facts=_attack_facts(attack) if attack else [],
+        attack_rows=_attack_rows(attack) if attack else [],
+        attack_figure=_both(figures.attack_figure, attack) if attack else "",
+        gallery=Markup(figures.gallery(attack.get("pictures", []))) if attack else "",
+        assumptions=_assumptions(certificates),
+        facts=_facts(certificates),
+        failure_probabilities=list(dict.fromkeys(words.failure_probability(each) for each in proved)),
+    )
+
+
+def _check(certificates: Sequence[Json]) -> None:
+    if not certificates:
+        raise ValueError("a report needs at least one certificate; none was given")
+    for each in certificates:
+        found = (each.get("format"), each.get("version"))
+        if found != ("certidote certificate", 1):
+            raise ValueError(f"format {found[0]!r}, version {found[1]!r} is not a report's input; give a 'certidote certificate', version 1")
+
+
+def _resource(name: str) -> str:
+    return (files("certidote.report") / name).read_text(encoding="utf-8")
+
+
+def _both(figure: Callable[..., str], *content: object) -> Markup:
+    """A figure for wide and one for narrow windows; the style sheet shows one of them."""
+    wide, narrow = (figure(*content, width=width) for width in (figures.WIDE, figures.NARROW))
+    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
+
+
+# ---------------------------------------------------------------------------------------------------------------- headline
+
+
+def _figures_of_merit(certificate: Json) -> list[tuple[str, str]]:
+    """The three or four numbers to remember: value and what it is."""
+    results = certificate["results"]
+    numbers = [(words.percent(results["vote_accuracy"]), f"of {certificate['test']['images']:,} test images answered correctly")]
+    if not certificate["proved"]:
+        return [*numbers, (words.percent(results["member_accuracy"]), "mean accuracy of one model")]
+    numbers.append((words.length(results["median_radius"]), "median certified radius"))
+    numbers.append((words.length(results["cap"]), f"largest radius that {certificate['n']:,} models can prove"))
+    return [*numbers, (words.plain(certificate["alpha"]), f"failure probability, {_scope(certificate)}")]
+
+
+def _scope(certificate: Json) -> str:
+    return "all test images together" if certificate["statement"] == "simultaneous" else "each test image"
+
+
+def _sentences(certificate: Json) -> Cells:
+    """The recorded sentences, then those on radii that are not among them."""
+    return list(dict.fromkeys([*certificate["results"]["sentences"], *words.radius_in_words(certificate)]))
+
+
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+
+def _comparison(certificates: Sequence[Json]) -> list[tuple[str, Cells]]:
+    """Rows of the results table: a name and one cell per certificate."""
+    columns = [each["results"] for each in certificates]
+    tests = [each["test"]["images"] for each in certificates]
+    rows = [
+        ("accuracy of the vote", [words.percent(each["vote_accuracy"]) for each in columns]),
+        ("mean accuracy of one model", [words.percent(each["member_accuracy"]) for each in columns]),
+        ("abstained", [f"{each['abstained']:,} of {total:,}" for each, total in zip(columns, tests, strict=True)]),
+    ]
+    for radius in _radii(certificates):
+        name = f"certified accuracy at radius {words.plain(radius)}"
+        rows.append((name, [_if_proved(each, words.percent(_accuracy_at(each, radius))) for each in certificates]))
+    for name, field in (("average radius", "average_radius"), ("median radius", "median_radius"), ("cap", "cap")):
+        rows.append((name, [_if_proved(each, words.length(each["results"][field] or 0)) for each in certificates]))
+    return rows
+
+
+def _if_proved(certificate: Json, cell: str) -> str:
+    return cell if certificate["proved"] else NOT_PROVED
+
+
+def _radii(certificates: Sequence[Json]) -> list[float]:
+    """A few round radii below the largest cap."""
+    top = max((each["results"]["cap"] for each in certificates if each["proved"]), default=0.0)
+    step = next((step for step in (5.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01) if 3 * step < top), top / 3)
+    return [i * step for i in range(6) if i * step < top]
+
+
+def _accuracy_at(certificate: Json, radius: float) -> float:
+    """The recorded step curve at one radius: it is right-continuous, and 0 from the cap on."""
+    curve = certificate["results"]["certified_accuracy"]
+    if not certificate["proved"] or radius >= certificate["results"]["cap"]:
+        return 0.0
+    return [share for start, share in curve if start <= radius][-1]
+
+
+def _threats(proved: Sequence[Json]) -> Json:
+    """The table of altered images: one group of rows per threat, one row per certificate that records it."""
+    groups: dict[tuple[str, float], Json] = {}
+    numbers = sorted({k for each in proved for threat in each["results"]["threats"] for k, _ in threat["certified_accuracy_at_k"]})
+    shown = [numbers[i] for i in figures.spread(len(numbers), 5)] if numbers else []
+    for certificate in proved:
+        for threat in certificate["results"]["threats"]:
+            group = groups.setdefault((threat["norm"], threat["epsilon"]), {"change": words.change(threat), "note": "", "rows": []})
+            if threat["norm"] == "linf":
+                group["note"] = f"at most {words.length(threat['per_image_norm'], up=True)} in l2 norm for one image"
+            group["rows"].append((certificate["label"], _threat_cells(threat, shown)))
+    return {"numbers": [words.counted(k, "image") for k in shown], "groups": list(groups.values())}
+
+
+def _threat_cells(threat: Json, numbers: Sequence[int]) -> Cells:
+    shares = {k: words.percent(share) for k, share in threat["certified_accuracy_at_k"]}
+    return [f"{int(threat['median_k']):,}", f"{threat['max_k']:,}", *(shares.get(k, "") for k in numbers)]
+
+
+def _attack_facts(attack: Json) -> list[tuple[str, str]]:
+    share = attack["num_poisons"] / attack["training_images"]
+    smallest, median = words.length(attack["joint_norm_min"]), words.length(attack["joint_norm_median"])
+    return [
+        ("scenario", attack["scenario"]),
+        ("poisons", f"{attack['num_poisons']:,} of {attack['training_images']:,} training images ({words.percent(share)})"),
+        ("change of each", words.change({"epsilon_255": None, **attack})),
+        ("joint l2 norm", f"median {median}, smallest {smallest}"),
+    ]
+
+
+def _attack_rows(attack: Json) -> list[Cells]:
+    return [
+        [
+            row["label"],
+            "" if row["sigma"] is None else words.plain(row["sigma"]),
+            f"{row['successes']:,} of {row['trials']:,}",
+            words.percent(row["successes"] / row["trials"]),
+            words.interval(row["low"], row["high"]),
+            f"{row['other_errors']:,}",
+            words.percent(row["clean_accuracy"]),
+        ]
+        for row in attack["rows"]
+    ]
+
+
+def _assumptions(certificates: Sequence[Json]) -> list[Json]:
+    """Each assumption once per evidence, with the certificates it belongs to where that is not all of them."""
+    labels: dict[tuple[str, str, str], Cells] = {}
+    for each in certificates:
+        for item in each["assumptions"]:
+            labels.setdefault((item["text"], item["verdict"], item["evidence"]), []).append(each["label"])
+    merged = []
+    for (text, verdict, evidence), owners in labels.items():
+        only = owners if len(owners) < len(certificates) else []
+        merged.append({"text": text, "verdict": verdict, "evidence": evidence, "only": only})
+    return sorted(merged, key=lambda item: ["enforced", "reported", "assumed"].index(item["verdict"]))
+
+
+# ------------------------------------------------------------------------------------------------------------------- facts
+
+
+def _facts(certificates: Sequence[Json]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Everything needed to repeat the run, as (heading, facts): what all certificates share first, then the rest of each."""
+    tables = [dict(_facts_of(each)) for each in certificates]
+    shared = [name for name in tables[0] if all(table.get(name) == tables[0][name] for table in tables)]
+    groups = [("" if len(tables) == 1 else "All runs", [(name, tables[0][name]) for name in shared])]
+    for certificate, table in zip(certificates, tables, strict=True):
+        groups.append((certificate["label"], [(name, value) for name, value in table.items() if name not in shared]))
+    return [(heading, facts) for heading, facts in groups if facts]
+
+
+def _facts_of(certificate: Json) -> list[tuple[str, str]]:
+    denoiser = certificate["denoiser"]
+    sigma, symmetric = words.plain(certificate["sigma"]), words.plain(certificate["sigma_symmetric"])
+    return [
+        ("command", certificate["command"]),
+        ("noise", f"sigma {sigma} in [0, 1] pixel units ({symmetric} in [-1, 1])"),
+        ("denoiser", f"{denoiser['name']} ({denoiser['kind']})" if figures.is_denoised(certificate) else "none"),
+        ("denoiser digest", denoiser["digest"] or "none"),
+        *((f"denoiser: {name}", _compact(value)) for name, value in denoiser["details"].items()),
+        ("told about the noise", certificate["conditioning"] or "nothing"),
+        ("models", f"{certificate['n0']:,} select the answer, {certificate['n']:,} others are counted, {certificate['failed']:,} failed"),
+        ("alpha", f"{words.plain(certificate['alpha'])} for {_scope(certificate)}; {words.plain(certificate['alpha_each'])} used for each"),
+        ("unit of radii", certificate["unit"]),
+        *_data_facts("training set", certificate["data"]),
+        *_data_facts("test set", certificate["test"]),
+        ("recipe", _compact(certificate["recipe"])),
+        ("configuration digest", certificate["config_digest"]),
+        ("root seed", certificate["root"]),
+        ("source of the seed", certificate["root_source"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in certificate["versions"].items())),
+        ("computed on", f"{certificate['device']}, {certificate['dtype']}, {certificate['seconds']:,.1f} seconds"),
+    ]
+
+
+def _data_facts(kind: str, data: Json) -> list[tuple[str, str]]:
+    shape, classes = " x ".join(map(str, data["image_shape"])), data["classes"]
+    named = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
+    return [
+        (kind, f"{data['name']}: {data['images']:,} images, {shape} (channels x height x width)"),
+        (f"{kind} classes", f"{len(classes)}: {named}"),
+        (f"{kind} digest", data["digest"]),
+    ]
+
+
+def _compact(value: object) -> str:
+    """A JSON value on one line without quotes and brackets where it is simple."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {f'({_compact(item)})' if isinstance(item, dict) else _compact(item)}" for name, item in value.items())
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,128 @@
+"""The architectures that members can have, and stacks of trained members.
+
+Pixels are standardized inside the model by fixed constants, never by statistics of data, so that everything outside it (sigma,
+epsilon, radii) is in [0, 1] pixel units. No normalization across a batch: a model's answer for one image depends on that image
+alone. No ReLU works in place: attacks differentiate through penultimate features.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
+
+from certidote.streams import Key, torch_seeded
+from certidote.types import Images
+
+PIXEL_MEAN = 0.5
+PIXEL_STD = 0.5
+MAX_MAP = 8
+"""Larger feature maps are averaged down to this side, which keeps the linear layer of large images small."""
+
+
+def standardized(images: Images) -> Images:
+    """[0, 1] pixels moved to [-1, 1]."""
+    return (images - PIXEL_MEAN) / PIXEL_STD
+
+
+class Classifier(nn.Module):
+    """[0, 1] pixels -> penultimate features -> one linear layer -> logits."""
+
+    head: nn.Linear
+
+    def penultimate(self, images: Images) -> Float[Tensor, "n d"]:
+        """What the last linear layer sees."""
+        raise NotImplementedError
+
+    def forward(self, images: Images) -> Float[Tensor, "n classes"]:
+        return self.head(self.penultimate(images))
+
+
+class Mlp(Classifier):
+    """Flattened pixels, one hidden layer of ReLU units, one linear layer."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, width: int) -> None:
+        super().__init__()
+        channels, height, across = image_shape
+        self.hidden = nn.Linear(channels * height * across, width)
+        self.head = nn.Linear(width, num_classes)
+
+    def penultimate(self, images: Images) -> Float[Tensor, "n d"]:
+        return torch.relu(self.hidden(standardized(images).flatten(1)))
+
+
+class Cnn(Classifier):
+    """Two 3x3 convolutions with ReLU, each followed by 2x2 max-pooling, and one linear layer."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, widths: tuple[int, int]) -> None:
+        super().__init__()
+        channels, height, across = image_shape
+        if min(height, across) < 4:
+            raise ValueError(f"images of {height}x{across} pixels are too small to be halved twice; use at least 4x4, or an MLP")
+        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.second = nn.Conv2d(widths[0], widths[1], 3, padding=1)
+        self.map = (min(height // 4, MAX_MAP), min(across // 4, MAX_MAP))
+        self.head = nn.Linear(widths[1] * self.map[0] * self.map[1], num_classes)
+
+    def penultimate(self, images: Images) -> Float[Tensor, "n d"]:
+        maps = max_pool2d(torch.relu(self.first(standardized(images))), 2)
+        maps = max_pool2d(torch.relu(self.second(maps)), 2)
+        if maps.shape[2:] != self.map:
+            maps = adaptive_avg_pool2d(maps, self.map)
+        return maps.flatten(1)
+
+
+Builder = Callable[[tuple[int, int, int], int], Classifier]
+
+MLPS: dict[str, Builder] = {
+    "mlp-128": partial(Mlp, width=128),
+}
+"""One hidden layer, which `stacked` trains many at once."""
+
+ARCHITECTURES: dict[str, Builder] = {
+    **MLPS,
+    "cnn-32-64": partial(Cnn, widths=(32, 64)),
+}
+"""Everything a recipe can name."""
+
+
+def build(architecture: str, image_shape: tuple[int, int, int], num_classes: int, key: Key) -> Classifier:
+    """A fresh model whose initial weights are a pure function of `key`, drawn from `key / "init"`.
+
+    Raises: ValueError for an unknown architecture, or images it cannot take.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}; choose one of: {', '.join(sorted(ARCHITECTURES))}")
+    with torch_seeded(key / "init"):
+        return ARCHITECTURES[architecture](image_shape, num_classes)
+
+
+class ModelStack:
+    """Trained members as separate models: a `Stack`.
+
+    Classifies in float32 whatever format the members were trained in, and one member at a time, so that a vote is a function of
+    that member's weights alone, and what a member answers here it also answers after it was saved.
+
+    Attributes:
+        failed: (members,) members with a weight that is not finite.
+    """
+
+    failed: Bool[Tensor, "members"]
+
+    def __init__(self, models: Sequence[Classifier]) -> None:
+        self._models = [model.eval().requires_grad_(False) for model in models]
+        finite = [all(bool(weight.isfinite().all()) for weight in model.parameters()) for model in self._models]
+        self.failed = ~torch.tensor(finite)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> Float[Tensor, "members n classes"]:
+        return torch.stack([model(images) for model in self._models])
+
+    def member(self, index: int) -> Classifier:
+        """One member, in eval mode and frozen; shares its weights with the stack."""
+        return self._models[index]

@@ -1,0 +1,80 @@
+"""Models trained one after the other: for architectures in which one model's arithmetic already fills a core.
+
+Convolutions of two layers are limited by arithmetic, not by calls, so stacking them gains nothing; channels-last memory and
+bfloat16 do. Parallel workers, one thread each, are the engine's business.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from certidote.numerics import DType, torch_dtype
+from certidote.streams import Key
+from certidote.training.models import MLPS, Classifier, ModelStack, build
+from certidote.training.momentum import Momentum
+from certidote.training.recipe import Recipe
+from certidote.training.schedule import batches, check_views, rates
+from certidote.training.stacked import StackedTrainer
+from certidote.types import Json, Start, Trainer, View
+
+
+class PooledTrainer:
+    """A `Trainer` for any architecture: members start fresh, each from its own key, and all see the same order of rows."""
+
+    start: Start = "fresh"
+
+    def __init__(self, recipe: Recipe, dtype: DType = "float32", stack_size: int = 4) -> None:
+        """
+        Args:
+            recipe: any.
+            dtype: of convolutions and matrix products; parameters, their updates and the loss are float32 in any case.
+            stack_size: views handed over at a time; decides memory, not results.
+        Raises: ValueError if stack_size is below 1.
+        """
+        if stack_size < 1:
+            raise ValueError(f"stack_size={stack_size}; give at least 1")
+        self.recipe = recipe
+        self.dtype = dtype
+        self.stack_size = stack_size
+
+    def describe(self) -> Json:
+        return {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
+
+    def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> ModelStack:
+        """One model for each view.
+
+        Args:
+            views: of one image shape and number of classes; may differ in the number of images.
+            keys: one per view; decide its initial weights.
+            common: decides the order of rows, for all members of a run alike.
+        Raises: ValueError for no views, empty views, views that do not match, or not one key each.
+        """
+        image_shape = check_views(views, keys)
+        models = []
+        for view, key in zip(views, keys, strict=True):
+            model = build(self.recipe.architecture, image_shape, view.num_classes, key)
+            models.append(self._train(model, view, common))
+        return ModelStack(models)
+
+    def _train(self, model: Classifier, view: View, common: Key) -> Classifier:
+        device = view.images.device
+        model = model.to(device=device, memory_format=torch.channels_last)
+        images = view.images.contiguous(memory_format=torch.channels_last)
+        parameters = list(model.parameters())
+        optimizer = Momentum(parameters, self.recipe)
+        steps = batches(self.recipe, len(view.labels), common)
+        for step, rate in zip(steps, rates(self.recipe, len(steps)), strict=True):
+            rows = step.to(device)
+            with torch.autocast(device.type, dtype=torch_dtype(self.dtype), enabled=self.dtype != "float32"):
+                logits = model(images[rows])
+            loss = cross_entropy(logits.float(), view.labels[rows], label_smoothing=self.recipe.label_smoothing)
+            optimizer.step(torch.autograd.grad(loss, parameters), rate)
+        return model
+
+
+def trainer_for(recipe: Recipe, dtype: DType = "float32") -> Trainer:
+    """The faster trainer for this recipe's architecture."""
+    if recipe.architecture in MLPS:
+        return StackedTrainer(recipe, dtype)
+    return PooledTrainer(recipe, dtype)

@@ -1,0 +1,124 @@
+"""How a member learns, as one value: architecture, length of training and the numbers of its optimizer.
+
+A `Recipe` goes into the configuration digest of a run. It must not be chosen by results on the data under attack; the catalogue
+was tuned on clean data.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from certidote.training.models import ARCHITECTURES
+from certidote.types import Json
+
+
+class Recipe(BaseModel):
+    """Training by momentum SGD under cross-entropy, with a linear warm-up and a linear decay to 0. Hashable.
+
+    Attributes:
+        architecture: a name in `models.ARCHITECTURES`.
+        epochs: passes over the training images, >= 1.
+        batch_size: most images of one step, >= 1; smaller data sets are one batch.
+        learning_rate: the peak, > 0.
+        momentum: in [0, 1).
+        nesterov: step ahead of the momentum; needs momentum > 0.
+        weight_decay: L2 penalty on all parameters, in [0, 1).
+        warm_up: fraction of the steps in which the learning rate rises, in [0, 1).
+        label_smoothing: share of the label spread evenly over all classes, in [0, 1).
+        min_steps: epochs are added until there are so many steps, >= 0; small data sets need them.
+    Raises: ValueError (pydantic's) for an unknown field or a number out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    architecture: str
+    epochs: int
+    batch_size: int = 100
+    learning_rate: float
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    warm_up: float = 0.2
+    label_smoothing: float = 0.0
+    min_steps: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if name not in cls.model_fields:
+                nearest = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.0)[0]
+                raise ValueError(f"unknown recipe key {name!r}; did you mean {nearest!r}? Keys are: {', '.join(cls.model_fields)}")
+        return value
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Recipe":
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {self.architecture!r}; choose one of: {', '.join(sorted(ARCHITECTURES))}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("min_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}; give a whole number of at least {least}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate}; give a number above 0")
+        for name in ("momentum", "weight_decay", "warm_up", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give a number of at least 0 and below 1")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True steps ahead of the momentum, but momentum=0; raise momentum or set nesterov=False")
+        return self
+
+    def to_json(self) -> Json:
+        return self.model_dump(mode="json")
+
+    @staticmethod
+    def from_json(value: Json) -> "Recipe":
+        """Raises: ValueError, in one line, naming the first key that is wrong."""
+        try:
+            return Recipe.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(_first_line(error)) from None
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if "error" in first.get("ctx", {}):
+        return str(first["ctx"]["error"])
+    name = ".".join(str(part) for part in first["loc"]) or "recipe"
+    if first["type"] == "missing":
+        return f"recipe key {name!r} is missing"
+    return f"{name}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+RECIPES: dict[str, Recipe] = {
+    "mlp": Recipe(architecture="mlp-128", epochs=16, learning_rate=0.4),
+    "cnn": Recipe(architecture="cnn-32-64", epochs=10, learning_rate=0.25),
+}
+"""Tuned for a few hundred to some thousands of small images."""
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe of the catalogue, or one read from a TOML file.
+
+    Args:
+        name_or_path: a key of `RECIPES`, or a path that ends in .toml to a file with the fields of `Recipe` as top-level keys.
+    Raises: ValueError if it is neither, or the file cannot be read or does not hold a recipe.
+    """
+    if name_or_path in RECIPES:
+        return RECIPES[name_or_path]
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        names = ", ".join(sorted(RECIPES))
+        raise ValueError(f"unknown recipe {name_or_path!r}; choose one of: {names}, or give a path to a .toml file")
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read recipe {name_or_path!r}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {name_or_path!r} is not valid TOML: {error}") from error
+    try:
+        return Recipe.from_json(value)
+    except ValueError as error:
+        raise ValueError(f"recipe {name_or_path!r}: {error}") from None

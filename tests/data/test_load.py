@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from certidote.data import load
+from certidote.data.digits import SPLITS, load_digits
+from certidote.data.load import CATALOGUE
+from certidote.data.tiny import tiny
+from certidote.data.write import write_folder, write_npz
+from certidote.streams import Key
+
+
+def same(left, right):
+    return left.digest() == right.digest()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_digits_by_split_and_by_suffix(split):
+    assert same(load("digits", split), load_digits(split))
+    other = "test" if split != "test" else "train"
+    assert same(load(f"digits:{split}", other), load_digits(split))  # the suffix wins
+    assert load("digits", split).image_shape == (1, 8, 8)
+
+
+def test_digits_parts_are_a_partition():
+    parts = [load("digits", split) for split in SPLITS]
+    assert [len(part) for part in parts] == [897, 500, 400]
+    from sklearn.datasets import load_digits as bundled
+
+    together = np.concatenate([part.images.numpy().reshape(-1, 64) for part in parts])
+    original = np.rint(bundled().images.reshape(-1, 64) * 255 / 16).astype(np.uint8)
+    assert np.array_equal(np.sort(together.view("V64").ravel()), np.sort(original.view("V64").ravel()))
+
+
+def test_every_name_of_the_catalogue_loads():
+    assert CATALOGUE
+    for name in CATALOGUE:
+        data = load(name)
+        assert len(data) > 0
+        assert data.image_shape[0] in (1, 3)
+
+
+@pytest.mark.parametrize("name", ["digits:validation", "digits:"])
+def test_unknown_split_of_a_name_lists_the_splits(name):
+    with pytest.raises(ValueError, match="choose one of: trusted, train, test"):
+        load(name)
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(ValueError, match=r"no data set is called 'digts'.*did you mean 'digits'\?.*\.npz file, or a folder"):
+        load("digts")
+    with pytest.raises(ValueError, match=r"did you mean 'digits:test'\?"):
+        load("digit:test")
+
+
+def test_unknown_path_suggests_its_neighbor(tmp_path):
+    (tmp_path / "flowers.npz").touch()
+    with pytest.raises(ValueError, match=r"did you mean '.*flowers\.npz'\?"):
+        load(tmp_path / "flowrs.npz")
+
+
+@pytest.mark.parametrize("name", ["", ":", ":test", "no/such/folder/x", "x" * 5_000, "a\0b"])
+def test_nonsense_is_refused_in_one_line(name):
+    with pytest.raises(ValueError, match="no data set is called") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"weights\.pt' is no data set; give an \.npz file, or a folder"):
+        load(tmp_path / "weights.pt")
+
+
+def test_paths_take_a_split_suffix(tmp_path):
+    train, test = tiny(3, 2, (1, 8, 8), Key(1)), tiny(2, 2, (1, 8, 8), Key(2))
+    (tmp_path / "both").mkdir()
+    write_folder(train, tmp_path / "both" / "train")
+    write_folder(test, tmp_path / "both" / "test")
+    for source in (str(tmp_path / "both"), tmp_path / "both"):
+        assert len(load(source)) == len(load(source, "train")) == 6
+        assert len(load(source, "test")) == len(load(f"{source}:test")) == 4
+    np.savez(
+        tmp_path / "both.npz", x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels
+    )
+    assert torch.equal(load(f"{tmp_path / 'both.npz'}:test").images, test.images)
+
+
+def test_an_existing_path_with_a_colon_is_that_path(tmp_path):
+    write_npz(tiny(3, 2, (1, 8, 8), Key(1)), tmp_path / "a.npz")
+    write_folder(tiny(2, 2, (1, 8, 8), Key(2)), tmp_path / "a.npz:train")
+    assert len(load(f"{tmp_path / 'a.npz'}:train")) == 4
+
+
+def test_a_name_wins_over_a_path_and_a_dot_reaches_the_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tiny(2, 2, (1, 8, 8), Key(2)), tmp_path / "digits")
+    assert len(load("digits")) == 500
+    assert len(load("./digits")) == 4
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_npz(tiny(3, 2, (1, 8, 8), Key(1)), tmp_path / "a.NPZ")
+    assert len(load("~/a.NPZ")) == 6
