@@ -1,0 +1,211 @@
+"""The demo: one story on bundled handwritten digits, from a working attack to certificates, in a few minutes.
+
+Two parts share one set of splits. The attack part poisons a transfer-learning set, shows that plain training falls for it, and
+trains again after sanitizing. The certificate part trains thousands of models on noised and denoised copies of the training set
+and certifies their vote, with noise only beside it.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certidote import verbs
+from certidote.data.digits import load_digits
+from certidote.defenses.sanitize import sanitized
+from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.engine.local import Pool
+from certidote.report.figures import attack_figure, certified_accuracy_figure, threat_figure
+from certidote.report.html import write_report
+from certidote.report.words import length, percent, radius_in_words
+from certidote.results.files import write_csv, write_json, write_text
+from certidote.results.record import versions
+from certidote.results.summary import wilson
+from certidote.scenarios.transfer import Outcome, TransferScenario, craft, evaluate, make_scenario
+from certidote.streams import Key
+from certidote.types import Denoiser, ImageDataset, Json, Poison, Progress, Silent, Untrusted
+
+SIGMAS = (0.5, 1.0)
+"""Noise of the certificates: at 0.5 digits survive the noise even without a denoiser, at 1.0 they do not."""
+
+ATTACK_SIGMAS = (0.25, 0.5)
+"""Noise with which the poisoned set is sanitized."""
+
+ATTACK_ROOT = 1
+"""The attack part is a fixed, repeatable experiment; certificates draw their roots from the operating system."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made: its record, its ending in plain words, and where it lies."""
+
+    certificates: tuple[Json, ...]
+    attack: Json
+    lines: tuple[str, ...]
+    out: Path
+
+
+def run_demo(
+    out: Path, *, models: int, targets: int, workers: int | None, dtype: str, progress: Progress | None, pictures: bool = True
+) -> Demo:
+    """Run both parts, write everything under `out`, and tell the story. Finished certificates are taken from their ledgers."""
+    progress = progress or Silent()
+    with Pool(workers) as pool:
+        attack = attack_part(targets, progress, command=f"certidote demo --targets {targets}")
+        certificates = []
+        for sigma in SIGMAS:
+            for denoiser, name in (("digits", "denoised"), ("none", "noise only")):
+                run = verbs.certify(
+                    "digits", out=out / f"{name.replace(' ', '-')}-{sigma:g}", sigma=sigma, models=models, denoiser=denoiser,
+                    dtype=dtype, progress=progress, pool=pool, label=f"{name}, sigma {sigma:g}",
+                )  # fmt: skip
+                assert isinstance(run, verbs.Certified)
+                certificates.append(run.record)
+    attack["statement"] = _where_it_lies(attack, certificates)
+    write_json(out / "demo.json", {"certificates": [_without_images(c) for c in certificates], "attack": attack})
+    rows = [(c["label"], *point) for c in certificates for point in c["results"]["certified_accuracy"]]
+    write_csv(out / "certified_accuracy.csv", ("ensemble", "radius", "certified_accuracy"), rows)
+    columns = ("label", "successes", "trials", "low", "high", "other_errors", "clean_accuracy")
+    write_csv(out / "attack.csv", columns, [[row[name] for name in columns] for row in attack["rows"]])
+    write_text(out / "certified_accuracy.svg", certified_accuracy_figure(certificates, attack))
+    write_text(out / "threats.svg", threat_figure(certificates))
+    write_text(out / "attack.svg", attack_figure(attack))
+    write_report(out / "report.html", "Certidote demo: handwritten digits", certificates, attack)
+    return Demo(tuple(certificates), attack, tuple(_story(certificates, attack, out)), out)
+
+
+# ---------------------------------------------------------------------------------------------------------------- attack
+
+
+def attack_part(targets: int, progress: Progress, *, command: str) -> Json:
+    """Bullseye Polytope against transfer learning: undefended, its control, and after sanitizing, as one record."""
+    key = Key(ATTACK_ROOT) / "demo"
+    stages = 2 + len(ATTACK_SIGMAS)
+    progress.start("attack: poison and sanitize", stages, unit="steps")
+    scenario = make_scenario(key / "scenario", num_targets=targets)
+    progress.advance()
+    poisons = craft(scenario, key)
+    progress.advance()
+    denoiser = load_denoiser("digits")
+    rows, shown = [], None
+    for sigma in ATTACK_SIGMAS:
+        result = evaluate(scenario, poisons, key, sanitize=partial(_sanitize, denoiser, sigma))
+        if not rows:
+            rows.append(_row("plain training, unpoisoned (control)", result.control, None))
+            rows.append(_row("plain training, poisoned", result.poisoned, None))
+        assert result.sanitized is not None
+        assert result.sanitized_control is not None
+        rows.append(_row(f"sanitized at sigma {sigma:g}, unpoisoned (control)", result.sanitized_control, sigma))
+        rows.append(_row(f"sanitized at sigma {sigma:g}, poisoned", result.sanitized, sigma))
+        shown = shown or sigma
+        progress.advance()
+    progress.finish()
+    norms = [_joint_norm(poison, scenario.train) for poison in poisons]
+    return {
+        "attack": "Bullseye Polytope",
+        "scenario": "transfer learning, frozen extractor, white box",
+        "norm": scenario.budget.norm,
+        "epsilon": scenario.budget.epsilon,
+        "num_poisons": scenario.budget.num_poisons,
+        "training_images": len(scenario.train),
+        "joint_norm_median": float(np.median(norms)),
+        "joint_norm_min": float(min(norms)),
+        "rows": rows,
+        "root": hex(ATTACK_ROOT),
+        "command": command,
+        "versions": versions(),
+        "denoiser": denoiser.card.digest,
+        "statement": "",
+        "pictures": [_picture(scenario, poisons[0], denoiser, key)],
+    }
+
+
+def _sanitize(denoiser: Denoiser, sigma: float, data: Untrusted, key: Key) -> Any:
+    return sanitized(data, denoiser, sigma, key)
+
+
+def _row(label: str, outcome: Outcome, sigma: float | None) -> Json:
+    successes, trials = int(outcome.success.sum()), len(outcome)
+    low, high = wilson(successes, trials)
+    return {
+        "label": label,
+        "successes": successes,
+        "trials": trials,
+        "low": low,
+        "high": high,
+        "other_errors": int(outcome.otherwise_wrong.sum()),
+        "clean_accuracy": float(outcome.clean_accuracy.mean()),
+        "sigma": sigma,
+    }
+
+
+def _joint_norm(poison: Poison, train: ImageDataset) -> float:
+    """Frobenius norm of what the attacker changed, [0, 1] pixel units."""
+    moved = poison.images.double() - train.images[poison.indices].double()
+    return float(moved.norm()) / 255
+
+
+def _picture(scenario: TransferScenario, poison: Poison, denoiser: Denoiser, key: Key, shown: int = 6) -> Json:
+    sigma = ATTACK_SIGMAS[0]
+    clean = sanitized(Untrusted(poison.apply(scenario.train)), denoiser, sigma, key / "picture").images[poison.indices[:shown]]
+    base = scenario.train.images[poison.indices[:shown]]
+    difference = (poison.images[:shown].int() - base.int()) // 2 + 128
+    rows = (
+        ("base image", base),
+        ("poison", poison.images[:shown]),
+        ("difference (halved, around gray)", difference),
+        (f"sanitized at sigma {sigma:g}", (clean.clamp(0, 1) * 255).round()),
+    )
+    return {
+        "title": "Poisons of one trial",
+        "rows": [{"label": label, "images": images.squeeze(1).int().tolist()} for label, images in rows],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------- words
+
+
+def _where_it_lies(attack: Json, certificates: list[Json]) -> str:
+    caps = [c["results"]["cap"] for c in certificates if c["proved"]]
+    norm = attack["joint_norm_min"]
+    if caps and norm >= max(caps):
+        return (
+            f"The poisons of every trial move the training set by at least {length(norm)}, far outside the largest radius that these "
+            f"certificates can prove ({length(max(caps))}): no certificate covers this attack. That sanitizing stops it is measured, "
+            "not proved."
+        )
+    return f"The poisons move the training set by {length(norm)} or more; part of that lies inside certified radii."
+
+
+def _story(certificates: list[Json], attack: Json, out: Path) -> list[str]:
+    control, poisoned = attack["rows"][:2]
+    lines = ["", "What happened", "-------------"]
+    lines.append(
+        f"Attack: {attack['num_poisons']} of {attack['training_images']} training images changed by up to {attack['epsilon']:.2f} per "
+        f"pixel ({attack['attack']}, {attack['scenario']}). It makes plain training give the attacker's answer for "
+        f"{_rate(poisoned)}; without poisons {_rate(control)}."
+    )
+    for row in attack["rows"][3::2]:
+        lines.append(f"After sanitizing at sigma {row['sigma']:g} the same poisons reach {_rate(row)}.")
+    lines.append("")
+    for c in certificates:
+        results = c["results"]
+        lines.append(
+            f"{c['label']}: {c['n']} models (+{c['n0']} that select); the vote is right on {percent(results['vote_accuracy'])}, one model "
+            f"on {percent(results['member_accuracy'])}; certified accuracy {percent(results['certified_accuracy'][0][1])} at radius 0, "
+            f"median radius {length(results['median_radius'])} of at most {length(results['cap'])}."
+        )
+    lines += ["", f"In words ({certificates[0]['label']}):", *(f"  - {text}" for text in radius_in_words(certificates[0]))]
+    lines += ["", attack["statement"], "", "What the certificates rest on:"]
+    lines += [f"  [{item['verdict']}] {item['text']}" for item in certificates[0]["assumptions"]]
+    return [*lines, "", f"Report: {out / 'report.html'}"]
+
+
+def _rate(row: Json) -> str:
+    return f"{row['successes']} of {row['trials']} targets (95 % interval {row['low']:.0%} to {row['high']:.0%})"
+
+
+def _without_images(certificate: Json) -> Json:
+    return {name: value for name, value in certificate.items() if name != "per_image"}

@@ -1,0 +1,52 @@
+"""The folder listing is the data flow: a module imports only from those above it, and pixels are unsealed in few places."""
+
+import ast
+from pathlib import Path
+
+import certidote
+
+PACKAGE = Path(certidote.__file__).parent
+LAYERS = (
+    "streams numerics types adam data attacks diffusion training certification defenses engine scenarios results report progress "
+    "verbs demo cli"
+).split()
+LATER_ON_PURPOSE = {("verbs", "demo")}  # the demo verb starts the demo, which calls the other verbs
+
+
+def modules() -> list[tuple[str, ast.Module]]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if layer != "__init__":
+            found.append((layer, ast.parse(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def test_every_module_has_a_place() -> None:
+    assert {layer for layer, _ in modules()} == set(LAYERS)
+
+
+def test_imports_go_upwards_only() -> None:
+    wrong = []
+    checked = 0
+    for layer, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "certidote":
+                names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
+                for name in names:
+                    checked += 1
+                    if name in LAYERS and LAYERS.index(name) > LAYERS.index(layer) and (layer, name) not in LATER_ON_PURPOSE:
+                        wrong.append(f"{layer} imports {name}")
+    assert checked > 100
+    assert not wrong
+
+
+def test_untrusted_pixels_are_read_in_few_places() -> None:
+    calls: dict[str, set[str]] = {"noised": set(), "unsealed": set(), "_Untrusted__data": set()}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in calls:
+                calls[node.attr].add(str(path.relative_to(PACKAGE)))
+    assert calls["noised"] == {"defenses/sanitize.py"}
+    assert calls["_Untrusted__data"] == set()
+    assert calls["unsealed"] == {"defenses/plain.py", "scenarios/transfer.py", "verbs.py", "types.py", "certification/lineage.py"}
