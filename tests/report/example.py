@@ -24,7 +24,7 @@ def certificate(sigma: float = 0.5, denoised: bool = True, **changes: Any) -> Js
     label = np.where(lower > 0.5, np.where(rng.random(400) < 0.97, true, (true + 1) % 10), -1)
     proved = np.where(label == true, radii, 0.0)
     cap = sigma * NormalDist().inv_cdf(ALPHA ** (1 / N))
-    name = "denoised" if denoised else "noise only"
+    name, denoiser = ("denoised", "digits") if denoised else ("noise only", "none")
     value: Json = {
         "format": "certidote certificate",
         "version": 1,
@@ -49,7 +49,7 @@ def certificate(sigma: float = 0.5, denoised: bool = True, **changes: Any) -> Js
         "data": data("digits:train", TRAIN, "1f"),
         "test": data("digits:test", 400, "2e"),
         "denoiser": {
-            "name": "digits" if denoised else "none",
+            "name": denoiser,
             "kind": "network" if denoised else "none",
             "digest": "ab" * 32 if denoised else "",
             "details": {"parameters": 190_000, "trained on": "digits:trusted"} if denoised else {},
@@ -58,11 +58,13 @@ def certificate(sigma: float = 0.5, denoised: bool = True, **changes: Any) -> Js
         "config_digest": ("c3" if denoised else "c4") * 32,
         "root": "d4" * 16,
         "root_source": "operating system",
-        "command": f"certidote certify digits:train --test digits:test --sigma {sigma} --denoiser {'digits' if denoised else 'none'}",
+        "command": f"certidote certify digits:train --test digits:test --sigma {sigma} --denoiser {denoiser}",
         "versions": {"certidote": "0.1.0", "torch": "2.13.0", "numpy": "2.3.1", "python": "3.12.4"},
         "device": "cpu",
         "dtype": "bfloat16",
         "seconds": 12.34,
+        "seconds_denoising": 7.5,
+        "workers": 2,
         "results": {
             "vote_accuracy": float((label == true).mean()),
             "member_accuracy": 0.921 if denoised else 0.774,
@@ -71,8 +73,8 @@ def certificate(sigma: float = 0.5, denoised: bool = True, **changes: Any) -> Js
             "average_radius": float(proved.mean()),
             "median_radius": float(np.median(proved)),
             "cap": cap,
-            "threats": [_threat(norm, epsilon, radii, proved) for norm, epsilon in THREATS],
-            "sentences": ["Half of the test images keep their answer up to the median radius."],
+            "threats": [_threat(norm, epsilon, proved) for norm, epsilon in THREATS],
+            "sentences": [],
         },
         "per_image": {
             "true": true.tolist(),
@@ -96,7 +98,8 @@ def four() -> list[Json]:
 def unproved(**changes: Any) -> Json:
     """A run whose denoiser had seen the untrusted data: votes, but no certificate."""
     value = certificate(proved=False, reasons=["the denoiser was trained on the untrusted images"], **changes)
-    value["claim"] = "Nothing is proved about this run."
+    value["claim"] = "Empirical only: no certificate follows from this run."
+    value["assumptions"] = []
     value["results"] |= {"certified_accuracy": [], "threats": [], "sentences": []}
     value["results"] |= {"average_radius": None, "median_radius": None, "cap": None}
     return value
@@ -121,6 +124,9 @@ def attack(**changes: Any) -> Json:
         "joint_norm_median": 10.237,
         "joint_norm_min": 9.118,
         "rows": [dict(zip(names, row, strict=True)) for row in rows],
+        "root": "0xa1b2",
+        "command": "certidote demo",
+        "denoiser": "ab" * 32,
         "statement": (
             "The poisons of every trial changed the training set by at least 9.1, outside every certified radius: the certificate "
             "says nothing about this attack, and what defeats it here is measured, not proved."
@@ -161,18 +167,17 @@ def _curve(proved: np.ndarray) -> list[list[float]]:
     return [[r, float((proved > r).mean())] for r in radii]
 
 
-def _threat(norm: str, epsilon: float, radii: np.ndarray, proved: np.ndarray) -> Json:
+def _threat(norm: str, epsilon: float, proved: np.ndarray) -> Json:
     each = epsilon * math.sqrt(PIXELS) if norm == "linf" else epsilon
-    survived = np.clip(np.ceil(radii**2 / each**2) - 1, 0, TRAIN)
-    correct = np.clip(np.ceil(proved**2 / each**2) - 1, -1, TRAIN)
-    return {
+    survived = np.clip(np.ceil(proved**2 / each**2) - 1, 0, TRAIN)
+        return {
         "norm": norm,
         "epsilon": epsilon,
         "epsilon_255": round(255 * epsilon) if norm == "linf" else None,
         "per_image_norm": each,
         "median_k": int(np.median(survived)),
         "max_k": int(survived.max()),
-        "certified_accuracy_at_k": [[k, float((correct >= k).mean())] for k in KS],
+        "certified_accuracy_at_k": [[k, float((survived >= k).mean())] for k in KS],
     }
 
 

@@ -5,16 +5,16 @@
 """
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from certidote.types import Budget, Images, as_pixels
+from certidote.types import Budget
 
 SLACK = 1 + 1e-12
 """Relative tolerance of `Poison.verify`: what the 8-bit levels are counted against."""
 
 
-def project(images: Images, bases: Images, budget: Budget) -> Images:
+def project(images: Float[Tensor, "n c h w"], bases: Float[Tensor, "n c h w"], budget: Budget) -> Float[Tensor, "n c h w"]:
     """The nearest point of each image within `epsilon` of its base and inside [0, 1].
 
     linf: the set is an interval per pixel, so clipping is exact. l2: the minimizer is clip(base + t * (image - base), 0, 1) for
@@ -34,7 +34,7 @@ def project(images: Images, bases: Images, budget: Budget) -> Images:
     return (start + scale * step).clamp_(0, 1).to(images.dtype).view_as(images)
 
 
-def quantize(images: Images, bases: UInt8[Tensor, "n c h w"], budget: Budget) -> UInt8[Tensor, "n c h w"]:
+def quantize(images: Float[Tensor, "n c h w"], bases: UInt8[Tensor, "n c h w"], budget: Budget) -> UInt8[Tensor, "n c h w"]:
     """8-bit images near `images` that keep the budget exactly.
 
     linf: round to the nearest level, then clip to the whole levels that epsilon allows. l2: round to the nearest level; where
@@ -47,7 +47,7 @@ def quantize(images: Images, bases: UInt8[Tensor, "n c h w"], budget: Budget) ->
         budget: `norm` and `epsilon`, [0, 1] pixel units.
     Returns: (n, c, h, w) uint8 images that `Poison.verify` accepts.
     """
-    exact = project(images.to(torch.float64), as_pixels(bases).to(torch.float64), budget)
+    exact = project(images.to(torch.float64), bases.to(torch.float64) / 255, budget)  # float32 bases would be 1e-5 levels off
     step = (exact * 255 - bases).flatten(1)
     if budget.norm == "linf":
         levels = _whole_levels(budget.epsilon)
@@ -63,9 +63,7 @@ def _whole_levels(epsilon: float) -> int:
     return levels + ((levels + 1) / 255 <= epsilon * SLACK)
 
 
-def _l2_scale(
-    step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: float
-) -> Float[Tensor, "n 1"]:
+def _l2_scale(step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: float) -> Float[Tensor, "n 1"]:
     """Largest t in [0, 1] with ||min(t * step, room)|| <= epsilon, for each row; `step` and `room` are magnitudes.
 
     The squared norm is a quadratic in t between the breakpoints room / step, where one more pixel stops at the box.
@@ -88,7 +86,7 @@ def _round_inside_ball(step: Float[Tensor, "n d"], radius: float) -> Float[Tenso
     outwards = rounded > step
     error = torch.where(outwards, (rounded - 1 - step).square() - (rounded - step).square(), torch.inf)
     gain = torch.where(outwards, 2 * rounded - 1, 0)
-    order: Int64[Tensor, "n d"] = (error / gain.clamp_min(1)).argsort(1)
+    order = (error / gain.clamp_min(1)).argsort(1)
     excess = rounded.square().sum(1, keepdim=True) - radius**2
     won_before = torch.nn.functional.pad(gain.gather(1, order).cumsum(1), (1, 0))[:, :-1]
     pulled = torch.zeros_like(outwards).scatter(1, order, won_before < excess)

@@ -23,9 +23,7 @@ IMAGES_TOGETHER = 128
 """Poisons in one forward pass, of as many whole trials as fit: enough to be fast, few enough to stay in the processor's cache."""
 
 
-def bullseye_polytope(
-    task: Task, knowledge: Knowledge, key: Key, *, steps: int = 1_200, step_size: float = CIFAR10_STEP
-) -> Poison:
+def bullseye_polytope(task: Task, knowledge: Knowledge, key: Key, *, steps: int = 1_200, step_size: float = CIFAR10_STEP) -> Poison:
     """Poisons around the target in feature space: min over p of mean_m ||mean_j phi_m(p_j) - phi_m(x_t)|| / ||phi_m(x_t)||.
 
     Adam from the base images on pixels, with projection onto the budget after every step; the last iterate, in 8 bits.
@@ -96,7 +94,7 @@ def _craft(
             loss = center_distances(leaf, centers, surrogates).sum()
             optimizer.step(torch.autograd.grad(loss, [leaf]), step_size)  # of the pixels alone: surrogates get no gradients
             pixels.copy_(project(pixels, start, budget))
-    images = quantize(pixels, stored, budget).split(budget.num_poisons)
+    images = torch.split(quantize(pixels, stored, budget), budget.num_poisons)
     poisons = [Poison(rows, image, task.goal, budget) for task, rows, image in zip(tasks, bases, images, strict=True)]
     for task, poison in zip(tasks, poisons, strict=True):
         poison.verify(task.train)
@@ -115,7 +113,7 @@ def center_distances(
     """
     ratios = []
     for surrogate, center in zip(surrogates, centers, strict=True):
-        mean = surrogate.penultimate(poisons).unflatten(0, (len(center), -1)).mean(1)
+        mean = surrogate.penultimate(poisons).view(len(center), -1, center.shape[1]).mean(1)
         ratios.append((mean - center).norm(dim=1) / center.norm(dim=1))
     return torch.stack(ratios).mean(0)
 

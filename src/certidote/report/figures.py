@@ -50,7 +50,7 @@ def certified_accuracy_figure(certificates: Sequence[Json], attack: Json | None 
             axes, far = figure.subplots(), None
         _curves(axes, proved)
         axes.set_xlim(0, 1.06 * top)
-        axes.set_xlabel("radius: l2 norm of the change to the whole training set" if width > NARROW else "radius (l2, whole training set)")
+        axes.set_xlabel(f"radius: l2 norm {'of the change to' if width > NARROW else 'over'} the whole training set")
         _accuracy_axis(axes)
         lines, labels = axes.get_legend_handles_labels()
         columns = 2 if width > NARROW and len(lines) > 2 else 1
@@ -85,7 +85,7 @@ def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
     with svg.drawing(name):
         figure = svg.new_figure(width, 330 if width > NARROW else 60 + 230 * len(sigmas))
         panels = figure.subplots(*grid, sharex=True, sharey=True, squeeze=False).ravel()
-        lines = {}
+        lines: dict[str, Any] = {}
         for axes, sigma in zip(panels, sigmas, strict=True):
             for certificate in (each for each in proved if each["sigma"] == sigma):
                 for threat in _pixel_threats(certificate):

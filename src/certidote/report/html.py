@@ -18,6 +18,8 @@ from certidote.types import Json
 
 Cells = list[str]
 NOT_PROVED = "not proved"
+FORMAT, VERSION = "certidote certificate", 1
+ATTACK_ORIGIN = (("command", "command"), ("root seed", "root"), ("denoiser digest", "denoiser"))
 
 
 def write_report(path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None) -> None:
@@ -72,8 +74,8 @@ def _check(certificates: Sequence[Json]) -> None:
         raise ValueError("a report needs at least one certificate; none was given")
     for each in certificates:
         found = (each.get("format"), each.get("version"))
-        if found != ("certidote certificate", 1):
-            raise ValueError(f"format {found[0]!r}, version {found[1]!r} is not a report's input; give a 'certidote certificate', version 1")
+        if found != (FORMAT, VERSION):
+            raise ValueError(f"format {found[0]!r} version {found[1]!r} cannot be reported; give {FORMAT!r} version {VERSION}")
 
 
 def _resource(name: str) -> str:
@@ -159,6 +161,9 @@ def _threats(proved: Sequence[Json]) -> Json:
             if threat["norm"] == "linf":
                 group["note"] = f"at most {words.length(threat['per_image_norm'], up=True)} in l2 norm for one image"
             group["rows"].append((certificate["label"], _threat_cells(threat, shown)))
+    if len(proved) == 1:  # one row per threat needs no groups
+        rows = [(group["change"], cells) for group in groups.values() for _, cells in group["rows"]]
+        groups = {("", 0.0): {"change": "", "note": "", "rows": rows}} if rows else {}
     return {"numbers": [words.counted(k, "image") for k in shown], "groups": list(groups.values())}
 
 
@@ -175,6 +180,7 @@ def _attack_facts(attack: Json) -> list[tuple[str, str]]:
         ("poisons", f"{attack['num_poisons']:,} of {attack['training_images']:,} training images ({words.percent(share)})"),
         ("change of each", words.change({"epsilon_255": None, **attack})),
         ("joint l2 norm", f"median {median}, smallest {smallest}"),
+        *((name, attack[field]) for name, field in ATTACK_ORIGIN if field in attack),
     ]
 
 
@@ -220,7 +226,7 @@ def _facts(certificates: Sequence[Json]) -> list[tuple[str, list[tuple[str, str]
 
 
 def _facts_of(certificate: Json) -> list[tuple[str, str]]:
-    denoiser = certificate["denoiser"]
+    denoiser, alpha, each = certificate["denoiser"], words.plain(certificate["alpha"]), words.plain(certificate["alpha_each"])
     sigma, symmetric = words.plain(certificate["sigma"]), words.plain(certificate["sigma_symmetric"])
     return [
         ("command", certificate["command"]),
@@ -229,8 +235,9 @@ def _facts_of(certificate: Json) -> list[tuple[str, str]]:
         ("denoiser digest", denoiser["digest"] or "none"),
         *((f"denoiser: {name}", _compact(value)) for name, value in denoiser["details"].items()),
         ("told about the noise", certificate["conditioning"] or "nothing"),
-        ("models", f"{certificate['n0']:,} select the answer, {certificate['n']:,} others are counted, {certificate['failed']:,} failed"),
-        ("alpha", f"{words.plain(certificate['alpha'])} for {_scope(certificate)}; {words.plain(certificate['alpha_each'])} used for each"),
+        ("models", f"{certificate['n0']:,} select the answer, {certificate['n']:,} others are counted"),
+        ("failed models", f"{certificate['failed']:,} of those counted, voting for no class"),
+        ("alpha", f"{alpha} for {_scope(certificate)}; {each} used for each"),
         ("unit of radii", certificate["unit"]),
         *_data_facts("training set", certificate["data"]),
         *_data_facts("test set", certificate["test"]),
@@ -239,7 +246,11 @@ def _facts_of(certificate: Json) -> list[tuple[str, str]]:
         ("root seed", certificate["root"]),
         ("source of the seed", certificate["root_source"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in certificate["versions"].items())),
-        ("computed on", f"{certificate['device']}, {certificate['dtype']}, {certificate['seconds']:,.1f} seconds"),
+        ("computed on", f"{certificate['device']}, {certificate['dtype']}, {words.counted(certificate['workers'], 'worker')}"),
+        (
+            "working time",
+            f"{certificate['seconds']:,.1f} s over all workers, {certificate['seconds_denoising']:,.1f} s of it denoising",
+        ),
     ]
 
 
@@ -256,5 +267,6 @@ def _data_facts(kind: str, data: Json) -> list[tuple[str, str]]:
 def _compact(value: object) -> str:
     """A JSON value on one line without quotes and brackets where it is simple."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {f'({_compact(item)})' if isinstance(item, dict) else _compact(item)}" for name, item in value.items())
+        parts = {name: f"({_compact(item)})" if isinstance(item, dict) else _compact(item) for name, item in value.items()}
+        return ", ".join(f"{name} {part}" for name, part in parts.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -100,7 +100,7 @@ def _survival(threat: Json) -> str:
         condition = f"no pixel {each} moves by more than {epsilon(threat)}"
     else:
         condition = f"the change of each has an l2 norm of at most {epsilon(threat)}"
-    return f"Half of the test images keep their answer whatever anyone does to {whom}, as long as {condition}."
+    return f"Half of the test images keep their correct answer whatever anyone does to {whom}, as long as {condition}."
 
 
 def _one_image(threat: Json) -> str:

@@ -34,7 +34,7 @@ EPSILON = 16 / 255 * (3_072 / 64) ** 0.5
 """The linf budget on 8x8 images that has the l2 norm of 16/255 on 3x32x32: 0.4347."""
 
 Sanitizer = Callable[[Untrusted, Key], Traced]
-"""A training set and a noise stream -> what is trained on instead; `partial(sanitized, denoiser=..., sigma=...)` with both bound."""
+"""A training set and a noise stream -> what is trained on instead: `partial(sanitized, denoiser, sigma)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +93,7 @@ class TransferResult:
     sanitized: Outcome | None = None
 
 
-def make_scenario(
-    key: Key, *, num_targets: int = 25, num_poisons: int = 10, epsilon: float = EPSILON
-) -> TransferScenario:
+def make_scenario(key: Key, *, num_targets: int = 25, num_poisons: int = 10, epsilon: float = EPSILON) -> TransferScenario:
     """The digits scenario: extractor, fine-tuning set (253 images), test set (208) and targets.
 
     Args:
@@ -108,9 +106,7 @@ def make_scenario(
     extractor = pretrain(_only(load_digits("trusted"), range(5)), key / "extractor")
     test = _only(load_digits("test"), range(5, 10))
     goals = _choose_goals(test, num_targets, key / "targets")
-    return TransferScenario(
-        extractor, _only(load_digits("train"), range(5, 10)), test, goals, Budget(num_poisons, "linf", epsilon)
-    )
+    return TransferScenario(extractor, _only(load_digits("train"), range(5, 10)), test, goals, Budget(num_poisons, "linf", epsilon))
 
 
 def craft(scenario: TransferScenario, key: Key, *, steps: int = 150, step_size: float = 0.02) -> list[Poison]:
@@ -163,9 +159,7 @@ def _as_it_is(data: Untrusted, key: Key) -> Traced:
     return data.unsealed("plain training")
 
 
-def _outcome(
-    scenario: TransferScenario, trainer: HeadTrainer, sets: Sequence[Untrusted], prepare: Sanitizer, key: Key
-) -> Outcome:
+def _outcome(scenario: TransferScenario, trainer: HeadTrainer, sets: Sequence[Untrusted], prepare: Sanitizer, key: Key) -> Outcome:
     """One victim for each set: the victims of one trial have one key in every arm."""
     targets = as_pixels(torch.stack([goal.image for goal in scenario.goals]))
     held_out = torch.ones(len(scenario.test), dtype=torch.bool)

@@ -4,7 +4,7 @@ Normalization is inside the model, so that every distance outside it (epsilon, s
 """
 
 import hashlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from certidote.streams import Key, torch_seeded
 from certidote.types import FeatureExtractor, ImageDataset, Images
 
 
+@runtime_checkable
 class FrozenExtractor(FeatureExtractor, Protocol):
     """A feature extractor with a name for its weights, so that what was built on it can say what it was built on."""
 
@@ -26,6 +27,9 @@ class ConvExtractor(nn.Module):
 
     For (1, 8, 8) images the penultimate features have 512 entries. No ReLU works in place: attacks differentiate through it.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, mean: float, std: float) -> None:
         """
@@ -60,9 +64,7 @@ class ConvExtractor(nn.Module):
         return h.hexdigest()
 
 
-def pretrain(
-    data: ImageDataset, key: Key, *, epochs: int = 12, batch_size: int = 64, learning_rate: float = 2e-3
-) -> ConvExtractor:
+def pretrain(data: ImageDataset, key: Key, *, epochs: int = 12, batch_size: int = 64, learning_rate: float = 2e-3) -> ConvExtractor:
     """A `ConvExtractor` fitted to `data` by Adam under cross-entropy, in eval mode.
 
     The same key gives the same bits on a CPU with a fixed number of threads. The last, short batch of an epoch is left out: the
@@ -86,7 +88,7 @@ def pretrain(
     for epoch in range(epochs):
         rate = learning_rate * (0.1 if epoch >= 2 * epochs / 3 else 1.0)
         order = torch.from_numpy((key / "order" / epoch).numpy().permutation(len(data)))
-        for rows in order[: len(data) - len(data) % batch_size].split(batch_size):
+        for rows in torch.split(order[: len(data) - len(data) % batch_size], batch_size):
             loss = nn.functional.cross_entropy(model(pixels[rows]), data.labels[rows])
             optimizer.step(torch.autograd.grad(loss, parameters), rate)
     return model.eval().requires_grad_(False)

@@ -72,9 +72,8 @@ class HeadTrainer:
         if isinstance(extractor, nn.Module) and any(module.training for module in extractor.modules()):
             raise ValueError("the extractor is in train mode, where its BatchNorm follows the data; call .eval() on it")
         if min(epochs, batch_size, stack_size) < 1 or not learning_rate > 0:
-            raise ValueError(
-                f"epochs={epochs}, batch_size={batch_size}, stack_size={stack_size}, learning_rate={learning_rate}; all must be positive"
-            )
+            numbers = f"epochs={epochs}, batch_size={batch_size}, stack_size={stack_size}, learning_rate={learning_rate}"
+            raise ValueError(f"{numbers}; all must be positive")
         self.extractor = extractor
         self.epochs = epochs
         self.batch_size = batch_size
@@ -103,44 +102,37 @@ class HeadTrainer:
         """
         if not views or len(views) != len(keys):
             raise ValueError(f"{len(views)} views and {len(keys)} keys; give at least one view, and one key for each")
-        if len({view.num_classes for view in views}) > 1:
-            raise ValueError(f"views of {sorted({view.num_classes for view in views})} classes; members of one stack need equal numbers")
+        classes = sorted({view.num_classes for view in views})
+        if len(classes) > 1:
+            raise ValueError(f"views of {classes} classes; members of one stack must have equally many")
         inputs = [features(self.extractor, view.images) for view in views]
-        weights: list[Tensor] = [torch.empty(0)] * len(views)
-        biases = list(weights)
-        for size in sorted({len(view.labels) for view in views}):
+        fitted: dict[int, Tensor] = {}
+        for size in {len(view.labels) for view in views}:
             members = [i for i, view in enumerate(views) if len(view.labels) == size]
-            fitted = self._fit_equal(
-                torch.stack([inputs[i] for i in members]),
-                torch.stack([views[i].labels for i in members]),
-                views[0].num_classes,
-                [keys[i] for i in members],
-            )
-            for i, weight, bias in zip(members, *fitted, strict=True):
-                weights[i], biases[i] = weight, bias
-        parameters = torch.cat([torch.stack(weights), torch.stack(biases)], dim=1)
-        return Heads(self.extractor, parameters[:, :-1], parameters[:, -1:], ~parameters.isfinite().flatten(1).all(1))
+            stacked = torch.stack([inputs[i] for i in members]), torch.stack([views[i].labels for i in members])
+            fitted |= zip(members, self._fit_equal(*stacked, classes[0], [keys[i] for i in members]), strict=True)
+        heads = torch.stack([fitted[i] for i in range(len(views))])
+        return Heads(self.extractor, heads[:, :-1], heads[:, -1:], ~heads.isfinite().flatten(1).all(1))
 
     @torch.no_grad()
     def _fit_equal(
         self, inputs: Float[Tensor, "m n d"], labels: Int64[Tensor, "m n"], num_classes: int, keys: Sequence[Key]
-    ) -> tuple[Float[Tensor, "m d c"], Float[Tensor, "m 1 c"]]:
-        """Heads on features of equal shape, by the closed-form gradient x^T (softmax - one-hot) / batch."""
+    ) -> Float[Tensor, "m parameters c"]:
+        """Weights and, last row, biases on features of equal shape, by the gradient x^T (softmax - one-hot) / batch."""
         members, rows, width = inputs.shape
         wanted = nn.functional.one_hot(labels, num_classes).to(inputs.dtype)
-        # A last column of ones carries the bias, so that weights and bias are one parameter of Adam.
-        inputs = torch.cat([inputs, inputs.new_ones(members, rows, 1)], dim=2)
+        inputs = torch.cat([inputs, inputs.new_ones(members, rows, 1)], dim=2)  # the last column carries the bias
         parameters = torch.stack([_initial(key / "init", width, num_classes) for key in keys]).to(inputs)
         optimizer = Adam([parameters])
         which = torch.arange(members).unsqueeze(1)
         for epoch in range(self.epochs):
             rate = self.learning_rate * 0.1 ** sum(epoch >= decay for decay in self.decay_epochs)
             order = torch.stack([torch.from_numpy((key / "order" / epoch).numpy().permutation(rows)) for key in keys])
-            for batch in order.split(self.batch_size, dim=1):
+            for batch in torch.split(order, self.batch_size, dim=1):
                 seen = inputs[which, batch]
                 error = (torch.bmm(seen, parameters).softmax(2) - wanted[which, batch]) / batch.shape[1]
                 optimizer.step([torch.bmm(seen.transpose(1, 2), error)], rate)
-        return parameters[:, :-1].contiguous(), parameters[:, -1:].contiguous()
+        return parameters
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ class PooledTrainer:
 
     def _train(self, model: Classifier, view: View, common: Key) -> Classifier:
         device = view.images.device
-        model = model.to(device=device, memory_format=torch.channels_last)
+        model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = view.images.contiguous(memory_format=torch.channels_last)
         parameters = list(model.parameters())
         optimizer = Momentum(parameters, self.recipe)

@@ -34,7 +34,7 @@ def batches(recipe: Recipe, rows: int, common: Key) -> list[Int64[Tensor, "batch
     steps: list[Tensor] = []
     for epoch in range(epochs):
         order = torch.from_numpy((common / "order" / epoch).numpy().permutation(rows))
-        steps.extend(order[: per_epoch * size].split(size))
+        steps.extend(torch.split(order[: per_epoch * size], size))
     return steps
 
 

@@ -22,8 +22,8 @@ from certidote.training.recipe import Recipe
 from certidote.training.schedule import batches, check_views, rates
 from certidote.types import Json, Start, View
 
-CACHE_BYTES = 3 << 19
-"""What a group of members trained together touches in one step, on a CPU: about the second-level cache of one core."""
+CACHE_BYTES = 4 << 20
+"""What a group of members trained together may touch in one step, on a CPU: more falls out of a core's caches."""
 DEVICE_BYTES = 4 << 30
 """The same on other devices, where memory is the limit."""
 ALIGN = 64
@@ -44,9 +44,8 @@ class StackedTrainer:
         Raises: ValueError if the architecture is none of these or stack_size is below 1.
         """
         if recipe.architecture not in MLPS:
-            raise ValueError(
-                f"architecture {recipe.architecture!r} cannot be stacked; choose one of: {', '.join(sorted(MLPS))}, or use trainer_for"
-            )
+            names = ", ".join(sorted(MLPS))
+            raise ValueError(f"architecture {recipe.architecture!r} cannot be stacked; choose one of: {names}, or call trainer_for")
         if stack_size < 1:
             raise ValueError(f"stack_size={stack_size}; give at least 1")
         self.recipe = recipe
@@ -71,9 +70,9 @@ class StackedTrainer:
         for rows in sorted({len(view.labels) for view in views}):
             equal = [member for member, view in enumerate(views) if len(view.labels) == rows]
             steps = [step.to(device) for step in batches(self.recipe, rows, common)]
-            size = _group_size(models[0], len(steps[0]), torch_dtype(self.dtype), device)
-            for first in range(0, len(equal), size):
-                group = equal[first : first + size]
+            most = _most_members(models[0], len(steps[0]), torch_dtype(self.dtype), device)
+            groups = -(-len(equal) // most)
+            for group in (equal[start::groups] for start in range(groups)):
                 _train([models[i] for i in group], [views[i] for i in group], steps, self.recipe, torch_dtype(self.dtype))
         return ModelStack(models)
 
@@ -84,7 +83,7 @@ def _mlp(recipe: Recipe, image_shape: tuple[int, int, int], num_classes: int, ke
     return model
 
 
-def _group_size(model: Mlp, batch: int, dtype: torch.dtype, device: torch.device) -> int:
+def _most_members(model: Mlp, batch: int, dtype: torch.dtype, device: torch.device) -> int:
     """Members whose parameters, gradients, velocities and activations fit into the cache; at least 2."""
     inputs, width = model.hidden.in_features + 1, model.hidden.out_features
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -114,7 +113,8 @@ class _Parameters:
         shapes = [(members, models[0].hidden.in_features + 1, width), (members, classes, width), (members, classes, 1)]
         sizes = [torch.Size(shape).numel() for shape in shapes]
         flat = torch.zeros(-(-sum(sizes) // ALIGN) * ALIGN, dtype=dtype, device=models[0].head.weight.device)
-        hidden, head, bias = (part.view(shape) for part, shape in zip(flat[: sum(sizes)].split(sizes), shapes, strict=True))
+        parts = torch.split(flat[: sum(sizes)], sizes)
+        hidden, head, bias = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
         return _Parameters(flat, hidden, head, bias)
 
     def read(self, models: Sequence[Mlp]) -> None:

@@ -1,0 +1,91 @@
+"""What every denoiser does alike: refuse calls outside its range, work in chunks that fit the cache, name what it learned from."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from certidote.types import ImageDataset, Images
+
+PIXELS_PER_CHUNK = 16_384
+"""Pixel positions that one network call works on: 256 images of 8x8, 16 of 32x32; their activations fit a core's cache."""
+
+
+def check_call(
+    noisy: Images, sigma: Float[Tensor, "m"], image_shape: tuple[int, int, int] | None, sigma_min: float, sigma_max: float
+) -> None:
+    """Refuse images or noise levels that a denoiser is not made for.
+
+    Args:
+        noisy: (n, c, h, w).
+        sigma: (n,) noise std of each image, [0, 1] pixel units.
+        image_shape: the only (c, h, w) allowed; None allows any.
+        sigma_min, sigma_max: the noise range of the denoiser, ends included.
+    Raises: ValueError naming the first thing that is wrong.
+    """
+    if len(noisy) != len(sigma):
+        raise ValueError(f"{len(noisy)} images but {len(sigma)} noise levels; give one sigma per image")
+    if image_shape is not None and tuple(noisy.shape[1:]) != image_shape:
+        given = tuple(noisy.shape[1:])
+        raise ValueError(
+            f"images of shape {given}, but this denoiser takes {image_shape} (channels, height, width); "
+            "resize the images or use a denoiser trained on this shape"
+        )
+    if len(sigma) == 0:
+        return
+    for value in (float(sigma.min()), float(sigma.max())):
+        check_sigma(value, sigma_min, sigma_max)
+
+
+def check_sigma(sigma: float, sigma_min: float, sigma_max: float) -> None:
+    """Refuse one noise std, [0, 1] units, outside [sigma_min, sigma_max]; a float32 rounding of either end is inside."""
+    if not math.isfinite(sigma):
+        raise ValueError(f"sigma={sigma} is no noise level; give a finite number in [0, 1] pixel units")
+    if sigma > sigma_max * (1 + 1e-6):
+        raise ValueError(
+            f"sigma={sigma:.6g} exceeds this denoiser's sigma_max={sigma_max:.6g} ([0, 1] pixel units); "
+            "lower sigma or use a denoiser trained for more noise"
+        )
+    if sigma < sigma_min * (1 - 1e-6):
+        raise ValueError(
+            f"sigma={sigma:.6g} is below this denoiser's sigma_min={sigma_min:.6g} ([0, 1] pixel units); "
+            "raise sigma or use a denoiser trained for less noise"
+        )
+
+
+def chunk_size(height: int, width: int) -> int:
+    """Images that one network call takes: a power of two, from 1 to 256."""
+    return 2 ** int(math.log2(min(256, max(1, PIXELS_PER_CHUNK // (height * width)))))
+
+
+def in_chunks(
+    noisy: Images, sigma: Float[Tensor, "n"], size: int, denoise: Callable[[Images, Float[Tensor, "m"]], Images]
+) -> Images:
+    """`denoise` applied to `size` images at a time, always exactly `size`: the last chunk is filled up with blanks.
+
+    Kernels choose their blocking, and with it their rounding, by the batch they are given. With one batch size there is one
+    choice, and the result for an image does not depend on how many others came with it. Gradients are recorded only for images
+    that ask for them; the result is an ordinary tensor, fit to train on.
+    """
+    out = torch.empty(noisy.shape, dtype=torch.float32, device=noisy.device)
+    for first in range(0, len(noisy), size):
+        images, levels = noisy[first : first + size], sigma[first : first + size]
+        count = len(images)
+        if count < size:
+            images = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
+            levels = torch.cat([levels, levels[:1].expand(size - count)])
+        with nullcontext() if noisy.requires_grad else torch.inference_mode():
+            denoised = denoise(images, levels)[:count]
+        out[first : first + count] = denoised
+    return out
+
+
+def image_hashes(data: ImageDataset) -> frozenset[int]:
+    """63 bits of the SHA-256 of every image's stored bytes: which images were seen, without the images."""
+    rows = data.images.cpu().contiguous().numpy()
+    return frozenset(int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "big") >> 1 for row in rows)

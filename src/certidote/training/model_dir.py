@@ -1,0 +1,193 @@
+"""A trained model as a folder: `config.json`, which says what the model is and what it was made from, and `model.safetensors`.
+
+A folder is written beside its destination and renamed, so it is either complete or not there. Nothing in it is executable.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from certidote.data.atomic import replacing, sync_folder, unfinished_beside
+from certidote.training.models import ARCHITECTURES, Classifier
+from certidote.training.recipe import Recipe
+from certidote.types import Json, Lineage
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_SIDE = 4096
+
+
+class ModelConfig(BaseModel):
+    """What `config.json` holds.
+
+    Attributes:
+        format: version of this layout.
+        recipe: what it was trained by; names the architecture.
+        class_names: in the order of the logits.
+        image_shape: (c, h, w) of its input, [0, 1] pixels.
+        lineage: what its training images were made from, as `Lineage.to_json`.
+        data_digest: of the data set behind them.
+        versions: of the software that trained it.
+        weights_sha256: of `model.safetensors`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    recipe: Recipe
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    image_shape: tuple[
+        Annotated[int, Field(ge=1, le=MAX_SIDE)], Annotated[int, Field(ge=1, le=MAX_SIDE)], Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    ]
+    lineage: Json
+    data_digest: str
+    versions: dict[str, str]
+    weights_sha256: str
+
+    @field_validator("lineage")
+    @classmethod
+    def _is_lineage(cls, value: Json) -> Json:
+        try:
+            return Lineage.from_json(value).to_json()
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a lineage: {error}") from None
+
+
+def check_vacant(directory: str | Path, force: bool = False) -> None:
+    """Whether a model may be saved there; to be asked before long work begins.
+
+    Raises: ValueError if something else than a folder is there, a folder that is not empty (without `force`), or one with other
+        files than a model's (even with `force`).
+    """
+    path = Path(directory)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"cannot save a model to {str(directory)!r}: it exists and is no folder; choose another path")
+    names = {entry.name for entry in path.iterdir()}
+    if names and not force:
+        raise ValueError(f"folder {str(directory)!r} is not empty; choose another, or give force (--force) to replace the model in it")
+    if others := sorted(names - {CONFIG, WEIGHTS}):
+        raise ValueError(f"folder {str(directory)!r} holds other files than a model's ({others[0]!r}); choose another")
+
+
+def save_model(
+    directory: str | Path,
+    model: Classifier,
+    *,
+    recipe: Recipe,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+    lineage: Lineage,
+    data_digest: str,
+    versions: Mapping[str, str],
+    force: bool = False,
+) -> None:
+    """Save one trained model.
+
+    Args:
+        directory: made, with its parents; must not exist, or be empty, or hold a model if `force` is set.
+        model: of the architecture that `recipe` names, trained on (c, h, w) = `image_shape`.
+        recipe, class_names, image_shape, lineage, data_digest, versions: as in `ModelConfig`.
+        force: replace the model that is there.
+    Raises: ValueError as `check_vacant`, or if `model` is not what `recipe`, `class_names` and `image_shape` describe.
+    """
+    check_vacant(directory, force)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = save(state)
+    config = ModelConfig(
+        recipe=recipe,
+        class_names=tuple(class_names),
+        image_shape=image_shape,
+        lineage=lineage.to_json(),
+        data_digest=data_digest,
+        versions=dict(versions),
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+    )
+    _filled(config, state)
+    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    with _replacing_folder(Path(os.path.realpath(directory))) as folder:
+        for name, content in ((WEIGHTS, weights), (CONFIG, text.encode())):
+            with replacing(folder / name) as file:
+                file.write(content)
+
+
+def read_config(directory: str | Path) -> ModelConfig:
+    """Raises: ValueError, in one line, if there is no model in `directory` or its configuration is damaged."""
+    content = _read(directory, CONFIG)
+    try:
+        return ModelConfig.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{CONFIG} in {str(directory)!r} is damaged: {f'{where}: ' if where else ''}{first['msg']}") from None
+
+
+def load_model(directory: str | Path) -> Classifier:
+    """The model saved in `directory`, frozen, in eval mode, on the CPU.
+
+    Raises: ValueError, in one line, if there is none, or a file of it is damaged.
+    """
+    config = read_config(directory)
+    content = _read(directory, WEIGHTS)
+    if hashlib.sha256(content).hexdigest() != config.weights_sha256:
+        raise ValueError(f"{WEIGHTS} in {str(directory)!r} is damaged: its SHA-256 is not the one in {CONFIG}; save the model again")
+    try:
+        state = load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{WEIGHTS} in {str(directory)!r} is damaged: {error}") from None
+    try:
+        return _filled(config, state)
+    except ValueError as error:
+        raise ValueError(f"{str(directory)!r} is damaged: {error}") from None
+
+
+def _filled(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> Classifier:
+    """The model that `config` describes, with these weights; ValueError if they are not its weights."""
+    with torch.device("meta"):  # shapes only: nothing is drawn or allocated before the weights are seen to fit
+        model = ARCHITECTURES[config.recipe.architecture](config.image_shape, len(config.class_names))
+    expected = {name: (tuple(value.shape), value.dtype) for name, value in model.state_dict().items()}
+    given = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+    if given != expected:
+        name = next(name for name in (*expected, *given) if given.get(name) != expected.get(name))
+        raise ValueError(
+            f"weight {name!r} is {given.get(name, 'missing')}, but {config.recipe.architecture!r} for {config.image_shape} images and "
+            f"{len(config.class_names)} classes has {expected.get(name, 'no such weight')}"
+        )
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _read(directory: str | Path, name: str) -> bytes:
+    try:
+        return (Path(directory) / name).read_bytes()
+    except OSError as error:
+        raise ValueError(f"no model in {str(directory)!r}: cannot read {name}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _replacing_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill; it becomes `target` when the block ends well, and is removed if it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, replaced = unfinished_beside(target), unfinished_beside(target)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if target.exists():
+            os.rename(target, replaced)
+        os.rename(unfinished, target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if replaced.exists() and not target.exists():
+            os.rename(replaced, target)
+        shutil.rmtree(replaced, ignore_errors=True)
