@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 Data = Annotated[str, typer.Argument(help="digits, digits:SPLIT, an .npz file, or a folder with one sub-folder per class")]
 Sigma = Annotated[float, typer.Option(help="noise std, [0, 1] pixel units")]
 DenoiserName = Annotated[
-    str, typer.Option(help="a name from 'certidote denoiser list', a directory, none (noise only), or auto (by image shape)")
+    str,
+    typer.Option(
+        help="a name from 'certidote denoiser list', a directory, none (noise only), linear-mmse:TRUSTED or kernel:TRUSTED "
+        "(closed forms over images you trust), or auto (by image shape)"
+    ),
 ]
 RecipeName = Annotated[str, typer.Option(help="mlp, cnn, a .toml file, or auto (mlp for tiny images, cnn otherwise)")]
 Seed = Annotated[int | None, typer.Option(help="root of all random streams, for a reproduction; default: the operating system's")]
@@ -291,11 +295,26 @@ def _denoiser(name: str, data: "ImageDataset", dtype: str) -> "Denoiser":
                 "denoiser train TRUSTED --out DIR'), or --denoiser none for noise only"
             )
         name = "digits"
-    loaded = load(name, dtype=dtype)
+    kind, _, trusted = name.partition(":")
+    if kind in CLOSED_FORMS and trusted:
+        loaded = _closed_form(kind, trusted, name)
+    else:
+        loaded = load(name, dtype=dtype)  # type: ignore[arg-type]
     if loaded.card.image_shape is not None and loaded.card.image_shape != data.image_shape:
         expected, given = ("x".join(map(str, shape)) for shape in (loaded.card.image_shape, data.image_shape))
         raise ValueError(f"denoiser {name!r} is for {expected} images, but the data has {given}; train one on images of that shape")
     return loaded
+
+
+CLOSED_FORMS = ("linear-mmse", "kernel")
+
+
+def _closed_form(kind: str, trusted: str, name: str) -> "Denoiser":
+    from certidote.data import load
+    from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE
+
+    images = load(trusted, "train")
+    return LinearMMSE(images, name) if kind == "linear-mmse" else KernelPosteriorMean(images, name=name)
 
 
 def _dtype_of_run(out: Path, dtype: str, device: str) -> str:
@@ -324,32 +343,72 @@ def _command() -> str:
     return shlex.join(["certidote", *sys.argv[1:]]) if name in ("certidote", "certidote.exe") else f"called from {name or 'Python'}"
 
 
-Kind = Literal["network", "linear-mmse", "kernel"]
-
-
 def denoiser_train(
-    data: Annotated[str, typer.Argument(help="images you trust, in the forms of DATA; never the images to be purified")],
+    data: Annotated[str, typer.Argument(help="images you TRUST, in the forms of DATA; never the images to be purified")],
     *,
     out: Annotated[Path, typer.Option(help="denoiser directory: config.json and model.safetensors")],
-    kind: Annotated[Kind, typer.Option(help="network (ours), or a closed form that needs no training")] = "network",
     recipe: Annotated[str, typer.Option(help="auto, or a .toml file with fields of the denoiser recipe")] = "auto",
     seed: Seed = None,
     dtype: Dtype = "auto",
+    device: Device = "cpu",
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> "Denoiser":
-    """Make a denoiser from images you TRUST. Whoever makes it asserts that no attacker could alter them."""
-    raise RuntimeError
+    """Train a denoising network on images you TRUST. Whoever makes it asserts that no attacker could alter them."""
+    from certidote.data import load
+    from certidote.diffusion.denoiser import check_target, save
+    from certidote.diffusion.fit import load_recipe, train_network
+    from certidote.numerics import resolve_dtype
+    from certidote.streams import Key, fresh_root
+
+    check_target(out, force)
+    _check_device(device)
+    used_recipe = load_recipe(recipe)
+    key = Key(fresh_root() if seed is None else seed) / "denoiser"
+    trained = train_network(
+        load(data, "train"), None, used_recipe, key, progress, name=out.name, dtype=resolve_dtype(dtype, device), device=device
+    )
+    save(trained, out, force)
+    return trained
 
 
 def denoiser_list() -> list[dict[str, str]]:
     """The packaged denoisers: name, kind, image shape, range of sigma."""
-    raise RuntimeError
+    from certidote.diffusion.denoiser import CATALOGUE, load
+
+    rows = []
+    for name in CATALOGUE:
+        loaded = load(name)
+        shape = loaded.card.image_shape
+        rows.append(
+            {
+                "name": name,
+                "kind": loaded.card.kind,
+                "images": "any" if shape is None else "x".join(map(str, shape)),
+                "sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}",
+                "digest": loaded.card.digest[:12],
+            }
+        )
+    return rows
 
 
 def denoiser_info(name: Annotated[str, typer.Argument(help="a packaged name, or a denoiser directory")]) -> dict[str, Any]:
     """The model card of one denoiser: what it is, what it was made from, how well it does."""
-    raise RuntimeError
+    from certidote.diffusion.denoiser import load
+
+    loaded = load(name)
+    card = loaded.card
+    known = card.training_images
+    return {
+        "name": card.name,
+        "kind": card.kind,
+        "digest": card.digest,
+        "image_shape": card.image_shape,
+        "sigma": [loaded.sigma_min, None if loaded.sigma_max == float("inf") else loaded.sigma_max],
+        "trained_on": card.trained_on or None,
+        "training_images": None if known is None else len(known),
+        **card.details,
+    }
 
 
 def demo(

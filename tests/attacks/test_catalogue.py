@@ -8,7 +8,7 @@ import torch
 from certidote.attacks import ATTACKS, find
 from certidote.data.tiny import tiny
 from certidote.streams import Key
-from certidote.types import Attack, Budget, Knowledge, Norm, Target, Task
+from certidote.types import Attack, Budget, Knowledge, Norm, Poison, Target, Task
 
 
 class Patches:
@@ -23,15 +23,26 @@ def tiny_task(norm: Norm) -> Task:
     return Task(train, Target(test.images[0], int(test.labels[0]), (int(test.labels[0]) + 1) % 3, 0), Budget(5, norm, 0.2))
 
 
+def timed(attack: Attack, task: Task) -> tuple[Poison, float]:
+    begin = time.process_time()
+    poison = attack(task, Knowledge((Patches(),)), Key(0))
+    return poison, time.process_time() - begin
+
+
+def unit_of_time() -> float:
+    """Seconds for a million additions here and now: a busy machine slows them as it slows an attack."""
+    begin, total = time.process_time(), 0
+    for number in range(1_000_000):
+        total += number
+    return time.process_time() - begin
+
+
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_attack_keeps_the_contract(attack: Attack, norm: Norm) -> None:
     task = tiny_task(norm)
     digest, target = task.train.digest(), task.goal.image.clone()
-    begin = time.process_time()
-    poison = attack(task, Knowledge((Patches(),)), Key(0))
-    seconds = time.process_time() - begin
-    again = attack(task, Knowledge((Patches(),)), Key(0))
+    (poison, first), (again, second) = (timed(attack, task) for _ in range(2))
     other = attack(task, Knowledge((Patches(),)), Key(1))
 
     poisoned = poison.apply(task.train)  # verifies the budget on the 8-bit images
@@ -48,7 +59,7 @@ def test_every_attack_keeps_the_contract(attack: Attack, norm: Norm) -> None:
     assert torch.equal(poison.indices, again.indices)
     assert torch.equal(poison.images, again.images)
     assert poison.indices.tolist() != other.indices.tolist()
-    assert seconds < 10  # below one on an idle machine
+    assert min(first, second) < 100 * unit_of_time()  # a second on an idle machine is 20 to 30 units
 
 
 def test_names_are_looked_up() -> None:

@@ -56,7 +56,7 @@ def test_only_the_gap_free_prefix_counts(tmp_path: Path) -> None:
 def test_the_first_committed_votes_stand(tmp_path: Path) -> None:
     path = filled(tmp_path / "l", (0, 4))
     with Ledger(path) as ledger:
-        with pytest.raises(ValueError, match="damaged or not a ledger"):
+        with pytest.raises(RuntimeError, match="have voted already"):
             ledger.commit(block(0, 4, vote=2), 10)
         assert ledger.ballots(3, 10, PROVENANCE).votes.tolist() == [[1, 2, 1]] * 4
 

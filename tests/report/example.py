@@ -170,7 +170,7 @@ def _curve(proved: np.ndarray) -> list[list[float]]:
 def _threat(norm: str, epsilon: float, proved: np.ndarray) -> Json:
     each = epsilon * math.sqrt(PIXELS) if norm == "linf" else epsilon
     survived = np.clip(np.ceil(proved**2 / each**2) - 1, 0, TRAIN)
-        return {
+    return {
         "norm": norm,
         "epsilon": epsilon,
         "epsilon_255": round(255 * epsilon) if norm == "linf" else None,

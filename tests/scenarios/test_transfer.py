@@ -79,26 +79,28 @@ def test_adversarial_classes_are_drawn_from_all_others() -> None:
     assert len(pairs) == 20  # a pair is missed with probability 20 * (3/4)^30 = 0.004 over keys; this key is fixed
 
 
-def test_attack_works_undefended_and_the_control_does_not() -> None:
-    """The whole story with default victims. Spec: at least 60 %, control about none."""
-    result = evaluate(scenario(), poisons(), Key(0))
+def test_the_attack_works_undefended_and_fades_under_heavy_sanitizing() -> None:
+    """The whole story with default victims. Spec: at least 60 % fall undefended, and no control does.
+
+    At sigma 1.0 the poisons are mostly gone, so fewer targets fall; accuracy on digits suffers too, but stays far above chance.
+    """
+    denoiser = KernelDenoiser(load_digits("trusted"))
+    result = evaluate(scenario(), poisons(), Key(0), sanitize=lambda data, key: sanitized(data, denoiser, 1.0, key))
     assert int(result.poisoned.success.sum()) >= 0.6 * TARGETS
     assert int(result.control.success.sum()) == 0
     assert float(result.control.clean_accuracy.mean()) > 0.93
     assert float((result.control.clean_accuracy - result.poisoned.clean_accuracy).mean()) < 0.03
-    assert result.sanitized is None
-    assert result.sanitized_control is None
-
-
-def test_heavy_sanitizing_changes_the_outcome() -> None:
-    """At sigma 1.0 the poisons are mostly gone: fewer targets fall than undefended."""
-    denoiser = KernelDenoiser(load_digits("trusted"))
-    result = evaluate(scenario(), poisons(), Key(0), sanitize=lambda data, key: sanitized(data, denoiser, 1.0, key))
     assert result.sanitized is not None
     assert result.sanitized_control is not None
     assert int(result.sanitized.success.sum()) <= int(result.poisoned.success.sum()) - 3
     assert len(result.sanitized) == len(result.sanitized_control) == TARGETS
     assert float(result.sanitized_control.clean_accuracy.mean()) > 0.5
+
+
+def test_without_a_sanitizer_there_are_two_arms() -> None:
+    small, crafted, trainer = quick()
+    result = evaluate(small, crafted, Key(4), trainer=trainer)
+    assert (result.sanitized, result.sanitized_control) == (None, None)
 
 
 def test_outcomes_are_what_the_victims_predict() -> None:

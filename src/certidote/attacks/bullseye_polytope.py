@@ -102,7 +102,7 @@ def _craft(
 
 
 def center_distances(
-    poisons: Images, centers: Sequence[Float[Tensor, "trials d"]], surrogates: Sequence[FeatureExtractor]
+    poisons: Images, centers: Sequence[Float[Tensor, "trials _"]], surrogates: Sequence[FeatureExtractor]
 ) -> Float[Tensor, "trials"]:
     """The objective for each trial: ||mean_j phi(p_j) - center|| / ||center||, averaged over surrogates.
 

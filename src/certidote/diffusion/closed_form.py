@@ -30,9 +30,9 @@ class LinearMMSE:
         mean = flat.mean(0)
         centered = flat - mean
         values, vectors = torch.linalg.eigh(centered.T @ centered / len(flat))
-        self.mean: Float[Tensor, "d"] = mean.to(torch.float32)
+        self.mean: Float[Tensor, d] = mean.to(torch.float32)
         self.vectors: Float[Tensor, "d d"] = vectors.to(torch.float32)
-        self.values: Float64[Tensor, "d"] = values.clamp(min=0)
+        self.values: Float64[Tensor, d] = values.clamp(min=0)
         self.sigma_min, self.sigma_max = 0.0, math.inf
         self.card = _card(name, "linear-mmse", trusted)
         self.chunk = chunk_size(*trusted.image_shape[1:])

@@ -8,6 +8,8 @@ output are scaled so that both have unit variance at every sigma.
 Source of the scaling: Karras, Aittala, Aila and Laine (2022), table 1 (c_skip, c_out, c_in, c_noise).
 """
 
+import hashlib
+import itertools
 import math
 from dataclasses import asdict, dataclass
 
@@ -18,7 +20,7 @@ from torch.nn import functional
 
 from certidote.diffusion.contract import check_call, check_sigma, chunk_size, in_chunks
 from certidote.numerics import DType, torch_dtype
-from certidote.types import DenoiserCard, Images, Json
+from certidote.types import DenoiserCard, Images, Json, digest_of
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class ResidualUNet(nn.Module):
         folded = architecture.channels * architecture.patch**2
         self.stem = nn.Conv2d(folded + 1, widths[0], 3, padding=1)
         self.encoders = nn.ModuleList(_blocks(width, count) for width, count in zip(widths, blocks, strict=True))
-        self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, 2) for fine, coarse in zip(widths, widths[1:], strict=False))
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in zip(widths, widths[1:], strict=False))
+        self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, 2) for fine, coarse in itertools.pairwise(widths))
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in itertools.pairwise(widths))
         self.decoders = nn.ModuleList(_blocks(width, count) for width, count in zip(widths[:-1], blocks[:-1], strict=True))
         self.head = nn.Conv2d(widths[0], folded, 3, padding=1)
         _silence(self.head)
@@ -176,7 +178,13 @@ class NetworkDenoiser:
     """
 
     def __init__(
-        self, network: ResidualUNet, scaling: Scaling, sigma_min: float, sigma_max: float, card: DenoiserCard, dtype: DType = "float32"
+        self,
+        network: ResidualUNet,
+        scaling: Scaling,
+        sigma_min: float,
+        sigma_max: float,
+        card: DenoiserCard,
+        dtype: DType = "float32",
     ) -> None:
         if card.image_shape is None:
             raise ValueError("a network denoiser takes one image shape; its card names none")
@@ -204,3 +212,23 @@ class NetworkDenoiser:
     def conditioning(self, sigma: float) -> str:
         check_sigma(sigma, self.sigma_min, self.sigma_max)
         return f"log(sigma)/4 = {math.log(sigma) / 4:.4f}, network in {self.dtype}"
+
+
+def weights_digest(
+    network: ResidualUNet, scaling: Scaling, sigma_min: float, sigma_max: float, image_shape: tuple[int, int, int]
+) -> str:
+    """SHA-256 of everything that decides what the denoiser computes, except the number format it computes in; 64 hex digits."""
+    hashes = {}
+    for name, value in network.state_dict().items():
+        values = value.detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4")
+        hashes[name] = hashlib.sha256(values.tobytes()).hexdigest()
+    return digest_of(
+        {
+            "kind": "network",
+            "architecture": network.architecture.to_json(),
+            "scaling": asdict(scaling),
+            "range": [sigma_min, sigma_max],
+            "image_shape": list(image_shape),
+            "weights": hashes,
+        }
+    )

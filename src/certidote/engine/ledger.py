@@ -36,8 +36,8 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
         with self._explained():
+            self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("BEGIN EXCLUSIVE")
@@ -143,7 +143,10 @@ class Ledger:
             record.seconds_viewing,
         )
         with self._explained():
-            self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            try:
+                self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            except sqlite3.IntegrityError:
+                raise RuntimeError(f"members {row[0]} to {row[1] - 1} have voted already; the first committed votes stand") from None
 
     def jobs(self) -> list[Job]:
         """The committed blocks, in order of member numbers."""
@@ -176,7 +179,7 @@ class Ledger:
                     8 * members,
                 ):
                     raise ValueError(
-                        f"{self.path}: the row of members {first} to {last - 1} has the wrong size; the ledger is damaged"
+                        f"{self.path}: members {first} to {last - 1} have a row of the wrong size; it is damaged"
                     )
                 block = np.frombuffer(vote_bytes, dtype=kind).reshape(members, num_tests)
                 if members and block.size and block.max() >= num_classes:

@@ -4,7 +4,9 @@ Every figure takes a width in CSS pixels: 720 for a page, 360 for a phone. Only 
 """
 
 import base64
+import binascii
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -42,19 +44,22 @@ def certified_accuracy_figure(certificates: Sequence[Json], attack: Json | None 
     top = max(each["results"]["cap"] for each in proved)
     broken = attack is not None and attack["joint_norm_min"] > BREAK_FROM * top
     name = f"radius-{width}"
+    columns = 2 if width > NARROW and len(proved) > 1 else 1
+    above = _legend_height(len(proved) + 1, columns)
     with svg.drawing(name):
-        figure = svg.new_figure(width, 380 if width > NARROW else 300 + 20 * len(proved))
+        figure = svg.new_figure(width, above + (310 if width > NARROW else 250), above=above)
         if broken:
-            axes, far = figure.subplots(1, 2, sharey=True, width_ratios=(6, 1) if width > NARROW else (4, 1))
+            ratios = (6, 1) if width > NARROW else (4, 1)
+            axes, far = figure.subplots(
+                1, 2, sharey=True, width_ratios=ratios, gridspec_kw={"wspace": 0.05 if width > NARROW else 0.1}
+            )
         else:
             axes, far = figure.subplots(), None
         _curves(axes, proved)
         axes.set_xlim(0, 1.06 * top)
         axes.set_xlabel(f"radius: l2 norm {'of the change to' if width > NARROW else 'over'} the whole training set")
         _accuracy_axis(axes)
-        lines, labels = axes.get_legend_handles_labels()
-        columns = 2 if width > NARROW and len(lines) > 2 else 1
-        figure.legend(lines, labels, loc="outside upper left", ncols=columns, borderaxespad=0)
+        _legend(figure, *axes.get_legend_handles_labels(), columns)
         if attack is not None:
             if far is None:
                 axes.set_xlim(0, 1.06 * max(top, attack["joint_norm_median"]))
@@ -80,11 +85,16 @@ def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
     sigmas = sorted({each["sigma"] for each in proved})
     epsilons = sorted({threat["epsilon"] for each in proved for threat in _pixel_threats(each)})
     shown = [epsilons[i] for i in spread(len(epsilons), len(svg.STEPS))]
-    grid = (1, len(sigmas)) if width > NARROW else (len(sigmas), 1)
+    wide = width > NARROW
+    keys = _dash_key(proved)
+    columns = 3 if wide else 1
+    above = _legend_height(len(shown) + len(keys), columns) + (22 if len(sigmas) > 1 else 0)
     name = f"images-{width}"
     with svg.drawing(name):
-        figure = svg.new_figure(width, 330 if width > NARROW else 60 + 230 * len(sigmas))
-        panels = figure.subplots(*grid, sharex=True, sharey=True, squeeze=False).ravel()
+        figure = svg.new_figure(width, above + (290 if wide else 40 + 210 * len(sigmas)), above=above)
+        grid = (1, len(sigmas)) if wide else (len(sigmas), 1)
+        spaces = {"wspace": 0.06, "hspace": 0.2}
+        panels = figure.subplots(*grid, sharex=True, sharey=True, squeeze=False, gridspec_kw=spaces).ravel()
         lines: dict[str, Any] = {}
         for axes, sigma in zip(panels, sigmas, strict=True):
             for certificate in (each for each in proved if each["sigma"] == sigma):
@@ -98,13 +108,12 @@ def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
             if len(sigmas) > 1:
                 axes.set_title(f"sigma {words.plain(sigma)}")
             _accuracy_axis(axes)
-        for axes in panels if width > NARROW else panels[-1:]:
+        for axes in panels if wide else panels[-1:]:
             axes.set_xlabel("training images altered")
-        for axes in panels[1:] if width > NARROW else ():
+        for axes in panels[1:] if wide else ():
             axes.set_ylabel("")
-        lines |= _dash_key(proved)
-        columns = 1 if width <= NARROW else min(len(lines), 3)
-        figure.legend(lines.values(), lines.keys(), loc="outside upper left", ncols=columns, borderaxespad=0)
+        lines |= keys
+        _legend(figure, list(lines.values()), list(lines), columns)
         return svg.to_svg(figure, name, "Certified accuracy falling with the number of altered training images.")
 
 
@@ -122,7 +131,7 @@ def attack_figure(attack: Json, *, width: int = WIDE) -> str:
         raise ValueError("this attack has no rows; a comparison needs at least its control")
     name = f"attack-{width}"
     with svg.drawing(name):
-        figure = svg.new_figure(width, 56 + 46 * len(rows))
+        figure = svg.new_figure(width, 56 + 46 * len(rows), left=16, right=84)
         axes = figure.subplots()
         for y, row in enumerate(rows):
             rate = row["successes"] / row["trials"]
@@ -196,6 +205,17 @@ def _label(text: str) -> str:
     return f"\u200b{text}" if text.startswith("_") else text
 
 
+def _legend(figure: Any, lines: list[Any], labels: list[str], columns: int) -> None:
+    """A legend above the axes, in the room that `_legend_height` reserves."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 1), "borderaxespad": 0, "borderpad": 0.2}
+    figure.legend(lines, labels, ncols=columns, **place)
+
+
+def _legend_height(entries: int, columns: int) -> int:
+    """CSS pixels for so many entries, and some air below."""
+    return 19 * math.ceil(entries / columns) + 16
+
+
 def _accuracy_axis(axes: Any) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
@@ -214,8 +234,9 @@ def _curves(axes: Any, proved: Sequence[Json]) -> None:
         colour, label = _colour_of(certificate, proved), _label(certificate["label"])
         style: dict[str, Any] = {"color": colour, "linestyle": _dash(certificate), "drawstyle": "steps-post"}
         axes.plot(radii, shares, **style, label=label, gid=f"curve-{i}")
-    for cap, colour in {each["results"]["cap"]: _colour_of(each, proved) for each in proved}.items():
-        axes.plot([cap], [0], "^", color=colour, markersize=9, clip_on=False, zorder=5, gid="cap")
+    caps = {each["results"]["cap"]: _colour_of(each, proved) for each in proved}
+    for i, (cap, colour) in enumerate(caps.items()):
+        axes.plot([cap], [0], "^", color=colour, markersize=9, clip_on=False, zorder=5, gid=f"cap-{i}")
     axes.plot([], [], "^", color=svg.MUTED, markersize=8, label="cap: the largest provable radius")
 
 
@@ -292,7 +313,10 @@ def _image(png: bytes, alt: str) -> Markup:
 
 
 def _checked_png(text: str) -> bytes:
-    png = base64.b64decode(text, validate=True)
+    try:
+        png = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        png = b""
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError("png_base64 does not hold a PNG; encode the bytes of a PNG file")
     return png

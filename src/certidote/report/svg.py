@@ -68,11 +68,16 @@ def drawing(name: str) -> Iterator[None]:
         yield
 
 
-def new_figure(width: int, height: int) -> Any:
-    """An empty figure of so many CSS pixels. Not pyplot's: nothing global keeps it alive."""
+def new_figure(width: int, height: int, *, above: int = 8, below: int = 46, left: int = 58, right: int = 16) -> Any:
+    """An empty figure of so many CSS pixels, with room around its axes. Not pyplot's: nothing global keeps it alive.
+
+    Fixed margins rather than a layout engine: quicker, and the same whatever fonts are installed.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - above / height, bottom=below / height)
+    return figure
 
 
 def to_svg(figure: Any, name: str, description: str) -> str:

@@ -11,7 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from certidote.types import Json
 
 
-def percent(share: float) -> str:
+def percent(share: int | float) -> str:
     """A share in [0, 1] as a percentage with one decimal: 0.9512 is "95.1%". Only an exact 0 or 1 prints as 0% or 100%."""
     if share in (0, 1):
         return f"{share:.0%}"
@@ -22,14 +22,14 @@ def percent(share: float) -> str:
     return f"{_rounded(100 * _exact(share), 1, ROUND_HALF_EVEN)}%"
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: int | float, high: int | float) -> str:
     """A confidence interval of shares, rounded outward to one decimal: "3.1% to 26.1%"."""
     below = percent(low) if low == 0 else f"{_rounded(100 * _exact(low), 1, ROUND_FLOOR)}%"
     above = percent(high) if high == 1 else f"{_rounded(100 * _exact(high), 1, ROUND_CEILING)}%"
     return f"{below} to {above}"
 
 
-def length(value: float, *, up: bool = False) -> str:
+def length(value: int | float, *, up: bool = False) -> str:
     """A radius or norm: three decimals, fewer from 10 on, three significant digits below 0.1.
 
     Args:
@@ -46,7 +46,7 @@ def length(value: float, *, up: bool = False) -> str:
     return str(_rounded(exact, max(1, 3 - max(magnitude, 0), 2 - magnitude), ROUND_CEILING if up else ROUND_FLOOR))
 
 
-def plain(value: float) -> str:
+def plain(value: int | float) -> str:
     """A number as short as it goes: 0.5, 0.001, 1,000."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
@@ -114,7 +114,7 @@ def attack_is_outside(certificates: Sequence[Json], attack: Json) -> bool:
     return all(attack["joint_norm_min"] >= each["results"]["cap"] for each in certificates if each["proved"])
 
 
-def _exact(value: float) -> Decimal:
+def _exact(value: int | float) -> Decimal:
     return Decimal(repr(float(value)))
 
 

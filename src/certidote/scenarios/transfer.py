@@ -103,10 +103,10 @@ def make_scenario(key: Key, *, num_targets: int = 25, num_poisons: int = 10, eps
         epsilon: linf budget, [0, 1] pixel units.
     Raises: ValueError if `num_targets` is not positive or a class has too few test images for its share.
     """
-    extractor = pretrain(_only(load_digits("trusted"), range(5)), key / "extractor")
-    test = _only(load_digits("test"), range(5, 10))
+    train, test = (_only(load_digits(split), range(5, 10)) for split in ("train", "test"))
     goals = _choose_goals(test, num_targets, key / "targets")
-    return TransferScenario(extractor, _only(load_digits("train"), range(5, 10)), test, goals, Budget(num_poisons, "linf", epsilon))
+    extractor = pretrain(_only(load_digits("trusted"), range(5)), key / "extractor")
+    return TransferScenario(extractor, train, test, goals, Budget(num_poisons, "linf", epsilon))
 
 
 def craft(scenario: TransferScenario, key: Key, *, steps: int = 150, step_size: float = 0.02) -> list[Poison]:

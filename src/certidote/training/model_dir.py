@@ -75,7 +75,7 @@ def check_vacant(directory: str | Path, force: bool = False) -> None:
         raise ValueError(f"cannot save a model to {str(directory)!r}: it exists and is no folder; choose another path")
     names = {entry.name for entry in path.iterdir()}
     if names and not force:
-        raise ValueError(f"folder {str(directory)!r} is not empty; choose another, or give force (--force) to replace the model in it")
+        raise ValueError(f"folder {str(directory)!r} is not empty; choose another, or force (--force) replacing the model in it")
     if others := sorted(names - {CONFIG, WEIGHTS}):
         raise ValueError(f"folder {str(directory)!r} holds other files than a model's ({others[0]!r}); choose another")
 
@@ -140,7 +140,7 @@ def load_model(directory: str | Path) -> Classifier:
     config = read_config(directory)
     content = _read(directory, WEIGHTS)
     if hashlib.sha256(content).hexdigest() != config.weights_sha256:
-        raise ValueError(f"{WEIGHTS} in {str(directory)!r} is damaged: its SHA-256 is not the one in {CONFIG}; save the model again")
+        raise ValueError(f"{WEIGHTS} in {str(directory)!r} is damaged: its SHA-256 is not the one in {CONFIG}; save it again")
     try:
         state = load(content)
     except SafetensorError as error:
@@ -160,8 +160,8 @@ def _filled(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> Classifie
     if given != expected:
         name = next(name for name in (*expected, *given) if given.get(name) != expected.get(name))
         raise ValueError(
-            f"weight {name!r} is {given.get(name, 'missing')}, but {config.recipe.architecture!r} for {config.image_shape} images and "
-            f"{len(config.class_names)} classes has {expected.get(name, 'no such weight')}"
+            f"weight {name!r} is {given.get(name, 'missing')}; {config.recipe.architecture!r} for images of shape "
+            f"{config.image_shape} and {len(config.class_names)} classes has {expected.get(name, 'no such weight')}"
         )
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)

@@ -54,7 +54,7 @@ class Mlp(Classifier):
 
 
 class Cnn(Classifier):
-    """Two 3x3 convolutions with ReLU, each followed by 2x2 max-pooling, and one linear layer."""
+    """Two 3x3 convolutions, each followed by 2x2 max-pooling and ReLU, and one linear layer."""
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, widths: tuple[int, int]) -> None:
         super().__init__()
@@ -67,8 +67,9 @@ class Cnn(Classifier):
         self.head = nn.Linear(widths[1] * self.map[0] * self.map[1], num_classes)
 
     def penultimate(self, images: Images) -> Float[Tensor, "n d"]:
-        maps = max_pool2d(torch.relu(self.first(standardized(images))), 2)
-        maps = max_pool2d(torch.relu(self.second(maps)), 2)
+        # Pooling first gives the same numbers as ReLU first, and leaves ReLU a quarter of the work.
+        maps = torch.relu(max_pool2d(self.first(standardized(images)), 2))
+        maps = torch.relu(max_pool2d(self.second(maps), 2))
         if maps.shape[2:] != self.map:
             maps = adaptive_avg_pool2d(maps, self.map)
         return maps.flatten(1)

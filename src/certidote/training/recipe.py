@@ -28,7 +28,6 @@ class Recipe(BaseModel):
         weight_decay: L2 penalty on all parameters, in [0, 1).
         warm_up: fraction of the steps in which the learning rate rises, in [0, 1).
         label_smoothing: share of the label spread evenly over all classes, in [0, 1).
-        min_steps: epochs are added until there are so many steps, >= 0; small data sets need them.
     Raises: ValueError (pydantic's) for an unknown field or a number out of range.
     """
 
@@ -41,9 +40,8 @@ class Recipe(BaseModel):
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
-    warm_up: float = 0.2
+    warm_up: float = 0.1
     label_smoothing: float = 0.0
-    min_steps: int = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -58,9 +56,9 @@ class Recipe(BaseModel):
     def _ranges(self) -> "Recipe":
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"unknown architecture {self.architecture!r}; choose one of: {', '.join(sorted(ARCHITECTURES))}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("min_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; give a whole number of at least {least}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give a whole number of at least 1")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate}; give a number above 0")
         for name in ("momentum", "weight_decay", "warm_up", "label_smoothing"):
@@ -93,8 +91,8 @@ def _first_line(error: ValidationError) -> str:
 
 
 RECIPES: dict[str, Recipe] = {
-    "mlp": Recipe(architecture="mlp-128", epochs=16, learning_rate=0.4),
-    "cnn": Recipe(architecture="cnn-32-64", epochs=10, learning_rate=0.25),
+    "mlp": Recipe(architecture="mlp-128", epochs=16, learning_rate=0.3),
+    "cnn": Recipe(architecture="cnn-32-64", epochs=16, learning_rate=0.1),
 }
 """Tuned for a few hundred to some thousands of small images."""
 

@@ -19,20 +19,18 @@ def batches(recipe: Recipe, rows: int, common: Key) -> list[Int64[Tensor, "batch
     """The rows that each step of a training sees, over all epochs.
 
     An epoch is cut into the fewest equal batches of at most `batch_size` images; the few rows that are left over, fewer than there
-    are batches, sit out that epoch. A data set smaller than a batch is one batch. Epochs are repeated until there are at least
-    `min_steps` steps.
+    are batches, sit out that epoch. A data set smaller than a batch is one batch.
 
     Args:
-        recipe: batch size, epochs and least number of steps.
+        recipe: batch size and epochs.
         rows: images of one member, >= 1.
         common: epoch e is in the order drawn from `common / "order" / e`.
     Returns: steps x (batch,) row numbers, all batches of one size.
     """
     per_epoch = -(-rows // recipe.batch_size)
     size = rows // per_epoch
-    epochs = max(recipe.epochs, -(-recipe.min_steps // per_epoch))
     steps: list[Tensor] = []
-    for epoch in range(epochs):
+    for epoch in range(recipe.epochs):
         order = torch.from_numpy((common / "order" / epoch).numpy().permutation(rows))
         steps.extend(torch.split(order[: per_epoch * size], size))
     return steps

@@ -1,0 +1,184 @@
+"""Denoisers by name or folder: the catalogue, our folder format, and loading of either.
+
+A folder of ours holds config.json (what it is, how it was made, how well it does) and model.safetensors (the weights, and the
+hashes of the images it learned from). It is complete or not there: written beside its place and renamed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from certidote.data.atomic import sync_folder, unfinished_beside
+from certidote.data.digits import load_digits
+from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE
+from certidote.diffusion.contract import image_hashes
+from certidote.diffusion.diffusers_ddpm import is_diffusers_folder, load_diffusers
+from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, weights_digest
+from certidote.numerics import DType
+from certidote.types import Denoiser, DenoiserCard, Json
+
+__all__ = ["CATALOGUE", "image_hashes", "load", "save"]
+
+FORMAT = "certidote-denoiser"
+VERSION = 1
+
+PACKAGED = Path(__file__).parent / "weights"
+"""Denoisers that come with the library."""
+
+CATALOGUE: dict[str, Callable[[DType], Denoiser]] = {
+    "digits": lambda dtype: _load_ours(PACKAGED / "digits", "digits", dtype),
+    "digits-linear-mmse": lambda dtype: LinearMMSE(load_digits("trusted"), "digits-linear-mmse"),
+    "digits-kernel": lambda dtype: KernelPosteriorMean(load_digits("trusted"), name="digits-kernel"),
+    "none": lambda dtype: Identity(),
+}
+"""Denoisers by name, made for a number format (which only networks have)."""
+
+
+def load(name: str | Path, dtype: DType = "float32") -> Denoiser:
+    """The denoiser of a catalogue name, of a folder that `save` wrote, or of a diffusers folder.
+
+    Args:
+        name: a name in `CATALOGUE`; any other is taken for a folder.
+        dtype: number format of the network's arithmetic; closed forms ignore it.
+    Raises: ValueError for an unknown name, a folder without a denoiser, and missing, damaged or altered files.
+    """
+    if str(name) in CATALOGUE:
+        return CATALOGUE[str(name)](dtype)
+    directory = Path(name)
+    if not directory.is_dir():
+        raise ValueError(
+            f"unknown denoiser {str(name)!r}; choose one of: {', '.join(sorted(CATALOGUE))}, or give a folder. "
+            "To train one on images you trust: certidote denoiser train DATA --out DIR"
+        )
+    if is_diffusers_folder(directory):
+        return load_diffusers(directory, str(name), dtype)
+    return _load_ours(directory, str(name), dtype)
+
+
+def save(denoiser: NetworkDenoiser, directory: str | Path, force: bool = False) -> None:
+    """Write a trained denoiser to a folder; it appears complete or not at all.
+
+    Args:
+        denoiser: from `train_network`, or loaded.
+        directory: where; its parent must exist.
+        force: replace what is there, if it is a denoiser's folder or empty.
+    Raises: ValueError if the folder is not empty and `force` is not given, or holds anything but a denoiser.
+    """
+    target = Path(os.path.realpath(directory))
+    check_target(target, force)
+    card = denoiser.card
+    config: Json = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": card.kind,
+        "digest": card.digest,
+        "image_shape": list(card.image_shape or ()),
+        "sigma_min": denoiser.sigma_min,
+        "sigma_max": denoiser.sigma_max,
+        "architecture": denoiser.network.architecture.to_json(),
+        "scaling": {"mean": denoiser.scaling.mean, "std": denoiser.scaling.std},
+        "trained_on": card.trained_on,
+        "training_images": len(card.training_images),
+        "details": {name: value for name, value in card.details.items() if name != "dtype"},  # that is chosen when loading
+        "torch": str(torch.__version__),
+    }
+    stored = torch.float16 if card.details.get("recipe", {}).get("storage") == "float16" else torch.float32
+    tensors = {f"weights.{name}": value.to(stored).contiguous() for name, value in denoiser.weights.items()}
+    tensors["training_images"] = torch.tensor(sorted(card.training_images), dtype=torch.int64)
+    unfinished, replaced = unfinished_beside(target), unfinished_beside(target)
+    unfinished.mkdir()
+    try:
+        _write(unfinished / "model.safetensors", save_tensors(tensors))
+        _write(unfinished / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+        if target.exists():
+            os.rename(target, replaced)  # two renames: at no time is a half-deleted denoiser in its place
+        os.rename(unfinished, target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_target(directory: str | Path, force: bool) -> None:
+    """Raises: ValueError if a denoiser cannot be written there; better known before training than after it."""
+    target = Path(os.path.realpath(directory))
+    if not target.parent.is_dir():
+        raise ValueError(f"cannot write {str(target)!r}: folder {str(target.parent)!r} does not exist; create it first")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ValueError(f"cannot write {str(target)!r}: it is a file; choose another folder")
+    present = {file.name for file in target.iterdir()}
+    if present and not force:
+        raise ValueError(f"cannot write {str(target)!r}: it is not empty; choose another folder or force the replacement")
+    foreign = sorted(present - {"config.json", "model.safetensors"})
+    if foreign:
+        raise ValueError(f"cannot replace {str(target)!r}: it holds {foreign[0]!r}, which no denoiser has; choose another folder")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# ------------------------------------------------------------------------------------------------------------------ reading
+
+
+def _load_ours(directory: Path, name: str, dtype: DType) -> NetworkDenoiser:
+    """Read a folder of ours; every way in which it can be wrong is one ValueError naming the file."""
+    path = directory / "config.json"
+    config = _read_config(path)
+    tensors = _read_tensors(directory / "model.safetensors")
+    try:
+        shape = tuple(int(side) for side in config["image_shape"])
+        scaling = Scaling(float(config["scaling"]["mean"]), float(config["scaling"]["std"]))
+        sigma_min, sigma_max = float(config["sigma_min"]), float(config["sigma_max"])
+        network = ResidualUNet(Architecture.from_json(config["architecture"]))
+        c, h, w = shape
+        hashes = frozenset(tensors.pop("training_images").tolist())
+        network.load_state_dict({key.removeprefix("weights."): value.to(torch.float32) for key, value in tensors.items()})
+        details = {**config["details"], "dtype": dtype}
+        wanted, trained_on = str(config["digest"]), str(config["trained_on"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{directory} is no complete denoiser ({problem}); train or copy it again") from error
+    digest = weights_digest(network, scaling, sigma_min, sigma_max, (c, h, w))
+    if digest != wanted:
+        message = f"{directory} was altered: its digest is {digest[:12]}, config.json says {wanted[:12]}"
+        raise ValueError(f"{message}; train or copy it again")
+    card = DenoiserCard(name, "network", digest, (c, h, w), trained_on, hashes, details)
+    return NetworkDenoiser(network, scaling, sigma_min, sigma_max, card, dtype)
+
+
+def _read_config(path: Path) -> Json:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; {str(path.parent)!r} is no denoiser's folder") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); train or copy the denoiser again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{path} does not describe a denoiser of ours or of diffusers; give the folder of one")
+    if config.get("version") != VERSION:
+        given = config.get("version")
+        raise ValueError(f"{path} has format version {given}, this release reads {VERSION}; install the matching release")
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; train or copy the denoiser again") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); train or copy the denoiser again") from error

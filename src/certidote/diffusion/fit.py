@@ -1,0 +1,266 @@
+"""Training of our denoising network on trusted images: a recipe, a key and the images decide the weights.
+
+The network sees images with Gaussian noise of a random sigma and learns the clean image; every step draws images, their
+augmentation, sigma and noise from one keyed stream. A moving average of the weights is what is kept.
+"""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from certidote.diffusion.augment import AUGMENTATION_FIELDS, Augmentation
+from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE
+from certidote.diffusion.contract import image_hashes
+from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, architecture_for, weights_digest
+from certidote.numerics import DType, torch_dtype
+from certidote.streams import Key, torch_seeded
+from certidote.types import Denoiser, DenoiserCard, ImageDataset, Images, Json, Progress, Silent
+
+VALIDATION_SIGMAS = (0.1, 0.25, 0.5, 1.0)
+"""Noise levels, [0, 1] units, at which a trained denoiser is measured; those outside its range are left out."""
+
+WARM_UP = 100
+"""Steps over which the learning rate rises to its peak, from which it falls along a half cosine to zero."""
+
+
+@dataclass(frozen=True)
+class DenoiserRecipe:
+    """Everything that decides a denoiser's weights, besides images and key.
+
+    Attributes:
+        steps, batch: optimizer steps, and images in each.
+        learning_rate, weight_decay: of AdamW; the rate is the peak.
+        averaging: share of the training over which weights are averaged (exponentially, warming up with the steps done).
+        sigma_min, sigma_max: noise range, [0, 1] pixel units; sigma is drawn log-uniformly from it.
+        augmentation: changes to the images.
+        architecture: of the network; None for the one that suits the image size.
+        validation_share: fraction of the trusted images held out to measure on, if no validation images are given.
+        storage: format the final weights are rounded to, so that what is saved is what was measured.
+    Raises: ValueError if a number is out of range.
+    """
+
+    steps: int = 3_000
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    averaging: float = 0.05
+    sigma_min: float = 0.04
+    sigma_max: float = 1.25
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    architecture: Architecture | None = None
+    validation_share: float = 0.1
+    storage: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps={self.steps}, batch={self.batch}; both must be at least 1")
+        if not (self.learning_rate > 0 and self.weight_decay >= 0 and 0 < self.averaging <= 1):
+            raise ValueError(
+                f"learning_rate={self.learning_rate}, weight_decay={self.weight_decay}, averaging={self.averaging}; "
+                "the rate must be positive, the decay at least 0, and averaging in (0, 1]"
+            )
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            given = f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
+            raise ValueError(f"{given}; give 0 < sigma_min < sigma_max ([0, 1] pixel units)")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share={self.validation_share}; give a fraction between 0 and 1")
+        if self.storage not in ("float32", "float16"):
+            raise ValueError(f"unknown storage {self.storage!r}; choose one of: float16, float32")
+
+    def to_json(self) -> Json:
+        architecture = self.architecture.to_json() if self.architecture else None
+        return {**asdict(self), "augmentation": self.augmentation.to_json(), "architecture": architecture}
+
+    @staticmethod
+    def from_json(value: Json) -> "DenoiserRecipe":
+        """The recipe with these values; names left out take their defaults.
+
+        Raises: ValueError for a name that no recipe has, with the nearest one that it may have meant.
+        """
+        _refuse_unknown(value, [item.name for item in fields(DenoiserRecipe)])
+        _refuse_unknown(value.get("augmentation", {}), list(AUGMENTATION_FIELDS))
+        architecture = value.get("architecture")
+        parts: Json = {
+            "augmentation": Augmentation(**value.get("augmentation", {})),
+            "architecture": Architecture.from_json(architecture) if architecture else None,
+        }
+        return DenoiserRecipe(**{**value, **parts})
+
+
+def load_recipe(name_or_path: str) -> DenoiserRecipe:
+    """The default recipe for "auto", or one read from a TOML file.
+
+    Raises: ValueError if it is neither, or the file does not hold a recipe.
+    """
+    if name_or_path == "auto":
+        return DenoiserRecipe()
+    path = Path(name_or_path)
+    if path.suffix != ".toml" or not path.is_file():
+        raise ValueError(f"unknown denoiser recipe {name_or_path!r}; give auto, or the path of a .toml file")
+    try:
+        return DenoiserRecipe.from_json(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"denoiser recipe {name_or_path!r} cannot be read: {error}") from None
+
+
+def train_network(
+    trusted: ImageDataset,
+    validation: ImageDataset | None,
+    recipe: DenoiserRecipe,
+    key: Key,
+    progress: Progress | None = None,
+    *,
+    name: str = "network",
+    dtype: DType = "float32",
+    device: str = "cpu",
+) -> NetworkDenoiser:
+    """A denoiser trained on trusted images, and its errors on images it has not seen.
+
+    The same arguments give the same weights on one machine with one number of threads. `card.details` holds the recipe, the key's
+    root, and mean squared errors and PSNR of the network and of the closed-form baselines.
+
+    Args:
+        trusted: images that the attacker cannot have touched.
+        validation: images to measure on, of the same shape; None holds out a share of the trusted ones, chosen by the key.
+        recipe: everything else that decides the weights.
+        key: initial weights, batches, noise and validation draw from it.
+        progress: told about every step.
+        name: for the card.
+        dtype: number format of the training's convolutions, and of the denoiser returned. Weights are kept in float32.
+        device: where to train; the denoiser is returned on the CPU.
+    Raises: ValueError if shapes disagree, there are too few images, or the training diverges.
+    """
+    fitted, held_out = (trusted, validation) if validation is not None else _split(trusted, recipe.validation_share, key)
+    if held_out.image_shape != trusted.image_shape:
+        given = f"validation images of shape {held_out.image_shape}, trusted ones of {trusted.image_shape}"
+        raise ValueError(f"{given}; they must agree: resize one of them")
+    clean = fitted.pixels()
+    scaling = Scaling(float(clean.mean()), float(clean.std()))
+    if scaling.std == 0:
+        raise ValueError("all trusted pixels are equal; a denoiser has nothing to learn from them")
+    with torch_seeded(key / "init"):
+        network = ResidualUNet(recipe.architecture or architecture_for(trusted.image_shape))
+    progress = progress or Silent()
+    _train(network.to(device), clean, scaling, recipe, key / "batches", progress, dtype)
+    network.cpu()
+    if recipe.storage == "float16":
+        network.half().float()
+
+    card = DenoiserCard(
+        name,
+        "network",
+        weights_digest(network, scaling, recipe.sigma_min, recipe.sigma_max, trusted.image_shape),
+        trusted.image_shape,
+        trusted.digest(),
+        image_hashes(trusted),
+        {"recipe": recipe.to_json(), "key": [str(key.root), *key.path], "images": len(fitted), "trained_in": dtype},
+    )
+    denoiser = NetworkDenoiser(network, scaling, recipe.sigma_min, recipe.sigma_max, card, dtype)
+    card.details["validation"] = _validate(denoiser, fitted, held_out, key / "validation")
+    progress.finish("PSNR " + ", ".join(f"{psnr:.1f} dB" for psnr in card.details["validation"]["psnr"]["network"]))
+    return denoiser
+
+
+def _split(trusted: ImageDataset, share: float, key: Key) -> tuple[ImageDataset, ImageDataset]:
+    order = (key / "split").numpy().permutation(len(trusted))
+    count = max(1, round(share * len(trusted)))
+    if count >= len(trusted):
+        raise ValueError(f"{len(trusted)} trusted images are too few to hold out {count}; give more, or validation images")
+    return trusted.subset(order[count:].tolist()), trusted.subset(order[:count].tolist())
+
+
+def _train(
+    network: ResidualUNet,
+    clean: Images,
+    scaling: Scaling,
+    recipe: DenoiserRecipe,
+    key: Key,
+    progress: Progress,
+    dtype: DType,
+) -> None:
+    """Train in place; at the end the network holds the averaged weights."""
+    device = network.head.weight.device
+    network.to(memory_format=torch.channels_last).train()
+    weights = list(network.parameters())
+    averaged = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
+    generator = key.numpy()
+    progress.start("denoiser", recipe.steps, unit="steps")
+    for step in range(recipe.steps):
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * _rate(step, recipe.steps)
+        images, noisy, sigma = (x.to(device) for x in _batch(clean, recipe, generator))
+        scaled, level = scaling.enter(noisy, sigma)
+        with torch.autocast(device.type, torch_dtype(dtype), enabled=dtype != "float32"):
+            output = network(scaled, level)
+        loss = (output.to(torch.float32) - scaling.wanted(images, noisy, sigma)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        horizon = 1 + recipe.averaging * step
+        torch._foreach_lerp_(averaged, [weight.detach() for weight in weights], 1 / horizon)
+        if step % 50 == 49 or step == recipe.steps - 1:
+            if not math.isfinite(loss.item()):
+                raise ValueError(f"the denoiser's training diverged by step {step + 1}; lower learning_rate={recipe.learning_rate}")
+            progress.advance(step % 50 + 1, f"loss {loss.item():.3f}")
+    with torch.no_grad():
+        for weight, average in zip(weights, averaged, strict=True):
+            weight.copy_(average)
+
+
+def _batch(clean: Images, recipe: DenoiserRecipe, generator: np.random.Generator) -> tuple[Images, Images, Tensor]:
+    """Clean images, the same with noise, and the noise's (n,) std: one draw of everything that is random in a step."""
+    rows = torch.from_numpy(generator.integers(0, len(clean), recipe.batch))
+    images = recipe.augmentation(clean[rows], generator)
+    span = math.log(recipe.sigma_min), math.log(recipe.sigma_max)
+    sigma = torch.from_numpy(np.exp(generator.uniform(*span, recipe.batch)).astype(np.float32))
+    noise = torch.from_numpy(generator.standard_normal(images.shape, dtype=np.float32))
+    return images, noise.mul_(sigma.view(-1, 1, 1, 1)).add_(images), sigma
+
+
+def _rate(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _refuse_unknown(value: Json, known: list[str]) -> None:
+    for name in value:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0)[0]
+            raise ValueError(f"a denoiser recipe has no {name!r}; did you mean {near!r}? Known: {', '.join(known)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- measuring
+
+
+def mean_squared_errors(denoiser: Denoiser, clean: ImageDataset, sigmas: Sequence[float], key: Key) -> list[float]:
+    """Mean squared error per pixel, [0, 1] units, at each sigma; the same key gives every denoiser the same noise.
+
+    Images are repeated with fresh noise until there are about 1,000.
+    """
+    images = clean.pixels().repeat(max(1, 1_000 // len(clean)), 1, 1, 1)
+    noise = torch.from_numpy(key.numpy().standard_normal(images.shape, dtype=np.float32))
+    errors = []
+    for sigma in sigmas:
+        denoised = denoiser(images + sigma * noise, torch.full((len(images),), sigma))
+        errors.append(float((denoised - images).to(torch.float64).square().mean()))
+    return errors
+
+
+def _validate(denoiser: NetworkDenoiser, fitted: ImageDataset, held_out: ImageDataset, key: Key) -> Json:
+    sigmas = [sigma for sigma in VALIDATION_SIGMAS if denoiser.sigma_min <= sigma <= denoiser.sigma_max]
+    measured: dict[str, Denoiser] = {"network": denoiser}
+    if math.prod(fitted.image_shape) <= 4_096:  # beyond that, a covariance matrix takes minutes and gigabytes
+        measured["linear-mmse"] = LinearMMSE(fitted)
+        measured["kernel"] = KernelPosteriorMean(fitted.subset(range(min(len(fitted), 5_000))))
+    held_out = held_out.subset(range(min(len(held_out), 1_000)))
+    errors = {name: mean_squared_errors(each, held_out, sigmas, key) for name, each in measured.items()}
+    psnr = {name: [-10 * math.log10(max(error, 1e-12)) for error in values] for name, values in errors.items()}
+    return {"images": len(held_out), "sigmas": sigmas, "mse": errors, "psnr": psnr}

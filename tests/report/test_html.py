@@ -1,0 +1,216 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from certidote.report.html import render, write_report
+from report import example
+
+HOSTILE = "<script>alert(1)</script>\"' onload=x {{ 7 * 7 }} </style>"
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements with attributes, and all text outside style and pictures."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("style", "svg"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.open:
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+
+def row(html: str, name: str) -> list[str]:
+    """The cells of the table row headed `name`."""
+    found = re.search(rf'<tr><th scope="row">{re.escape(name)}</th>(.*?)</tr>', html)
+    assert found is not None, f"no row {name!r}"
+    return re.findall(r"<td>(.*?)</td>", found.group(1))
+
+
+DEMO = render("Digits", example.four(), example.attack())
+ALONE = render("Digits", [example.certificate()])
+
+
+def test_one_file_without_scripts_or_network() -> None:
+    page = Page(DEMO)
+    assert DEMO.startswith("<!doctype html>")
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, attributes)
+    assert not re.search(r"@import|url\((?!#)", DEMO)
+    policies = [
+        attributes["content"] for tag, attributes in page.elements if attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_ids_are_unique_in_the_whole_page() -> None:
+    ids = [attributes["id"] for _, attributes in Page(DEMO).elements if "id" in attributes]
+    assert len(ids) > 100
+    assert len(ids) == len(set(ids))
+
+
+def test_everything_foreign_is_escaped() -> None:
+    data = example.data("digits:train", 500, "1f") | {"name": HOSTILE, "classes": [HOSTILE, "b"]}
+    certificate = example.certificate(label=HOSTILE, claim=HOSTILE, data=data, test=data, command=HOSTILE, conditioning=HOSTILE)
+    certificate["denoiser"] |= {"name": HOSTILE, "details": {HOSTILE: {HOSTILE: [HOSTILE]}}}
+    certificate["results"]["sentences"] = [HOSTILE]
+    certificate["assumptions"] = [{"text": HOSTILE, "verdict": "assumed", "evidence": HOSTILE}]
+    certificate["recipe"] = {HOSTILE: HOSTILE}
+    attack = example.attack(attack=HOSTILE, scenario=HOSTILE, statement=HOSTILE)
+    attack["rows"][0]["label"] = HOSTILE
+    attack["pictures"] = [{"title": HOSTILE, "rows": [{"label": HOSTILE, "images": [[[0, 1]]]}]}]
+    unproved = example.unproved(label=HOSTILE)
+    unproved["reasons"] = [HOSTILE]
+    hostile = render(HOSTILE, [certificate, unproved], attack)
+    page = Page(hostile)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert hostile.count("</style>") == 1 + hostile.count("<svg")  # the page's own, and one in each figure
+    assert page.text.count("<script>alert(1)</script>") >= 25
+    assert "{{ 7 * 7 }}" in page.text
+
+
+def test_claim_numbers_and_full_digests_are_there() -> None:
+    certificate = example.certificate()
+    html, text = ALONE, Page(ALONE).text
+    assert f'<p class="claim">{certificate["claim"].replace(chr(39), "&#39;")}</p>' in html
+    assert text.index(certificate["claim"]) < text.index("94.5%")
+    for value in (
+        "1f" * 32,
+        "2e" * 32,
+        "ab" * 32,
+        "c3" * 32,
+        "d4" * 16,
+        certificate["command"],
+        "operating system",
+        "torch 2.13.0",
+    ):
+        assert value in text
+    assert "The statement about any one test image is wrong with probability at most 0.001." in text
+    assert "Empirical only" not in text
+    assert "A demonstrated attack" not in text
+    assert "per_image" not in html
+
+
+def test_noise_only_stands_beside_denoised() -> None:
+    labels = re.findall(r'<th scope="col">([^<]*sigma [^<]*)</th>', DEMO)
+    assert labels == ["denoised, sigma 0.5", "noise only, sigma 0.5", "denoised, sigma 1.0", "noise only, sigma 1.0"]
+    accuracies = [f"{100 * each['results']['vote_accuracy']:.1f}%" for each in example.four()]
+    assert row(DEMO, "mean accuracy of one model") == ["92.1%", "77.4%", "92.1%", "77.4%"]
+    assert [cell[:2] for cell in row(DEMO, "accuracy of the vote")] == [accuracy[:2] for accuracy in accuracies]
+    assert row(DEMO, "cap") == ["1.231", "1.231", "2.463", "2.463"]
+
+
+def test_certified_accuracy_is_read_off_the_recorded_curve() -> None:
+    certificate = example.certificate()
+    certificate["results"] |= {"certified_accuracy": [[0.0, 0.9], [0.25, 0.6], [0.4, 0.3]], "cap": 1.0}
+    html = render("t", [certificate])
+    shown = {radius: row(html, f"certified accuracy at radius {radius}") for radius in ("0", "0.25", "0.5", "0.75")}
+    assert shown == {"0": ["90.0%"], "0.25": ["60.0%"], "0.5": ["30.0%"], "0.75": ["30.0%"]}
+    assert "certified accuracy at radius 1<" not in html
+
+
+def test_beyond_its_cap_a_run_certifies_nothing() -> None:
+    assert row(DEMO, "certified accuracy at radius 2")[:2] == ["0%", "0%"]
+    flat, other = example.certificate(0.5), example.certificate(1.0)
+    flat["results"]["certified_accuracy"] = [[0.0, 0.5]]
+    html = render("t", [flat, other])
+    assert row(html, "certified accuracy at radius 1")[0] == "50.0%"
+    assert row(html, "certified accuracy at radius 1.5")[0] == "0%"
+
+
+def test_unproved_runs_show_their_reasons_and_no_radius() -> None:
+    html = render("t", [example.unproved()])
+    text = Page(html).text
+    assert "the denoiser was trained on the untrusted images" in text
+    assert text.index("Empirical only") < text.index("94.5%")
+    assert "Certified" not in text
+    assert "median certified radius" not in text
+    assert row(html, "median radius") == row(html, "cap") == ["not proved"]
+    assert "<svg" not in html
+    assert "What the proof rests on" not in text
+
+
+def test_numbers_of_an_unproved_run_never_look_certified() -> None:
+    leftover = example.certificate(0.5, proved=False, reasons=["votes were pooled"], label="pooled")
+    html = render("t", [example.certificate(1.0), leftover])
+    for name in ("certified accuracy at radius 0", "certified accuracy at radius 0.5", "average radius", "median radius", "cap"):
+        cells = row(html, name)
+        assert cells[0] != "not proved"
+        assert cells[1] == "not proved"
+    assert "Empirical only: pooled" in Page(html).text
+
+
+def test_threats_name_change_and_images() -> None:
+    threats = {(each["norm"], each["epsilon_255"]): each for each in example.certificate()["results"]["threats"]}
+    cells = row(ALONE, "every pixel by up to 4/255")
+    first = threats["linf", 4]
+    assert cells[:2] == [str(first["median_k"]), str(first["max_k"])]
+    assert len(cells) == 7
+    assert row(ALONE, "l2 norm up to 0.25")[0] == str(threats["l2", None]["median_k"])
+    assert "every pixel by up to 4/255 (at most 0.126 in l2 norm for one image)" in Page(DEMO).text.replace(" <", "<")
+
+
+def test_the_attack_comes_with_control_count_and_interval() -> None:
+    assert row(DEMO, "plain training, unpoisoned (control)") == ["", "0 of 25", "0%", "0% to 13.8%", "0", "97.2%"]
+    assert row(DEMO, "sanitized, one denoised copy") == ["0.5", "2 of 25", "8.0%", "0.9% to 26.1%", "2", "94.1%"]
+    text = Page(DEMO).text
+    assert example.attack()["statement"] in text
+    assert "median 10.23, smallest 9.118" in text
+    assert "10 of 253 training images (4.0%)" in text
+    assert "0xa1b2" in text
+
+
+def test_assumptions_are_merged_and_say_where_they_hold() -> None:
+    text = Page(DEMO).text
+    for item in example.assumptions(True):
+        assert text.count(item["text"]) == 1
+        assert item["evidence"] in text
+    assert "The denoiser never saw the untrusted images (denoised, sigma 0.5; denoised, sigma 1.0)" in text
+    assert [re.findall(r'class="verdict (\w+)"', DEMO)[i] for i in (1, -1)] == ["enforced", "assumed"]
+
+
+def test_shared_facts_are_listed_once() -> None:
+    text = Page(DEMO).text
+    assert text.count("1f" * 32) == 1
+    assert text.count("c3" * 32) == text.count("c4" * 32) == 2
+    assert all(each["claim"] in text for each in example.four())
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one certificate"):
+        render("t", [])
+    with pytest.raises(ValueError, match="version 2 cannot be reported; give 'certidote certificate' version 1"):
+        render("t", [example.certificate(version=2)])
+
+
+def test_write_report_replaces_the_file_or_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, "Digits", [example.certificate()])
+    assert path.read_text(encoding="utf-8") == ALONE
+    with pytest.raises(ValueError, match="cannot be reported"):
+        write_report(path, "second", [{"format": "other"}])
+    assert path.read_text(encoding="utf-8") == ALONE
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]

@@ -1,0 +1,106 @@
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certidote.report import words
+from report import example
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.floats(1e-9, 1e6))
+def test_lengths_round_down_by_less_than_one_percent(value: float) -> None:
+    shown = Decimal(words.length(value))
+    assert Decimal(value) * Decimal("0.99") < shown <= Decimal(value) + Decimal(value) * Decimal("1e-15")
+    assert shown <= Decimal(words.length(value, up=True)) <= Decimal(value) * Decimal("1.01")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (0.6169999, "0.616"),
+        (1.2319999, "1.231"),
+        (10.2379, "10.23"),
+        (123.99, "123.9"),
+        (0.0039219, "0.00392"),
+        (0.3, "0.300"),
+    ],
+)
+def test_lengths_as_printed(value: float, shown: str) -> None:
+    assert words.length(value) == shown
+
+
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
+def test_what_is_no_radius_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="no radius or norm"):
+        words.length(value)
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0, "0%"),
+        (1.0, "100%"),
+        (0.9512, "95.1%"),
+        (0.0004, "<0.1%"),
+        (0.99996, ">99.9%"),
+        (0.999, "99.9%"),
+        (0.001, "0.1%"),
+        (0.5, "50.0%"),
+    ],
+)
+def test_shares_are_zero_or_all_only_if_exactly_so(share: float, shown: str) -> None:
+    assert words.percent(share) == shown
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_intervals_round_outward(first: float, second: float) -> None:
+    low, high = min(first, second), max(first, second)
+    shown_low, shown_high = (float(side.rstrip("%")) / 100 for side in words.interval(low, high).split(" to "))
+    assert low - 0.0011 < shown_low <= low + 1e-12
+    assert high - 1e-12 <= shown_high < high + 0.0011
+
+
+def with_median(norm: str, median: float) -> example.Json:
+    threat = {"norm": norm, "epsilon": 1 / 255 if norm == "linf" else 0.25, "epsilon_255": 1 if norm == "linf" else None}
+    return example.certificate(results={"threats": [threat | {"median_k": median}]})
+
+
+KEEPS = "Half of the test images keep their correct answer whatever anyone does to"
+LOST = "is already more than the proof covers."
+
+
+@pytest.mark.parametrize(
+    ("norm", "median", "sentence"),
+    [
+        ("linf", 1400, f"{KEEPS} up to 1,400 training images, as long as no pixel of them moves by more than 1/255."),
+        ("linf", 1.5, f"{KEEPS} one training image, as long as no pixel of it moves by more than 1/255."),
+        ("l2", 2, f"{KEEPS} up to 2 training images, as long as the change of each has an l2 norm of at most 0.25."),
+        ("linf", 0.5, f"For half of the test images, moving every pixel of a single training image by 1/255 {LOST}"),
+        ("l2", 0, f"For half of the test images, moving a single training image by an l2 norm of 0.25 {LOST}"),
+    ],
+)
+def test_radius_in_words(norm: str, median: float, sentence: str) -> None:
+    assert words.radius_in_words(with_median(norm, median)) == [sentence]
+
+
+def test_nothing_proved_is_nothing_said() -> None:
+    assert words.radius_in_words(with_median("linf", 12) | {"proved": False}) == []
+
+
+def test_failure_probability_names_its_scope() -> None:
+    one, joint = (words.failure_probability(example.certificate(statement=kind)) for kind in ("per test image", "simultaneous"))
+    assert one == "The statement about any one test image is wrong with probability at most 0.001."
+    assert joint == "Any of the statements about all test images is wrong with probability at most 0.001."
+
+
+def test_an_attack_is_outside_only_beyond_every_proved_cap() -> None:
+    small, large = example.certificate(0.5), example.certificate(1.0)
+    between = example.attack(joint_norm_min=1.5)
+    assert small["results"]["cap"] < 1.5 < large["results"]["cap"]
+    assert words.attack_is_outside([small], between)
+    assert not words.attack_is_outside([small, large], between)
+    assert words.attack_is_outside([small, large | {"proved": False}], between)
