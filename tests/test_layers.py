@@ -6,10 +6,7 @@ from pathlib import Path
 import certidote
 
 PACKAGE = Path(certidote.__file__).parent
-LAYERS = (
-    "streams numerics types adam data attacks diffusion training certification defenses engine scenarios results report progress "
-    "verbs demo cli"
-).split()
+LAYERS = ["streams", "numerics", "types", "adam", "data", "attacks", "diffusion", "training", "certification", "defenses", "engine", "scenarios", "results", "report", "progress", "verbs", "demo", "cli"]
 LATER_ON_PURPOSE = {("verbs", "demo")}  # the demo verb starts the demo, which calls the other verbs
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from certidote import verbs
-from certidote.data.digits import load_digits
 from certidote.defenses.sanitize import sanitized
 from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.engine.local import Pool

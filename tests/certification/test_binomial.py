@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from false_alarms import assert_rate_at_most
 
 from certidote.certification.binomial import lower_confidence_bound, minimum_trials
+from false_alarms import assert_rate_at_most
 
 
 @pytest.mark.parametrize("trials", [1, 7, 100, 1_000])

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import scipy.stats
-from oracles import linear_case
 
 from certidote.certification.binomial import lower_confidence_bound
 from certidote.certification.smoothing import certify_counts, radius, radius_cap
 from certidote.certification.threats import image_norm, k_max
 from certidote.types import ABSTAIN
+from oracles import linear_case
 
 
 def test_radius_identities() -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from false_alarms import assert_rate_is
-from oracles import IdentityDenoiser, InnerProductTrainer, linear_case
-from running import ballots_of
 
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.streams import Key
 from certidote.types import Ballots, Certificate, DenoiserCard, ImageDataset, Lineage, Provenance, Unproved, Untrusted, View
+from false_alarms import assert_rate_is
+from oracles import IdentityDenoiser, InnerProductTrainer, linear_case
+from running import ballots_of
 
 CASE = linear_case()
 SIGMA = CASE.distance()  # so that a member is right with probability Phi(1) = 0.841

@@ -117,7 +117,9 @@ def test_digests_name_kind_and_data():
 def test_refusals():
     denoiser = LinearMMSE(random_images())
     one = torch.ones(1)
-    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 3\), but this denoiser takes \(2, 3, 3\) \(channels, height, width\)"):
+    with pytest.raises(
+        ValueError, match=r"images of shape \(1, 3, 3\), but this denoiser takes \(2, 3, 3\) \(channels, height, width\)"
+    ):
         denoiser(torch.zeros(1, 1, 3, 3), one)
     with pytest.raises(ValueError, match=r"sigma=-1 is below this denoiser's sigma_min=0 \(\[0, 1\] pixel units\)"):
         denoiser(torch.zeros(1, 2, 3, 3), -one)

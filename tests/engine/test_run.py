@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles import IdentityDenoiser
-from running import ballots_of
 
 from certidote import streams, types
 from certidote.data.digits import load_digits
@@ -23,6 +21,8 @@ from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import Recipe
 from certidote.training.stacked import StackedTrainer
 from certidote.types import ImageDataset, Provenance, Trainer, Untrusted
+from oracles import IdentityDenoiser
+from running import ballots_of
 
 MLP = Recipe(architecture="mlp-128", epochs=2, learning_rate=0.3)
 CNN = Recipe(architecture="cnn-32-64", epochs=1, learning_rate=0.1)

@@ -44,14 +44,11 @@ class DDPMDenoiser:
         prediction_type: what it outputs.
         card: what it is. An `image_shape` of None accepts any size.
         dtype: number format of the network's arithmetic. Scaling and solving are float32 always.
-    Raises: ValueError for an unknown prediction type.
     """
 
     def __init__(
         self, network: nn.Module, schedule: Schedule, prediction_type: PredictionType, card: DenoiserCard, dtype: DType = "float32"
     ) -> None:
-        if prediction_type not in ("epsilon", "sample", "v_prediction"):
-            raise ValueError(f"unknown prediction_type {prediction_type!r}; choose one of: epsilon, sample, v_prediction")
         self.network = network.requires_grad_(False).eval().to(torch_dtype(dtype))  # eval: these networks have dropout
         self.schedule, self.prediction_type, self.card, self.dtype = schedule, prediction_type, card, dtype
         self.sigma_min, self.sigma_max = schedule.sigma_min, schedule.sigma_max

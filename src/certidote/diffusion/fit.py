@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ class DenoiserRecipe:
         augmentation: changes to the images.
         architecture: of the network; None for the one that suits the image size.
         validation_share: fraction of the trusted images held out to measure on, if no validation images are given.
-        storage: format the final weights are rounded to, so that what is saved is what was measured.
+        storage: "float32", or "float16": the format the final weights are rounded to, so that what is saved is what was measured.
     Raises: ValueError if a number is out of range.
     """
 
@@ -57,7 +56,7 @@ class DenoiserRecipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     architecture: Architecture | None = None
     validation_share: float = 0.1
-    storage: Literal["float32", "float16"] = "float32"
+    storage: str = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:

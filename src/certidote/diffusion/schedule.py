@@ -8,17 +8,17 @@ the noise itself is never rounded to a step.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
-SigmaSpace = Literal["unit", "symmetric"]
-"""Where a sigma is measured: "unit", pixels in [0, 1] (ours, Carlini et al. 2022); "symmetric", pixels in [-1, 1]."""
 
-
-def convert_sigma(sigma: float, given: SigmaSpace, wanted: SigmaSpace) -> float:
+def convert_sigma(sigma: float, given: str, wanted: str) -> float:
     """The same noise on the other pixel range: symmetric sigmas (and radii) are twice the unit ones.
+
+    Args:
+        sigma: noise std in the units of `given`.
+        given, wanted: "unit" for pixels in [0, 1] (ours, and Carlini et al. 2022), "symmetric" for pixels in [-1, 1].
 
     Raises: ValueError for an unknown space.
     """
@@ -77,12 +77,12 @@ class Schedule:
         Raises: ValueError if a sigma is outside the schedule.
         """
         low, high = self.sigma_min, self.sigma_max
-        for value in sigma:
-            if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
-                raise ValueError(
-                    f"sigma={value:.6g} is outside this schedule, which covers {low:.6g} to {high:.6g} ([0, 1] pixel units); "
-                    "choose a sigma inside or another denoiser"
-                )
+        inside = (low * (1 - 1e-6) <= sigma) & (sigma <= high * (1 + 1e-6))
+        if not inside.all():
+            raise ValueError(
+                f"sigma={sigma[~inside][0]:.6g} is outside this schedule, which covers {low:.6g} to {high:.6g} "
+                "([0, 1] pixel units); choose a sigma inside or another denoiser"
+            )
         return np.interp(2 * np.log(2 * sigma), self._log_noise(), np.arange(len(self), dtype=np.float64))
 
     def nearest_step(self, sigma: Float64[np.ndarray, "n"]) -> np.ndarray:
@@ -94,9 +94,9 @@ class Schedule:
 
         Raises: ValueError if a time is outside.
         """
-        for value in time:
-            if not 0 <= value <= len(self) - 1:
-                raise ValueError(f"t={value} is outside this schedule; its steps are 0 to {len(self) - 1}")
+        inside = (time >= 0) & (time <= len(self) - 1)
+        if not inside.all():
+            raise ValueError(f"t={time[~inside][0]} is outside this schedule; its steps are 0 to {len(self) - 1}")
         return np.exp(np.interp(time, np.arange(len(self), dtype=np.float64), self._log_noise()) / 2) / 2
 
     def _log_noise(self) -> Float64[np.ndarray, "steps"]:

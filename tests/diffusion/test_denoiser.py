@@ -1,0 +1,206 @@
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from certidote.data.digits import load_digits
+from certidote.data.tiny import tiny
+from certidote.diffusion import denoiser as denoisers
+from certidote.diffusion.denoiser import CATALOGUE, image_hashes, load, save
+from certidote.diffusion.fit import DenoiserRecipe, mean_squared_errors, train_network
+from certidote.diffusion.network import Architecture
+from certidote.streams import Key
+from certidote.types import Untrusted
+
+RECIPE = DenoiserRecipe(steps=3, batch=16, architecture=Architecture(1, 2, (16,), (1,)))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_network(tiny(10, 2, (1, 8, 8), Key(0)), None, RECIPE, Key(1), name="mine")
+
+
+@pytest.fixture
+def saved(trained, tmp_path):
+    save(trained, tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def some_noise(n=6):
+    return torch.from_numpy(Key(4).numpy().standard_normal((n, 1, 8, 8), dtype=np.float32)), torch.full((n,), 0.25)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_saved_and_loaded_it_is_the_same(storage, tmp_path):
+    trained = train_network(tiny(10, 2, (1, 8, 8), Key(0)), None, dataclasses.replace(RECIPE, storage=storage), Key(1))
+    save(trained, tmp_path / "it")
+    loaded = load(tmp_path / "it")
+    noisy, sigma = some_noise()
+    assert torch.equal(loaded(noisy, sigma), trained(noisy, sigma))
+    assert (loaded.sigma_min, loaded.sigma_max) == (trained.sigma_min, trained.sigma_max)
+    assert loaded.card == dataclasses.replace(trained.card, name=str(tmp_path / "it"))
+    assert loaded.card.details == {**trained.card.details, "dtype": "float32"}
+    assert {file.name for file in (tmp_path / "it").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_number_formats_share_the_digest_but_not_the_details(saved):
+    exact, fast = load(saved), load(saved, "bfloat16")
+    assert exact.card.digest == fast.card.digest
+    assert (exact.card.details["dtype"], fast.card.details["dtype"]) == ("float32", "bfloat16")
+    assert exact.conditioning(0.5) != fast.conditioning(0.5)
+
+
+def test_saving_never_overwrites_by_accident(saved, trained, tmp_path):
+    before = (saved / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="it is not empty; choose another folder or force the replacement"):
+        save(trained, saved)
+    assert (saved / "config.json").read_bytes() == before
+    save(copy_of(trained), saved, force=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"it holds 'cat.png', which no denoiser has"):
+        save(trained, tmp_path / "photos", force=True)
+    (tmp_path / "empty").mkdir()
+    save(trained, tmp_path / "empty")
+    assert load(tmp_path / "empty").card.digest == trained.card.digest
+    with pytest.raises(ValueError, match=r"folder .*nowhere' does not exist; create it first"):
+        save(trained, tmp_path / "nowhere" / "it")
+    with pytest.raises(ValueError, match="it is a file; choose another folder"):
+        save(trained, tmp_path / "photos" / "cat.png")
+
+
+def copy_of(denoiser):
+    return pickle.loads(pickle.dumps(denoiser))
+
+
+def test_a_failed_save_leaves_nothing_and_changes_nothing(saved, trained, monkeypatch):
+    def full_disk(path, content):
+        if path.name == "config.json":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr(denoisers, "_write", full_disk)
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    with pytest.raises(OSError, match="No space left"):
+        save(trained, saved, force=True)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+    assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("keep", [0, 0.5, 0.99])
+def test_truncated_files_are_one_clear_error(saved, file, keep):
+    whole = (saved / file).read_bytes()
+    (saved / file).write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(ValueError, match=rf"{file} is damaged \(.*\); train or copy the denoiser again"):
+        load(saved)
+    (saved / file).unlink()
+    with pytest.raises(ValueError, match=rf"{file} is missing"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "does not describe a denoiser of ours or of diffusers"),
+        ({"version": 2}, "has format version 2, this release reads 1; install the matching release"),
+        ({"sigma_max": 5.0}, "was altered: its digest is"),
+        ({"scaling": {"mean": 0.5, "std": 0.5}}, "was altered: its digest is"),
+        ({"scaling": {}}, r"is no complete denoiser \(KeyError: 'mean'\); train or copy it again"),
+        ({"architecture": {"channels": 1}}, r"is no complete denoiser \("),
+        ({"architecture": {"channels": 1, "patch": 2, "widths": [32], "blocks": [1]}}, r"is no complete denoiser \(RuntimeError"),
+        ({"image_shape": [8, 8]}, r"is no complete denoiser \("),
+        ({"details": None}, r"is no complete denoiser \("),
+    ],
+)
+def test_altered_configurations_are_refused(saved, changes, message):
+    rewrite(saved / "config.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        load(saved)
+
+
+def test_altered_weights_are_refused(saved):
+    content = bytearray((saved / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (saved / "model.safetensors").write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="was altered: its digest is"):
+        load(saved)
+
+
+def test_unknown_names_are_told_what_there_is():
+    message = (
+        "unknown denoiser 'digit'; choose one of: digits, digits-kernel, digits-linear-mmse, none, or give a folder. "
+        "To train one on images you trust: certidote denoiser train DATA --out DIR"
+    )
+    with pytest.raises(ValueError, match=message):
+        load("digit")
+
+
+def test_empty_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config.json is missing; .* is no denoiser's folder"):
+        load(tmp_path)
+
+
+def test_image_hashes_are_of_the_stored_bytes():
+    import hashlib
+
+    data = load_digits("train").subset([0, 1, 0])
+    expected = {int(hashlib.sha256(bytes(image.flatten().tolist())).hexdigest()[:16], 16) >> 1 for image in data.images}
+    assert image_hashes(data) == expected
+    assert len(expected) == 2
+    assert max(image_hashes(load_digits("trusted"))) < 2**63
+
+
+# ----------------------------------------------------------------------------------------------------------- the catalogue
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_catalogue(name):
+    """Every entry denoises digits, pickles, keeps its input, and fits the lineage that the certificate reads."""
+    denoiser = load(name)
+    assert denoiser.card.name == name
+    assert len(denoiser.card.digest) == 64
+    traced = Untrusted(load_digits("train")).noised(0.25, Key(1), range(500))
+    before = traced.images.clone()
+    denoised = traced.denoised(denoiser)
+    assert denoised.lineage.denoiser == denoiser.card.digest
+    assert torch.equal(traced.images, before)
+    sigma = torch.full((3,), 0.25)
+    assert torch.equal(pickle.loads(pickle.dumps(denoiser))(traced.images[:3], sigma), denoised.images[:3])
+    assert isinstance(denoiser.conditioning(0.25), str)
+
+
+def test_nothing_in_the_catalogue_has_seen_the_digits_under_attack_or_the_test_digits():
+    seen = [load(name).card.training_images for name in CATALOGUE]
+    assert [len(images) for images in seen] == [897, 897, 897, 0]
+    for split in ("train", "test"):
+        hashes = image_hashes(load_digits(split))
+        assert all(not images & hashes for images in seen)
+    assert seen[0] == image_hashes(load_digits("trusted"))
+
+
+def test_the_packaged_denoiser_beats_linear_mmse_on_held_out_digits():
+    """And keeps the errors it was released with: at most 0.0150 at sigma 0.25 and 0.034 at 0.5, per pixel."""
+    test, sigmas = load_digits("test"), (0.1, 0.25, 0.5, 1.0)
+    ours, linear = (mean_squared_errors(load(name), test, sigmas, Key(3)) for name in ("digits", "digits-linear-mmse"))
+    assert all(ours[k] < linear[k] for k in (1, 2, 3))
+    assert ours[0] < 0.85 * linear[0]
+    assert ours[1] < 0.0150
+    assert ours[2] < 0.034
+
+
+def test_the_packaged_denoiser_is_small_and_says_how_it_was_made():
+    folder = denoisers.PACKAGED / "digits"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
+    config = json.loads((folder / "config.json").read_text())
+    assert config["trained_on"] == load_digits("trusted").digest()
+    assert config["training_images"] == 897
+    assert config["details"]["validation"]["sigmas"] == [0.1, 0.25, 0.5, 1.0]
+    DenoiserRecipe.from_json(config["details"]["recipe"])

@@ -1,0 +1,188 @@
+"""The command line as a user meets it: one clear line and status 2 for bad input, nothing half-written, results where promised."""
+
+import csv
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import certidote
+from certidote import cli, verbs
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["certidote", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+SMALL = ("--models", "40", "--n0", "10", "--workers", "0", "--dtype", "float32", "--denoiser", "none", "--sigma", "0.5")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    certified = verbs.certify("digits", out=out, sigma=0.5, models=40, n0=10, denoiser="none", seed=3, workers=0, dtype="float32")
+    assert isinstance(certified, verbs.Certified)
+    assert certified.proved
+    return out
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "ledger.sqlite", "certificate.json", "certified_accuracy.csv", "images.csv", "certified_accuracy.svg", "threats.svg", "report.html",
+    }  # fmt: skip
+    record = json.loads((finished / "certificate.json").read_text())
+    assert record["n"] == 40
+    assert record["n0"] == 10
+    assert record["root_source"] == "given"
+    assert any("reproduction" in item["evidence"] for item in record["assumptions"])
+    rows = list(csv.DictReader((finished / "images.csv").open()))
+    assert len(rows) == 400
+    best = max(float(row["radius"]) for row in rows)
+    assert best == pytest.approx(record["results"]["cap"], rel=1e-12)
+    correct = np.mean([row["label"] == row["true"] for row in rows])
+    assert record["results"]["certified_accuracy"][0] == [0.0, pytest.approx(correct)]
+
+
+def test_the_same_command_goes_on_and_another_is_refused(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "images.csv").read_text()
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--out", str(finished)) == 0
+    assert (finished / "images.csv").read_text() == before
+    capsys.readouterr()
+    assert run(monkeypatch, "certify", "digits", *SMALL[2:], "--models", "41", "--out", str(finished)) == 2
+    error = capsys.readouterr().err
+    assert "holds a run with scheme.n=40, but this command asks for scheme.n=41" in error
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--seed", "4", "--out", str(finished)) == 2
+    assert "leave the seed out to go on" in capsys.readouterr().err
+    assert (finished / "images.csv").read_text() == before
+
+
+def one_class(folder: Path) -> Path:
+    np.savez(folder / "one.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.zeros(4, np.int64))
+    return folder / "one.npz"
+
+
+def with_nan(folder: Path) -> Path:
+    images = np.zeros((4, 8, 8), np.float32)
+    images[2, 0, 0] = np.nan
+    np.savez(folder / "nan.npz", images=images, labels=np.array([0, 1, 0, 1]))
+    return folder / "nan.npz"
+
+
+def label_out_of_range(folder: Path) -> Path:
+    labels, names = np.array([0, 1, 2, 7]), np.array(["a", "b", "c"])
+    np.savez(folder / "label.npz", images=np.zeros((4, 8, 8), np.uint8), labels=labels, class_names=names)
+    return folder / "label.npz"
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("digits", "--sigma", "0.5", "--models", "9"), "at least 10 are needed"),
+        (("digits", "--sigma", "99"), "exceeds this denoiser's sigma_max"),
+        (("digits", "--sigma", "0"), "adds no noise"),
+        (("digits", "--alpha", "0.9"), "not a failure probability"),
+        (("digits", "--denoiser", "digitz"), "unknown denoiser 'digitz'"),
+        (("digits", "--recipe", "resnet"), "unknown recipe 'resnet'"),
+        (("digits", "--dtype", "float64"), "unknown dtype 'float64'"),
+        (("digits", "--device", "tpu"), "unknown device 'tpu'"),
+        (("digitz",), "digits"),
+        (("/nonexistent/folder",), "/nonexistent/folder"),
+        (("digits:training",), "training"),
+        ((one_class, "--test", "digits"), "class"),
+        ((with_nan, "--test", "digits"), "NaN"),
+        ((label_out_of_range, "--test", "digits"), "7"),
+        ((empty_folder, "--test", "digits"), "empty"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or "-".join(getattr(v, "__name__", str(v)) for v in value)[:40],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: tuple[object, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(argument(tmp_path)) if callable(argument) else str(argument) for argument in arguments]
+    out = tmp_path / "run"
+    assert run(monkeypatch, "certify", *given, "--out", str(out), "--workers", "0") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+    assert not out.exists(), "nothing half-written"
+
+
+def test_wrong_flags_are_refused_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "certify", "digits", "--out", "x", "--modells", "3") == 2
+    assert run(monkeypatch, "certify", "digits") == 2
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--out", str(tmp_path / "run"), "--dry-run") == 0
+    assert "50 models (10 select, 40 are counted) on 500 images" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_saves_a_loadable_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from certidote.data.digits import load_digits
+    from certidote.training.model_dir import load_model
+
+    assert run(monkeypatch, "train", "digits", "--out", str(tmp_path / "model"), "--dtype", "float32") == 0
+    assert "no defense" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
+    test = load_digits("test")
+    accuracy = float((load_model(tmp_path / "model")(test.pixels()).argmax(1) == test.labels).float().mean())
+    assert accuracy > 0.9
+    assert run(monkeypatch, "train", "digits", "--out", str(tmp_path / "model")) == 2
+    assert "--force" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device; nothing was written, and what was there is unchanged", str(path))
+
+    monkeypatch.setattr("certidote.results.files.write_text", full)
+    assert run(monkeypatch, "report", str(finished)) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_report_refuses_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "report", str(tmp_path)) == 2
+    assert "holds no certificate.json" in capsys.readouterr().err
+    (tmp_path / "certificate.json").write_text("{")
+    assert run(monkeypatch, "report", str(tmp_path)) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_every_command_is_a_public_function_with_the_same_parameters() -> None:
+    for name in certidote.__all__:
+        assert callable(getattr(certidote, name))
+    commands = {command.callback.__doc__ for command in cli.app.registered_commands + cli.denoisers.registered_commands}
+    assert commands == {getattr(verbs, name).__doc__ for name in certidote._VERBS}
+    for command in cli.app.registered_commands:
+        verb = next(getattr(verbs, n) for n in certidote._VERBS if getattr(verbs, n).__doc__ == command.callback.__doc__)
+        shown = list(inspect.signature(command.callback).parameters)
+        assert shown == [p for p in inspect.signature(verb).parameters if p not in cli.HIDDEN]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import certidote.cli; "
+        "print(sorted({'torch', 'diffusers', 'matplotlib', 'sklearn', 'scipy', 'numpy', 'pydantic'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
