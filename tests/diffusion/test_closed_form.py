@@ -7,7 +7,7 @@ import torch
 
 from certidote.data.digits import load_digits
 from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE
-from certidote.diffusion.contract import image_hashes
+from certidote.diffusion.contract import check_call, image_hashes
 from certidote.streams import Key
 from certidote.types import ImageDataset
 
@@ -126,4 +126,4 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"sigma=nan is no noise level; give a finite number"):
         denoiser(torch.zeros(1, 2, 3, 3), one * math.nan)
     with pytest.raises(ValueError, match="2 images but 1 noise levels; give one sigma per image"):
-        denoiser(torch.zeros(2, 2, 3, 3), one)
+        check_call(torch.zeros(2, 2, 3, 3), one, None, 0.0, 1.0)

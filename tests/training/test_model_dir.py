@@ -109,9 +109,9 @@ def test_an_interrupted_save_changes_nothing(failing: int, tmp_path: Path, monke
 
 
 def test_what_does_not_fit_its_description_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="weight 'head.weight' is .*'cnn-32-64' for images of shape .* and 2 classes has"):
+    with pytest.raises(ValueError, match=r"weight 'head\.weight' is .*'cnn-32-64' for images of shape .* and 2 classes has"):
         save_model(tmp_path / "model", model(), **{**ARGUMENTS, "class_names": ("a", "b")})
-    with pytest.raises(ValueError, match="weight 'hidden.weight' is missing"):
+    with pytest.raises(ValueError, match=r"weight 'hidden\.weight' is missing"):
         save_model(tmp_path / "model", model(), **{**ARGUMENTS, "recipe": RECIPES["mlp"]})
     assert not list(tmp_path.iterdir())
 
@@ -152,7 +152,8 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         load_model(tmp_path / "absent")
     folder = saved(tmp_path / "model")
     content = (folder / WEIGHTS).read_bytes()
-    for damaged in (content[:-1], content[:50], b"", bytes([content[0] ^ 1]) + content[1:], content[:-1] + bytes([content[-1] ^ 1])):
+    flipped = bytes([content[0] ^ 1]) + content[1:], content[:-1] + bytes([content[-1] ^ 1])
+    for damaged in (content[:-1], content[:50], b"", *flipped):
         (folder / WEIGHTS).write_bytes(damaged)
         with pytest.raises(ValueError, match=r"model\.safetensors in .* is damaged: its SHA-256"):
             load_model(folder)

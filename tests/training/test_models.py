@@ -32,7 +32,7 @@ def test_any_shape_and_number_of_classes(architecture: str, shape: tuple[int, in
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_features_can_be_differentiated_twice_over_and_leave_the_input_alone(architecture: str) -> None:
+def test_features_can_be_differentiated_and_leave_the_input_alone(architecture: str) -> None:
     """Attacks differentiate features and keep using them: in-place operations would break or falsify that."""
     model = build(architecture, (1, 8, 8), 4, Key(1)).double()
     images = torch.from_numpy(Key(2).numpy().random((2, 1, 8, 8))).requires_grad_()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certidote.streams import Key
@@ -14,6 +14,7 @@ def recipe(epochs: int = 2, batch_size: int = 100, warm_up: float = 0.1) -> Reci
     return Recipe(architecture="mlp-128", epochs=epochs, batch_size=batch_size, learning_rate=0.3, warm_up=warm_up)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 700), st.integers(1, 300), st.integers(1, 3))
 def test_every_epoch_is_cut_into_equal_batches_that_nearly_cover_it(rows: int, batch_size: int, epochs: int) -> None:
     steps = batches(recipe(epochs, batch_size), rows, Key(0))
@@ -38,6 +39,7 @@ def test_the_order_is_a_function_of_the_common_key() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, longer, strict=False)), "more epochs begin like fewer"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.floats(0, 1, exclude_max=True))
 def test_rates_rise_to_the_peak_and_fall_towards_0(steps: int, warm_up: float) -> None:
     chosen = recipe(warm_up=warm_up)

@@ -49,7 +49,8 @@ class DDPMDenoiser:
     def __init__(
         self, network: nn.Module, schedule: Schedule, prediction_type: PredictionType, card: DenoiserCard, dtype: DType = "float32"
     ) -> None:
-        self.network = network.requires_grad_(False).eval().to(torch_dtype(dtype))  # eval: these networks have dropout
+        self.network = network.requires_grad_(False).eval()  # eval: these networks have dropout
+        nn.Module.to(network, torch_dtype(dtype))  # the `to` of diffusers models warns of layers that unconditional ones lack
         self.schedule, self.prediction_type, self.card, self.dtype = schedule, prediction_type, card, dtype
         self.sigma_min, self.sigma_max = schedule.sigma_min, schedule.sigma_max
 
@@ -191,7 +192,8 @@ def _read_network(unet: Path) -> nn.Module:
             str(unet), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:  # diffusers and safetensors have no common error for a damaged file
-        raise ValueError(f"{unet / WEIGHTS} cannot be read ({type(error).__name__}: {error}); download the model again") from error
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{unet / WEIGHTS} cannot be read ({problem}); download the model again") from error
     finally:
         logging.set_verbosity(verbosity)
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])]

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
 from types import TracebackType
 
 import torch
@@ -36,9 +37,7 @@ class Pool:
 
     def __enter__(self) -> "Pool":
         if self.workers:
-            self._executor = ProcessPoolExecutor(
-                self.workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-            )
+            self._executor = ProcessPoolExecutor(self.workers, mp_context=_context(), initializer=_start_worker)
             for _ in range(self.workers):
                 self._executor.submit(_nothing)
         return self
@@ -74,6 +73,18 @@ class Pool:
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _context() -> BaseContext:
+    """How workers start: forked from one clean process that has imported torch, so that it is imported once and its memory shared.
+
+    Never forked from this process, whose threads may hold locks.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["certidote.engine.jobs", "certidote.training.pooled", "certidote.diffusion.denoiser"])
+    return context
 
 
 def _start_worker() -> None:
