@@ -143,14 +143,14 @@ def test_training_refusals(trusted):
 
 def test_augmentation_of_nothing_changes_nothing():
     images = load_digits("trusted").pixels()[:50]
-    still = Augmentation(share=1, shift=0, rotation=0, scaling=0)
+    still = Augmentation(share=1.0, shift=0.0, rotation=0.0, scaling=0.0)
     torch.testing.assert_close(still(images, Key(0).numpy()), images, atol=1e-5, rtol=0)
-    assert torch.equal(Augmentation(share=0, shift=3)(images, Key(0).numpy()), images)
+    assert torch.equal(Augmentation(share=0.0, shift=3.0)(images, Key(0).numpy()), images)
 
 
 def test_flip_mirrors_half_of_the_images():
     images = load_digits("trusted").pixels()[:400]
-    flipped = Augmentation(share=1, shift=0, rotation=0, scaling=0, flip=True)(images, Key(0).numpy())
+    flipped = Augmentation(share=1.0, shift=0.0, rotation=0.0, scaling=0.0, flip=True)(images, Key(0).numpy())
     same = (flipped - images).abs().amax((1, 2, 3)) < 1e-5
     mirrored = (flipped - images.flip(3)).abs().amax((1, 2, 3)) < 1e-5
     assert bool((same | mirrored).all())
@@ -161,7 +161,7 @@ def test_shift_moves_by_pixels():
     """A bright pixel's center of mass moves by N(0, shift^2) pixels along each axis."""
     images = torch.zeros(2_000, 1, 16, 16)
     images[:, :, 6:10, 6:10] = 0.5
-    moved = Augmentation(share=1, shift=0.5, rotation=0, scaling=0)(images, Key(0).numpy())
+    moved = Augmentation(share=1.0, shift=0.5, rotation=0.0, scaling=0.0)(images, Key(0).numpy())
     mass, place = moved.sum((1, 2, 3)), torch.arange(16) - 7.5
     for axis in (2, 3):
         center = (moved.sum(5 - axis).squeeze(1) * place).sum(1) / mass
