@@ -4,6 +4,8 @@ bfloat16 is several times faster than float32 where the processor multiplies it 
 slower where it is emulated. Only network arithmetic uses it: noise is always drawn and added in float32.
 """
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -59,3 +61,19 @@ def _fastest(work: Callable[[], None], repeats: int = 5) -> float:
         work()
         times.append(time.perf_counter() - begin)
     return min(times)
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep freed memory for the next tensor instead of giving it back to the system at once.
+
+    Every operation on images makes a tensor of megabytes and frees it soon. By default glibc returns such blocks immediately, and the
+    next operation pays for fresh pages: on virtual machines that can cost more than the arithmetic. Does nothing without glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+        mallopt(mmap_threshold, 32 << 20)  # the largest value that glibc accepts
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(top_pad, 64 << 20)

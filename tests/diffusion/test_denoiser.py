@@ -37,7 +37,9 @@ def some_noise(n=6):
 def test_saved_and_loaded_it_is_the_same(storage, tmp_path):
     trained = train_network(tiny(10, 2, (1, 8, 8), Key(0)), None, dataclasses.replace(RECIPE, storage=storage), Key(1))
     save(trained, tmp_path / "it")
+    before = torch.random.get_rng_state()
     loaded = load(tmp_path / "it")
+    assert torch.equal(torch.random.get_rng_state(), before)
     noisy, sigma = some_noise()
     assert torch.equal(loaded(noisy, sigma), trained(noisy, sigma))
     assert (loaded.sigma_min, loaded.sigma_max) == (trained.sigma_min, trained.sigma_max)

@@ -101,7 +101,7 @@ class Identity:
 
     sigma_min = 0.0
     sigma_max = math.inf
-    card = DenoiserCard("none", "none", hashlib.sha256(b"certidote identity denoiser").hexdigest())
+    card = DenoiserCard("none", "none", hashlib.sha256(b"certidote identity denoiser").hexdigest(), training_images=frozenset())
 
     def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
         check_call(noisy, sigma, None, self.sigma_min, self.sigma_max)

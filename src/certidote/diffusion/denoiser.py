@@ -86,13 +86,14 @@ def save(denoiser: NetworkDenoiser, directory: str | Path, force: bool = False) 
         "architecture": denoiser.network.architecture.to_json(),
         "scaling": {"mean": denoiser.scaling.mean, "std": denoiser.scaling.std},
         "trained_on": card.trained_on,
-        "training_images": len(card.training_images),
+        "training_images": None if card.training_images is None else len(card.training_images),
         "details": {name: value for name, value in card.details.items() if name != "dtype"},  # that is chosen when loading
         "torch": str(torch.__version__),
     }
     stored = torch.float16 if card.details.get("recipe", {}).get("storage") == "float16" else torch.float32
     tensors = {f"weights.{name}": value.to(stored).contiguous() for name, value in denoiser.weights.items()}
-    tensors["training_images"] = torch.tensor(sorted(card.training_images), dtype=torch.int64)
+    if card.training_images is not None:
+        tensors["training_images"] = torch.tensor(sorted(card.training_images), dtype=torch.int64)
     unfinished, replaced = unfinished_beside(target), unfinished_beside(target)
     unfinished.mkdir()
     try:
@@ -143,10 +144,13 @@ def _load_ours(directory: Path, name: str, dtype: DType) -> NetworkDenoiser:
         shape = tuple(int(side) for side in config["image_shape"])
         scaling = Scaling(float(config["scaling"]["mean"]), float(config["scaling"]["std"]))
         sigma_min, sigma_max = float(config["sigma_min"]), float(config["sigma_max"])
-        network = ResidualUNet(Architecture.from_json(config["architecture"]))
+        with torch.device("meta"):  # initial weights would be drawn from the global generator
+            network = ResidualUNet(Architecture.from_json(config["architecture"]))
         c, h, w = shape
-        hashes = frozenset(tensors.pop("training_images").tolist())
-        network.load_state_dict({key.removeprefix("weights."): value.to(torch.float32) for key, value in tensors.items()})
+        stored = tensors.pop("training_images", None)
+        hashes = None if stored is None else frozenset(stored.tolist())
+        weights = {key.removeprefix("weights."): value.to(torch.float32) for key, value in tensors.items()}
+        network.load_state_dict(weights, assign=True)
         details = {**config["details"], "dtype": dtype}
         wanted, trained_on = str(config["digest"]), str(config["trained_on"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

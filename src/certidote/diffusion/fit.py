@@ -215,7 +215,7 @@ def _train(
             weight.copy_(average)
 
 
-def _batch(clean: Images, recipe: DenoiserRecipe, generator: np.random.Generator) -> tuple[Images, Images, Tensor]:
+def _batch(clean: Images, recipe: DenoiserRecipe, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Clean images, the same with noise, and the noise's (n,) std: one draw of everything that is random in a step."""
     rows = torch.from_numpy(generator.integers(0, len(clean), recipe.batch))
     images = recipe.augmentation(clean[rows], generator)

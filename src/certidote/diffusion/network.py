@@ -8,6 +8,7 @@ output are scaled so that both have unit variance at every sigma.
 Source of the scaling: Karras, Aittala, Aila and Laine (2022), table 1 (c_skip, c_out, c_in, c_noise).
 """
 
+import copy
 import hashlib
 import itertools
 import math
@@ -190,9 +191,7 @@ class NetworkDenoiser:
             raise ValueError("a network denoiser takes one image shape; its card names none")
         self.sigma_min, self.sigma_max, self.card, self.scaling, self.dtype = sigma_min, sigma_max, card, scaling, dtype
         self.weights = {name: value.detach().to(torch.float32).clone() for name, value in network.state_dict().items()}
-        self.network = ResidualUNet(network.architecture)
-        self.network.load_state_dict(self.weights)
-        self.network.requires_grad_(False).eval()
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.network.to(torch_dtype(dtype)).to(memory_format=torch.channels_last)
         self.chunk = chunk_size(*card.image_shape[1:])
 

@@ -16,6 +16,7 @@ from types import TracebackType
 import torch
 
 from certidote.engine.jobs import BlockRecord, Job, Payload, work
+from certidote.numerics import keep_freed_memory
 
 
 class WorkerLost(RuntimeError):
@@ -88,6 +89,7 @@ def _context() -> BaseContext:
 
 
 def _start_worker() -> None:
+    keep_freed_memory()
     torch.set_num_threads(1)
 
 
