@@ -45,7 +45,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert record["n0"] == 10
     assert record["root_source"] == "given"
     assert any("reproduction" in item["evidence"] for item in record["assumptions"])
-    rows = list(csv.DictReader((finished / "images.csv").open()))
+    rows = list(csv.DictReader((finished / "images.csv").read_text().splitlines()))
     assert len(rows) == 400
     best = max(float(row["radius"]) for row in rows)
     assert best == pytest.approx(record["results"]["cap"], rel=1e-12)

@@ -48,7 +48,7 @@ def _say_certified(result: Any) -> None:
     if isinstance(result, verbs.Plan):
         print("\n".join(result.lines))
         return
-    from certidote.report.words import percent, radius_in_words
+    from certidote.reporting.words import percent, radius_in_words
 
     record, results = result.record, result.record["results"]
     print(record["claim"])

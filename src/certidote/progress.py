@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -10,10 +10,21 @@ if TYPE_CHECKING:
 EVERY_SECONDS = 30.0
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """Where lines go: standard error, usually."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+    def isatty(self) -> bool: ...
+
+
 class Lines:
     """Progress off a terminal: a line when a stage starts and ends, and at most one every 30 seconds between."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream or sys.stderr
         self._stage, self._unit = "", ""
         self._total = self._done = self._first = 0
@@ -40,7 +51,8 @@ class Lines:
         self._say(f"{self._stage}: done in {seconds:.1f} s{f', {note}' if note else ''}")
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        self._stream.write(text + "\n")
+        self._stream.flush()
 
 
 class Bar:
@@ -76,7 +88,7 @@ class Bar:
             self._progress.stop()
 
 
-def for_stream(stream: TextIO | None = None) -> Lines | Bar:
+def for_stream(stream: Stream | None = None) -> Lines | Bar:
     """The right one for where the output goes."""
     stream = stream or sys.stderr
     return Bar() if stream.isatty() else Lines(stream)

@@ -26,7 +26,7 @@ class Key:
     root: int
     path: tuple[str | int, ...] = ()
 
-    def __truediv__(self, name: str | int) -> "Key":
+    def __truediv__(self, name: str | int | np.integer) -> "Key":
         return Key(self.root, (*self.path, name if isinstance(name, str) else int(name)))
 
     def entropy(self) -> int:

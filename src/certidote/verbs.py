@@ -116,7 +116,7 @@ def _run_and_record(
     from certidote import engine
     from certidote.engine.ledger import Ledger
     from certidote.engine.local import Pool
-    from certidote.report.words import plain
+    from certidote.reporting.words import plain
     from certidote.results.record import RunFacts, certificate_record
 
     out.mkdir(parents=True, exist_ok=True)
@@ -152,8 +152,8 @@ def _run_and_record(
 
 
 def _write_results(out: Path, record: dict[str, Any]) -> None:
-    from certidote.report.figures import certified_accuracy_figure, threat_figure
-    from certidote.report.html import write_report
+    from certidote.reporting.figures import certified_accuracy_figure, threat_figure
+    from certidote.reporting.html import write_report
     from certidote.results.files import write_csv, write_json, write_text
 
     write_json(out / "certificate.json", record)
@@ -421,6 +421,6 @@ def demo(
     progress: "Progress | None" = None,
 ) -> Any:
     """The whole story on bundled handwritten digits: poison, sanitize, train thousands of models, certify."""
-    from certidote.demo import run_demo
+    from certidote.story import run_demo
 
     return run_demo(out, models=models, targets=targets, workers=workers, dtype=dtype, progress=progress)

@@ -3,9 +3,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
-from certidote.report.html import render, write_report
 from report import example
+
+from certidote.reporting.html import render, write_report
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x {{ 7 * 7 }} </style>"
 

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from certidote.report import svg, words
+from certidote.reporting import svg, words
 from certidote.types import Json
 
 WIDE, NARROW = 720, 360

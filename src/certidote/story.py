@@ -16,9 +16,9 @@ from certidote import verbs
 from certidote.defenses.sanitize import sanitized
 from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.engine.local import Pool
-from certidote.report.figures import attack_figure, certified_accuracy_figure, threat_figure
-from certidote.report.html import write_report
-from certidote.report.words import length, percent, radius_in_words
+from certidote.reporting.figures import attack_figure, certified_accuracy_figure, threat_figure
+from certidote.reporting.html import write_report
+from certidote.reporting.words import length, percent, radius_in_words
 from certidote.results.files import write_csv, write_json, write_text
 from certidote.results.record import versions
 from certidote.results.summary import wilson

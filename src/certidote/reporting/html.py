@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from certidote.report import figures, words
+from certidote.reporting import figures, words
 from certidote.results.files import write_text
 from certidote.types import Json
 
@@ -79,7 +79,7 @@ def _check(certificates: Sequence[Json]) -> None:
 
 
 def _resource(name: str) -> str:
-    return (files("certidote.report") / name).read_text(encoding="utf-8")
+    return (files("certidote.reporting") / name).read_text(encoding="utf-8")
 
 
 def _both(figure: Callable[..., str], *content: object) -> Markup:

@@ -3,9 +3,9 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from certidote.report import words
 from report import example
+
+from certidote.reporting import words
 
 
 @settings(deadline=None, derandomize=True)
