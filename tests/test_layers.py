@@ -6,7 +6,10 @@ from pathlib import Path
 import certidote
 
 PACKAGE = Path(certidote.__file__).parent
-LAYERS = ["streams", "numerics", "types", "adam", "data", "attacks", "diffusion", "training", "certification", "defenses", "engine", "scenarios", "results", "report", "progress", "verbs", "demo", "cli"]
+LAYERS = (
+    "streams numerics types adam data attacks diffusion training certification defenses engine scenarios results reporting progress "
+    "verbs story cli"
+).split()
 LATER_ON_PURPOSE = {("verbs", "story")}  # the demo verb starts the story, which calls the other verbs
 
 
