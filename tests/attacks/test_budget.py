@@ -88,11 +88,13 @@ def test_quantized_images_keep_the_budget(seed: int, epsilon: float, norm: Norm)
 
 
 def test_every_whole_level_of_the_linf_budget_can_be_used() -> None:
-    """16/255 * 255 can fall below 16 in floating point; the sixteenth level must not be lost, nor a seventeenth won."""
+    """An epsilon that rounding put just below 16/255 still allows 16 levels, as `Poison.verify` does, and never 17."""
     base = torch.full((1, 1, 1, 1), 100, dtype=torch.uint8)
-    for levels in range(101):
-        reached = quantize(torch.ones(1, 1, 1, 1), base, Budget(1, "linf", levels / 255))
-        assert int(reached) == 100 + levels
+    for levels in range(1, 101):
+        for epsilon in (levels / 255, float(np.nextafter(levels / 255, 0)), (levels + 0.999) / 255):
+            reached = quantize(torch.ones(1, 1, 1, 1), base, Budget(1, "linf", epsilon))
+            assert int(reached) == 100 + levels
+            verified(base, reached, Budget(1, "linf", epsilon))
     with pytest.raises(BudgetExceeded, match="moved by"):
         verified(base, base + 17, Budget(1, "linf", 16 / 255))
 

@@ -47,8 +47,8 @@ def test_votes_do_not_depend_on_stack_size_or_worker_count(dtype: str, tmp_path:
 
 def test_one_process_per_cnn_gives_the_votes_of_one_after_the_other(tmp_path: Path) -> None:
     trainer = PooledTrainer(CNN, stack_size=2)
-    here = ballots_of(scheme(9), trainer, TRAIN, TEST, tmp_path / "a")
-    there = ballots_of(scheme(9), trainer, TRAIN, TEST, tmp_path / "b", workers=2)
+    here = ballots_of(scheme(11), trainer, TRAIN, TEST, tmp_path / "a")
+    there = ballots_of(scheme(11), trainer, TRAIN, TEST, tmp_path / "b", workers=2)
     assert np.array_equal(here.votes, there.votes)
 
 

@@ -4,6 +4,8 @@
 8 bits without leaving the set. `Poison.verify` is the last word on both.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -49,18 +51,12 @@ def quantize(images: Float[Tensor, "n c h w"], bases: UInt8[Tensor, "n c h w"], 
     """
     exact = project(images.to(torch.float64), bases.to(torch.float64) / 255, budget)  # float32 bases would be 1e-5 levels off
     step = (exact * 255 - bases).flatten(1)
+    radius = budget.epsilon * 255 * SLACK
     if budget.norm == "linf":
-        levels = _whole_levels(budget.epsilon)
-        rounded = step.round().clamp(-levels, levels)
+        rounded = step.round().clamp(-math.floor(radius), math.floor(radius))
     else:
-        rounded = step.sign() * _round_inside_ball(step.abs(), budget.epsilon * 255 * SLACK)
+        rounded = step.sign() * _round_inside_ball(step.abs(), radius)
     return (bases + rounded.view_as(exact)).clamp(0, 255).to(torch.uint8)
-
-
-def _whole_levels(epsilon: float) -> int:
-    """The most 8-bit levels that `Poison.verify` lets one pixel move: 16 for 16/255, though 16/255 * 255 may fall below 16."""
-    levels = int(epsilon * 255)
-    return levels + ((levels + 1) / 255 <= epsilon * SLACK)
 
 
 def _l2_scale(step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: float) -> Float[Tensor, "n 1"]:
