@@ -146,7 +146,9 @@ def competent_script(models: int, seed: int) -> list[float]:
 
 def engine_loop(models: int, pool: Pool, dtype: str, seed: int, workers: int) -> list[float]:
     """(c) Returns each member's test accuracy."""
-    scheme = DenoisedSmoothing(load_denoiser("digits", dtype=dtype), SIGMA, n0=max(1, models // 10), n=models - max(1, models // 10))
+    scheme = DenoisedSmoothing(
+        load_denoiser("digits", dtype=dtype), SIGMA, n0=max(1, models // 10), n=models - max(1, models // 10)
+    )
     trainer = trainer_for(RECIPE, dtype)
     data = Untrusted(TRAIN)
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:

@@ -113,7 +113,11 @@ def empty_folder(folder: Path) -> Path:
     ids=lambda value: getattr(value, "__name__", None) or "-".join(getattr(v, "__name__", str(v)) for v in value)[:40],
 )
 def test_bad_input_is_one_line_and_status_2(
-    arguments: tuple[object, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[object, ...],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = [str(argument(tmp_path)) if callable(argument) else str(argument) for argument in arguments]
     out = tmp_path / "run"

@@ -20,7 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-denoisers = typer.Typer(help="Denoisers: train one on images you trust, list the packaged ones, show a model card.", no_args_is_help=True)
+denoisers = typer.Typer(
+    help="Denoisers: train one on images you trust, list the packaged ones, show a model card.", no_args_is_help=True
+)
 HIDDEN = ("progress", "pool", "label")
 
 
@@ -54,7 +56,9 @@ def _say_certified(result: Any) -> None:
     print(record["claim"])
     if result.proved:
         ca = results["certified_accuracy"][0][1]
-        print(f"Certified accuracy at radius 0: {percent(ca)}; the vote is right on {percent(results['vote_accuracy'])} of test images.")
+        print(
+            f"Certified accuracy at radius 0: {percent(ca)}; the vote is right on {percent(results['vote_accuracy'])} of test images."
+        )
         print("\n".join(radius_in_words(record)))
     else:
         print(f"The vote is right on {percent(results['vote_accuracy'])} of test images, but nothing is proved:")
@@ -74,7 +78,9 @@ def _say_demo(result: Any) -> None:
 
 
 def _say_denoiser(result: Any) -> None:
-    print(f"Denoiser {result.card.name} ({result.card.kind}), sigma {result.sigma_min:g} to {result.sigma_max:g} ([0, 1] pixel units)")
+    print(
+        f"Denoiser {result.card.name} ({result.card.kind}), sigma {result.sigma_min:g} to {result.sigma_max:g} ([0, 1] pixel units)"
+    )
 
 
 def _say_list(result: Any) -> None:

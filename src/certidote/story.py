@@ -88,7 +88,7 @@ def attack_part(targets: int, progress: Progress, *, command: str) -> Json:
     poisons = craft(scenario, key)
     progress.advance()
     denoiser = load_denoiser("digits")
-    rows, shown = [], None
+    rows: list[Json] = []
     for sigma in ATTACK_SIGMAS:
         result = evaluate(scenario, poisons, key, sanitize=partial(_sanitize, denoiser, sigma))
         if not rows:
@@ -98,7 +98,6 @@ def attack_part(targets: int, progress: Progress, *, command: str) -> Json:
         assert result.sanitized_control is not None
         rows.append(_row(f"sanitized at sigma {sigma:g}, unpoisoned (control)", result.sanitized_control, sigma))
         rows.append(_row(f"sanitized at sigma {sigma:g}, poisoned", result.sanitized, sigma))
-        shown = shown or sigma
         progress.advance()
     progress.finish()
     norms = [_joint_norm(poison, scenario.train) for poison in poisons]

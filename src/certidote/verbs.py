@@ -103,7 +103,19 @@ def certify(
     overlap = None if hashes is None else untrusted.overlap(hashes)
     facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json()}
     return _run_and_record(
-        out, scheme, trainer, untrusted, (data, train_set), (test_name, test_set), facts, seed, overlap, workers, progress, pool, label
+        out,
+        scheme,
+        trainer,
+        untrusted,
+        (data, train_set),
+        (test_name, test_set),
+        facts,
+        seed,
+        overlap,
+        workers,
+        progress,
+        pool,
+        label,
     )
 
 
@@ -179,7 +191,9 @@ def report(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the same 'certidote certify' again, its votes are in the ledger") from None
+        raise ValueError(
+            f"{path} is damaged ({error}); run the same 'certidote certify' again, its votes are in the ledger"
+        ) from None
     if not isinstance(record, dict) or record.get("format") != "certidote certificate" or record.get("version") != 1:
         raise ValueError(f"{path} is not a certidote certificate of version 1")
     _write_results(run, record)
@@ -200,7 +214,9 @@ def train(
     *,
     out: Annotated[Path, typer.Option(help="model directory: config.json and model.safetensors")],
     test: Annotated[str, typer.Option(help="test images for the accuracy; default: the test split of DATA, if it has one")] = "",
-    sigma: Annotated[float, typer.Option(help="sanitize first with noise of this std, [0, 1] pixel units; 0: train on DATA as it is")] = 0.0,
+    sigma: Annotated[
+        float, typer.Option(help="sanitize first with noise of this std, [0, 1] pixel units; 0: train on DATA as it is")
+    ] = 0.0,
     denoiser: DenoiserName = "auto",
     recipe: RecipeName = "auto",
     seed: Seed = None,

@@ -80,9 +80,7 @@ def test_paths_take_a_split_suffix(tmp_path):
     for source in (str(tmp_path / "both"), tmp_path / "both"):
         assert len(load(source)) == len(load(source, "train")) == 6
         assert len(load(source, "test")) == len(load(f"{source}:test")) == 4
-    np.savez(
-        tmp_path / "both.npz", x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels
-    )
+    np.savez(tmp_path / "both.npz", x_train=train.images, y_train=train.labels, x_test=test.images, y_test=test.labels)
     assert torch.equal(load(f"{tmp_path / 'both.npz'}:test").images, test.images)
 
 

@@ -157,9 +157,10 @@ def test_two_noise_draws_shrink_the_radius_by_sqrt_two(tmp_path: Path) -> None:
 
 
 def test_missing_members_are_refused() -> None:
-    assert "49 members have voted, but 50 were fixed" in radii_of(
-        lambda b: replace(b, votes=b.votes[:49], failed=b.failed[:49], noise_ids=b.noise_ids[:49])
-    )[0]
+    assert (
+        "49 members have voted, but 50 were fixed"
+        in radii_of(lambda b: replace(b, votes=b.votes[:49], failed=b.failed[:49], noise_ids=b.noise_ids[:49]))[0]
+    )
 
 
 def test_another_denoiser_is_refused() -> None:

@@ -68,7 +68,9 @@ def black_and_white(seed: int) -> ImageDataset:
     return ImageDataset(torch.from_numpy(images), torch.arange(24) % 3, ("a", "b", "c"))
 
 
-@pytest.mark.parametrize("trainer", [StackedTrainer(MLP, stack_size=4), PooledTrainer(CNN, stack_size=2)], ids=["stacked", "pooled"])
+@pytest.mark.parametrize(
+    "trainer", [StackedTrainer(MLP, stack_size=4), PooledTrainer(CNN, stack_size=2)], ids=["stacked", "pooled"]
+)
 def test_equal_noised_sets_give_bit_identical_models_and_votes(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = black_and_white(1), black_and_white(2)
     assert not torch.equal(first.images, second.images)

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from PIL import Image
-from report import example
+from reporting import example
 
 from certidote.reporting import figures
 

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report import example
+from reporting import example
 
 from certidote.reporting.html import render, write_report
 

@@ -3,7 +3,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report import example
+from reporting import example
 
 from certidote.reporting import words
 

@@ -142,7 +142,7 @@ def test_destinations_that_are_no_files(tmp_path):
         write_text(tmp_path / "no" / "a", "x")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "folder", tmp_path / "pipe", Path("/dev/null")):
+    for path in (tmp_path / "folder", tmp_path / "pipe"):  # no real device: as root, a broken check would replace it
         with pytest.raises(ValueError, match="is no regular file; choose another path"):
             write_text(path, "x")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -34,13 +34,13 @@ def slow_head(images: torch.Tensor, labels: torch.Tensor, key: Key, epochs: int,
     x = images.flatten(1).double()
     generator = (key / "init").numpy()
     bound = 1 / np.sqrt(x.shape[1])
-    both = torch.from_numpy(generator.uniform(-bound, bound, size=(x.shape[1] + 1, 3))).requires_grad_()
+    both = torch.from_numpy(generator.uniform(-bound, bound, size=(3, x.shape[1] + 1))).requires_grad_()
     average, square, step = torch.zeros_like(both), torch.zeros_like(both), 0
     for epoch in range(epochs):
         order = torch.from_numpy((key / "order" / epoch).numpy().permutation(len(x)))
         for start in range(0, len(x), batch):
             rows = order[start : start + batch]
-            loss = torch.nn.functional.cross_entropy(x[rows] @ both[:-1] + both[-1], labels[rows])
+            loss = torch.nn.functional.cross_entropy(x[rows] @ both[:, :-1].T + both[:, -1], labels[rows])
             (gradient,) = torch.autograd.grad(loss, [both])
             step += 1
             average, square = 0.9 * average + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
@@ -57,8 +57,8 @@ def test_heads_agree_with_autograd() -> None:
     heads = trainer.fit(views, keys, Key(9))
     for member in range(2):
         expected = slow_head(views[member].images, views[member].labels, keys[member], 10, 10, 0.05, 6)
-        np.testing.assert_allclose(heads.weights[member].numpy(), expected[:-1], atol=2e-4)
-        np.testing.assert_allclose(heads.biases[member, 0].numpy(), expected[-1], atol=2e-4)
+        np.testing.assert_allclose(heads.weights[member].numpy(), expected[:, :-1], atol=2e-4)
+        np.testing.assert_allclose(heads.biases[member].numpy(), expected[:, -1], atol=2e-4)
 
 
 def test_heads_learn() -> None:

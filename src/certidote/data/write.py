@@ -36,7 +36,7 @@ def write_folder(data: ImageDataset, path: Path) -> None:
     """
     _check_writable(data, path)
     for label, name in enumerate(data.class_names):
-        if not name or is_hidden(name) or any(symbol in name for symbol in '/\\:\0'):
+        if not name or is_hidden(name) or any(symbol in name for symbol in "/\\:\0"):
             raise ValueError(f"class name {name!r} cannot name a folder; rename the class, or write an .npz file")
         if not bool((data.labels == label).any()):
             raise ValueError(f"class {name!r} has no images, which a folder cannot express; write an .npz file")

@@ -188,7 +188,7 @@ def _read_network(unet: Path) -> nn.Module:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        network, info = UNet2DModel.from_pretrained(
+        network, info = UNet2DModel.from_pretrained(  # type: ignore[no-untyped-call]
             str(unet), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:  # diffusers and safetensors have no common error for a damaged file

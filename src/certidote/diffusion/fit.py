@@ -187,7 +187,7 @@ def _train(
 ) -> None:
     """Train in place; at the end the network holds the averaged weights."""
     device = network.head.weight.device
-    network.to(memory_format=torch.channels_last).train()
+    network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     weights = list(network.parameters())
     averaged = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))

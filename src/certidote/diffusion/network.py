@@ -192,7 +192,7 @@ class NetworkDenoiser:
         self.sigma_min, self.sigma_max, self.card, self.scaling, self.dtype = sigma_min, sigma_max, card, scaling, dtype
         self.weights = {name: value.detach().to(torch.float32).clone() for name, value in network.state_dict().items()}
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self.network.to(torch_dtype(dtype)).to(memory_format=torch.channels_last)
+        self.network.to(torch_dtype(dtype)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.chunk = chunk_size(*card.image_shape[1:])
 
     def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:

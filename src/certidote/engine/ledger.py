@@ -75,7 +75,7 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------------- configuration
 
-    def get(self, name: str) -> Any | None:
+    def get(self, name: str) -> Any:
         """A recorded fact, or None."""
         with self._explained():
             row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -146,7 +146,9 @@ class Ledger:
             try:
                 self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             except sqlite3.IntegrityError:
-                raise RuntimeError(f"members {row[0]} to {row[1] - 1} have voted already; the first committed votes stand") from None
+                raise RuntimeError(
+                    f"members {row[0]} to {row[1] - 1} have voted already; the first committed votes stand"
+                ) from None
 
     def jobs(self) -> list[Job]:
         """The committed blocks, in order of member numbers."""
@@ -178,9 +180,7 @@ class Ledger:
                     members,
                     8 * members,
                 ):
-                    raise ValueError(
-                        f"{self.path}: members {first} to {last - 1} have a row of the wrong size; it is damaged"
-                    )
+                    raise ValueError(f"{self.path}: members {first} to {last - 1} have a row of the wrong size; it is damaged")
                 block = np.frombuffer(vote_bytes, dtype=kind).reshape(members, num_tests)
                 if members and block.size and block.max() >= num_classes:
                     raise ValueError(

@@ -59,7 +59,8 @@ def certified_accuracy_figure(certificates: Sequence[Json], attack: Json | None 
         axes.set_xlim(0, 1.06 * top)
         axes.set_xlabel(f"radius: l2 norm {'of the change to' if width > NARROW else 'over'} the whole training set")
         _accuracy_axis(axes)
-        _legend(figure, *axes.get_legend_handles_labels(), columns)
+        lines, labels = axes.get_legend_handles_labels()
+        _legend(figure, lines, labels, columns)
         if attack is not None:
             if far is None:
                 axes.set_xlim(0, 1.06 * max(top, attack["joint_norm_median"]))

@@ -24,21 +24,23 @@ class Heads:
 
     Attributes:
         extractor: frozen, in eval mode.
-        weights: (members, d, classes).
-        biases: (members, 1, classes).
+        weights: (members, classes, d).
+        biases: (members, classes).
         failed: (members,) heads that diverged.
     """
 
     extractor: FrozenExtractor
-    weights: Float[Tensor, "members d classes"]
-    biases: Float[Tensor, "members 1 classes"]
+    weights: Float[Tensor, "members classes d"]
+    biases: Float[Tensor, "members classes"]
     failed: Bool[Tensor, "members"]
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Float[Tensor, "members n classes"]:
         """Logits of all members; the features are shared."""
         shared = features(self.extractor, images)
-        return torch.stack([bias + shared @ weight for weight, bias in zip(self.weights, self.biases, strict=True)])
+        return torch.stack(
+            [nn.functional.linear(shared, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
+        )
 
 
 class HeadTrainer:
@@ -112,26 +114,27 @@ class HeadTrainer:
             stacked = torch.stack([inputs[i] for i in members]), torch.stack([views[i].labels for i in members])
             fitted |= zip(members, self._fit_equal(*stacked, classes[0], [keys[i] for i in members]), strict=True)
         heads = torch.stack([fitted[i] for i in range(len(views))])
-        return Heads(self.extractor, heads[:, :-1], heads[:, -1:], ~heads.isfinite().flatten(1).all(1))
+        return Heads(self.extractor, heads[..., :-1], heads[..., -1], ~heads.isfinite().flatten(1).all(1))
 
     @torch.no_grad()
     def _fit_equal(
         self, inputs: Float[Tensor, "m n d"], labels: Int64[Tensor, "m n"], num_classes: int, keys: Sequence[Key]
-    ) -> Float[Tensor, "m parameters c"]:
-        """Weights and, last row, biases on features of equal shape, by the gradient x^T (softmax - one-hot) / batch."""
+    ) -> Float[Tensor, "m c parameters"]:
+        """Weights and, last column, biases on features of equal shape, by the gradient (softmax - one-hot)^T x / batch."""
         members, rows, width = inputs.shape
-        wanted = nn.functional.one_hot(labels, num_classes).to(inputs.dtype)
-        inputs = torch.cat([inputs, inputs.new_ones(members, rows, 1)], dim=2)  # the last column carries the bias
+        inputs = torch.cat([inputs, inputs.new_ones(members, rows, 1)], dim=2).flatten(0, 1)  # the last column carries the bias
+        wanted = nn.functional.one_hot(labels, num_classes).to(inputs.dtype).flatten(0, 1)
         parameters = torch.stack([_initial(key / "init", width, num_classes) for key in keys]).to(inputs)
         optimizer = Adam([parameters])
-        which = torch.arange(members).unsqueeze(1)
+        first_row = torch.arange(members).unsqueeze(1) * rows
         for epoch in range(self.epochs):
             rate = self.learning_rate * 0.1 ** sum(epoch >= decay for decay in self.decay_epochs)
             order = torch.stack([torch.from_numpy((key / "order" / epoch).numpy().permutation(rows)) for key in keys])
-            for batch in torch.split(order, self.batch_size, dim=1):
-                seen = inputs[which, batch]
-                error = (torch.bmm(seen, parameters).softmax(2) - wanted[which, batch]) / batch.shape[1]
-                optimizer.step([torch.bmm(seen.transpose(1, 2), error)], rate)
+            for batch in torch.split((order + first_row).to(inputs.device), self.batch_size, dim=1):
+                seen = inputs.index_select(0, batch.flatten()).view(*batch.shape, -1)
+                error = torch.bmm(seen, parameters.transpose(1, 2)).softmax(2)
+                error -= wanted.index_select(0, batch.flatten()).view(*batch.shape, -1)
+                optimizer.step([torch.bmm(error.transpose(1, 2), seen) / batch.shape[1]], rate)
         return parameters
 
 
@@ -141,7 +144,7 @@ def features(extractor: FrozenExtractor, images: Images) -> Float[Tensor, "n d"]
     return torch.cat([extractor.penultimate(images[rows.start : rows.stop]) for rows in row_blocks(len(images))])
 
 
-def _initial(key: Key, width: int, num_classes: int) -> Float[Tensor, "d c"]:
-    """Weights and, last row, biases: uniform in +-1/sqrt(width), as torch's Linear starts."""
+def _initial(key: Key, width: int, num_classes: int) -> Float[Tensor, "c parameters"]:
+    """Weights and, last column, biases: uniform in +-1/sqrt(width), as torch's Linear starts."""
     bound = 1 / math.sqrt(width)
-    return torch.from_numpy(key.numpy().uniform(-bound, bound, size=(width + 1, num_classes)).astype("float32"))
+    return torch.from_numpy(key.numpy().uniform(-bound, bound, size=(num_classes, width + 1)).astype("float32"))
