@@ -522,7 +522,8 @@ class Unproved:
 class Scheme(Protocol):
     """How a defended classifier is made of members, and what their ballots prove."""
 
-    members: int
+    @property
+    def members(self) -> int: ...
 
     def view(self, data: Untrusted, member: int, key: Key) -> View: ...
 

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from PIL import Image
-from reporting import example
 
 from certidote.reporting import figures
+from reporting import example
 
 FIGURES = {
     "radius": lambda width: figures.certified_accuracy_figure(example.four(), example.attack(), width=width),

@@ -3,9 +3,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reporting import example
 
 from certidote.reporting.html import render, write_report
+from reporting import example
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x {{ 7 * 7 }} </style>"
 

@@ -3,9 +3,9 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reporting import example
 
 from certidote.reporting import words
+from reporting import example
 
 
 @settings(deadline=None, derandomize=True)

@@ -1,0 +1,80 @@
+"""`denoiser train`, `denoiser list`, `denoiser info`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certidote.verbs.choices import check_device
+from certidote.verbs.options import Device, Dtype, Force, Seed
+
+if TYPE_CHECKING:
+    from certidote.types import Denoiser, Progress
+
+
+def denoiser_train(
+    data: Annotated[str, typer.Argument(help="images you TRUST, in the forms of DATA; never the images to be purified")],
+    *,
+    out: Annotated[Path, typer.Option(help="denoiser directory: config.json and model.safetensors")],
+    recipe: Annotated[str, typer.Option(help="auto, or a .toml file with fields of the denoiser recipe")] = "auto",
+    seed: Seed = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    force: Force = False,
+    progress: "Progress | None" = None,
+) -> "Denoiser":
+    """Train a denoising network on images you TRUST. Whoever makes it asserts that no attacker could alter them."""
+    from certidote.data import load
+    from certidote.diffusion.denoiser import check_target, save
+    from certidote.diffusion.fit import load_recipe, train_network
+    from certidote.numerics import resolve_dtype
+    from certidote.streams import Key, fresh_root
+
+    check_target(out, force)
+    check_device(device)
+    used_recipe = load_recipe(recipe)
+    key = Key(fresh_root() if seed is None else seed) / "denoiser"
+    trained = train_network(
+        load(data, "train"), None, used_recipe, key, progress, name=out.name, dtype=resolve_dtype(dtype, device), device=device
+    )
+    save(trained, out, force)
+    return trained
+
+
+def denoiser_list() -> list[dict[str, str]]:
+    """The packaged denoisers: name, kind, image shape, range of sigma."""
+    from certidote.diffusion.denoiser import CATALOGUE, load
+
+    rows = []
+    for name in CATALOGUE:
+        loaded = load(name)
+        shape = loaded.card.image_shape
+        rows.append(
+            {
+                "name": name,
+                "kind": loaded.card.kind,
+                "images": "any" if shape is None else "x".join(map(str, shape)),
+                "sigma": f"{loaded.sigma_min:g} to {loaded.sigma_max:g}",
+                "digest": loaded.card.digest[:12],
+            }
+        )
+    return rows
+
+
+def denoiser_info(name: Annotated[str, typer.Argument(help="a packaged name, or a denoiser directory")]) -> dict[str, Any]:
+    """The model card of one denoiser: what it is, what it was made from, how well it does."""
+    from certidote.diffusion.denoiser import load
+
+    loaded = load(name)
+    card = loaded.card
+    known = card.training_images
+    return {
+        "name": card.name,
+        "kind": card.kind,
+        "digest": card.digest,
+        "image_shape": card.image_shape,
+        "sigma": [loaded.sigma_min, None if loaded.sigma_max == float("inf") else loaded.sigma_max],
+        "trained_on": card.trained_on or None,
+        "training_images": None if known is None else len(known),
+        **card.details,
+    }
