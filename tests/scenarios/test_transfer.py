@@ -85,29 +85,31 @@ def test_the_attack_works_undefended_and_fades_under_heavy_sanitizing() -> None:
     At sigma 1.0 the poisons are mostly gone, so fewer targets fall; accuracy on digits suffers too, but stays far above chance.
     """
     denoiser = KernelDenoiser(load_digits("trusted"))
-    result = evaluate(scenario(), poisons(), Key(0), sanitize=lambda data, key: sanitized(data, denoiser, 1.0, key))
-    assert int(result.poisoned.success.sum()) >= 0.6 * TARGETS
-    assert int(result.control.success.sum()) == 0
-    assert float(result.control.clean_accuracy.mean()) > 0.93
-    assert float((result.control.clean_accuracy - result.poisoned.clean_accuracy).mean()) < 0.03
-    assert result.sanitized is not None
-    assert result.sanitized_control is not None
-    assert int(result.sanitized.success.sum()) <= int(result.poisoned.success.sum()) - 3
-    assert len(result.sanitized) == len(result.sanitized_control) == TARGETS
-    assert float(result.sanitized_control.clean_accuracy.mean()) > 0.5
+    heavy = {"heavy": lambda data, key: sanitized(data, denoiser, 1.0, key)}
+    result = evaluate(scenario(), poisons(), Key(0), sanitizers=heavy)
+    plain, cleaned = result.plain, result.sanitized["heavy"]
+    assert int(plain.poisoned.success.sum()) >= 0.6 * TARGETS
+    assert int(plain.control.success.sum()) == 0
+    assert float(plain.control.clean_accuracy.mean()) > 0.93
+    assert float((plain.control.clean_accuracy - plain.poisoned.clean_accuracy).mean()) < 0.03
+    assert int(cleaned.poisoned.success.sum()) <= int(plain.poisoned.success.sum()) - 3
+    assert len(cleaned.poisoned) == len(cleaned.control) == TARGETS
+    assert float(cleaned.control.clean_accuracy.mean()) > 0.5
 
 
 def test_without_a_sanitizer_there_are_two_arms() -> None:
     small, crafted, trainer = quick()
-    result = evaluate(small, crafted, Key(4), trainer=trainer)
-    assert (result.sanitized, result.sanitized_control) == (None, None)
+    pairs: list[int] = []
+    result = evaluate(small, crafted, Key(4), trainer=trainer, finished=lambda: pairs.append(1))
+    assert result.sanitized == {}
+    assert len(pairs) == 1
 
 
 def test_outcomes_are_what_the_victims_predict() -> None:
     """Against victims trained one at a time, with predictions counted by hand."""
     small, crafted, _ = quick(8)
     trainer = HeadTrainer(small.extractor, epochs=1, learning_rate=1e-3, stack_size=3)  # hardly trained, so wrong in every way
-    result = evaluate(small, crafted, Key(5), trainer=trainer)
+    result = evaluate(small, crafted, Key(5), trainer=trainer).plain
     for outcome in (result.control, result.poisoned):
         assert outcome.otherwise_wrong.any()
         assert outcome.success.any()
@@ -144,7 +146,7 @@ def test_arms_are_paired() -> None:
             starts.extend(view.lineage.start for view in views)
             return super().fit(views, keys, common)
 
-    result = evaluate(small, crafted, Key(4), sanitize=spy, trainer=Watched(small.extractor, epochs=3, stack_size=3))
+    result = evaluate(small, crafted, Key(4), sanitizers={"spy": spy}, trainer=Watched(small.extractor, epochs=3, stack_size=3))
     assert len(victims) == 16
     assert victims[:4] == victims[4:8] == victims[8:12] == victims[12:]
     assert len(set(victims[:4])) == 4
@@ -152,14 +154,15 @@ def test_arms_are_paired() -> None:
     assert len(set(noises)) == 4
     assert not set(noises) & set(victims)
     assert set(starts) == {"trusted"}
-    assert result.sanitized is not None
-    assert np.array_equal(result.sanitized.predicted, result.poisoned.predicted)  # this sanitizer changes nothing
+    assert np.array_equal(
+        result.sanitized["spy"].poisoned.predicted, result.plain.poisoned.predicted
+    )  # this sanitizer changes nothing
 
 
 def test_stack_size_does_not_change_outcomes() -> None:
     small, crafted, trainer = quick()
     alone = HeadTrainer(small.extractor, epochs=3, stack_size=1)
-    one, two = evaluate(small, crafted, Key(4), trainer=trainer), evaluate(small, crafted, Key(4), trainer=alone)
+    one, two = (evaluate(small, crafted, Key(4), trainer=each).plain for each in (trainer, alone))
     assert np.array_equal(one.poisoned.predicted, two.poisoned.predicted)
     assert np.array_equal(one.control.predicted, two.control.predicted)
 

@@ -5,8 +5,8 @@ victims of a trial start from one key, whatever they are trained on, so that eac
 share their noise too. Rates and intervals are made from these arrays elsewhere.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -77,20 +77,30 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class TransferResult:
-    """The arms of a comparison, trial by trial.
+class Arms:
+    """What was trained on the clean set and what was trained on the poisoned set, trial by trial.
 
     Attributes:
         control: trained on the clean set. Targets it gets wrong were lost before the attack: `control.success |
             control.otherwise_wrong`.
         poisoned: trained on the poisoned set.
-        sanitized_control, sanitized: the same two, sanitized before training; None without a sanitizer.
     """
 
     control: Outcome
     poisoned: Outcome
-    sanitized_control: Outcome | None = None
-    sanitized: Outcome | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TransferResult:
+    """The arms of a comparison.
+
+    Attributes:
+        plain: trained on the sets as they are.
+        sanitized: for each sanitizer, by its name: trained on the sets it made.
+    """
+
+    plain: Arms
+    sanitized: Mapping[str, Arms] = field(default_factory=dict)
 
 
 def make_scenario(key: Key, *, num_targets: int = 25, num_poisons: int = 10, epsilon: float = EPSILON) -> TransferScenario:
@@ -126,16 +136,18 @@ def evaluate(
     poisons: Sequence[Poison],
     key: Key,
     *,
-    sanitize: Sanitizer | None = None,
+    sanitizers: Mapping[str, Sanitizer] | None = None,
     trainer: HeadTrainer | None = None,
+    finished: Callable[[], None] = lambda: None,
 ) -> TransferResult:
     """Train the victims of every trial on clean and poisoned sets, plain and sanitized, and look at the targets.
 
     Args:
         poisons: one for each goal of the scenario, in its order; the budget is verified.
         key: decides the victims' coins and the sanitizer's noise; the key of `craft` may be used again.
-        sanitize: applied once to each trial's clean and poisoned set, with the same noise stream.
+        sanitizers: by name; each is applied once to each trial's clean and poisoned set, with the same noise stream.
         trainer: of the victims; by default heads on the scenario's extractor.
+        finished: called after each pair of arms, 1 + len(sanitizers) times.
     Raises: ValueError if there is not one poison for each goal, or a poison is made for another target; BudgetExceeded.
     """
     if len(poisons) != len(scenario.goals):
@@ -147,12 +159,12 @@ def evaluate(
     clean = [Untrusted(scenario.train)] * len(poisons)
     poisoned = [Untrusted(poison.apply(scenario.train)) for poison in poisons]
 
-    def arm(sets: Sequence[Untrusted], prepare: Sanitizer) -> Outcome:
-        return _outcome(scenario, trainer, sets, prepare, key)
+    def arms(prepare: Sanitizer) -> Arms:
+        pair = Arms(*(_outcome(scenario, trainer, sets, prepare, key) for sets in (clean, poisoned)))
+        finished()
+        return pair
 
-    if sanitize is None:
-        return TransferResult(arm(clean, _as_it_is), arm(poisoned, _as_it_is))
-    return TransferResult(arm(clean, _as_it_is), arm(poisoned, _as_it_is), arm(clean, sanitize), arm(poisoned, sanitize))
+    return TransferResult(arms(_as_it_is), {name: arms(sanitize) for name, sanitize in (sanitizers or {}).items()})
 
 
 def _as_it_is(data: Untrusted, key: Key) -> Traced:
