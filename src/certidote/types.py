@@ -425,11 +425,13 @@ class Provenance:
         data_digest: of the untrusted training set.
         root_source: who drew the root of all random streams: "operating system" after the data digest was recorded, or "given".
         denoiser_overlap: images of the untrusted set that the denoiser was trained on; None where its training set is unknown.
+        mixture: which members were computed with which numerics, if not all with the same; assigned before any of them voted.
     """
 
     data_digest: str
     root_source: Literal["operating system", "given"]
     denoiser_overlap: int | None
+    mixture: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
