@@ -8,11 +8,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from certidote import verbs
+
+ProgressName = Annotated[
+    str, typer.Option(help="auto (a bar on a terminal, lines elsewhere), bar, lines, json (one object a line) or quiet; on stderr")
+]
 
 app = typer.Typer(
     help="Train image classifiers on data you do not trust, and prove what a poisoner cannot change.",
@@ -23,25 +27,30 @@ app = typer.Typer(
 denoisers = typer.Typer(
     help="Denoisers: train one on images you trust, list the packaged ones, show a model card.", no_args_is_help=True
 )
-HIDDEN = ("progress", "pool", "label")
+HIDDEN = ("pool", "label")
 
 
 def _command(group: typer.Typer, verb: Callable[..., Any], say: Callable[[Any], None], name: str | None = None) -> None:
-    """Register `verb` under its own name and flags, minus the parameters that only Python callers have."""
+    """Register `verb` under its own name and flags, minus the parameters that only Python callers have.
+
+    A verb's `progress` is an object; on the command line it is the name of one.
+    """
     signature = inspect.signature(verb, eval_str=False)
-    wants_progress = "progress" in signature.parameters
+    parameters = [
+        p.replace(annotation=ProgressName, default="auto") if p.name == "progress" else p
+        for p in signature.parameters.values()
+        if p.name not in HIDDEN
+    ]
 
     def call(**given: Any) -> None:
-        if wants_progress:
-            from certidote.progress import for_stream
+        if "progress" in given:
+            from certidote.progress import progress_named
 
-            given["progress"] = for_stream()
+            given["progress"] = progress_named(given["progress"])
         say(verb(**given))
 
-    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[p for p in signature.parameters.values() if p.name not in HIDDEN], return_annotation=None
-    )
-    call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values() if p.name not in HIDDEN}
+    call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
     call.__doc__ = verb.__doc__
     group.command(name or verb.__name__.replace("_", "-"))(call)
 
@@ -49,6 +58,9 @@ def _command(group: typer.Typer, verb: Callable[..., Any], say: Callable[[Any], 
 def _say_certified(result: Any) -> None:
     if isinstance(result, verbs.Plan):
         print("\n".join(result.lines))
+        return
+    if isinstance(result, verbs.Stopped):
+        _say_stopped(result)
         return
     from certidote.reporting.words import percent, radius_in_words
 
@@ -64,6 +76,39 @@ def _say_certified(result: Any) -> None:
         print(f"The vote is right on {percent(results['vote_accuracy'])} of test images, but nothing is proved:")
         print("\n".join(f"  - {reason}" for reason in record["reasons"]))
     print(f"Results: {result.out / 'report.html'}")
+
+
+def _say_stopped(result: Any) -> None:
+    print(f"No certificate yet: {result.voted} of {result.members} models have voted{f'; {result.interim}' if result.interim else ''}.")
+    print(f"The run is in {result.out}: the same command goes on from there ('certidote status {result.out}' shows where it stands).")
+
+
+def _say_status(result: Any) -> None:
+    proved = {None: "nothing yet", True: "yes, see certificate.json", False: "no, certificate.json says why"}[result.proved]
+    share = f" ({result.assigned} assigned to this ledger)" if 0 < result.assigned < result.members else ""
+    print(f"stage       {result.stage}{', a run is at work on it now' if result.in_use else ''}")
+    print(f"models      {result.voted} of {result.members} have voted{share}")
+    if result.rate is not None:
+        print(f"rate        {result.rate:.2f} models/s over the latest commits; the last one {result.idle:.0f} s ago")
+    print(f"proved      {proved}")
+    for part in result.parts:
+        print(f"computed    {part}")
+    for name, value in _flat(result.configuration):
+        print(f"configured  {name} = {value}")
+    for failure in result.failures:
+        print(f"failed      members {failure.first} to {failure.last - 1}:\n{failure.traceback.rstrip()}")
+
+
+def _flat(value: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        rows += _flat(item, f"{path}{name}.") if isinstance(item, dict) else [(f"{path}{name}", item)]
+    return rows
+
+
+def _say_merged(result: Any) -> None:
+    print(f"Merged: {result.voted} of {result.members} models have voted.")
+    print(f"Run the same 'certidote certify' command with --out {result.out}, without --members, for the certificate.")
 
 
 def _say_trained(result: Any) -> None:
@@ -101,6 +146,8 @@ def _say_path(result: Path) -> None:
 
 _command(app, verbs.demo, _say_demo)
 _command(app, verbs.certify, _say_certified)
+_command(app, verbs.status, _say_status)
+_command(app, verbs.merge, _say_merged)
 _command(app, verbs.train, _say_trained)
 _command(app, verbs.report, _say_path)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
@@ -124,8 +171,8 @@ def main() -> None:
 
 
 def _expected(error: Exception) -> bool:
-    """RuntimeErrors are bugs of ours, except a lost worker."""
-    return not isinstance(error, RuntimeError) or type(error).__name__ == "WorkerLost"
+    """RuntimeErrors are bugs of ours, except a lost worker and a job that failed, whose traceback is in the ledger."""
+    return not isinstance(error, RuntimeError) or type(error).__name__ in ("WorkerLost", "JobFailed")
 
 
 if __name__ == "__main__":

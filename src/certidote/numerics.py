@@ -5,11 +5,16 @@ slower where it is emulated. Only network arithmetic uses it: noise is always dr
 """
 
 import ctypes
+import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 DType = Literal["float32", "bfloat16"]
@@ -61,6 +66,38 @@ def _fastest(work: Callable[[], None], repeats: int = 5) -> float:
         work()
         times.append(time.perf_counter() - begin)
     return min(times)
+
+
+@cache
+def rounding(device: str = "cpu") -> dict[str, str]:
+    """What decides how arithmetic rounds here: device, processor, versions. Equal values give equal votes for equal keys.
+
+    The processor stands for the kernels that are picked by its instructions and maker; the device name does so on a GPU.
+    """
+    name = "cpu" if device == "cpu" else f"cuda {torch.cuda.get_device_name(device)}"
+    return {
+        "device": name,
+        "processor": f"{platform.machine()} {_processor_maker()} {torch.backends.cpu.get_cpu_capability()}",
+        "certidote": _own_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _own_version() -> str:
+    try:
+        return version("certidote")
+    except PackageNotFoundError:
+        return "not installed as a package"
+
+
+def _processor_maker() -> str:
+    """As Linux names it ("GenuineIntel", say); elsewhere the name of the system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.system()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(("vendor_id", "CPU implementer"))), "Linux")
 
 
 def keep_freed_memory() -> None:

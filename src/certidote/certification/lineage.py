@@ -84,6 +84,15 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard) -> tuple[Assumption, .
         _root_assumption(ballots),
         _denoiser_assumption(denoiser, ballots.provenance.denoiser_overlap),
     ]
+    if ballots.provenance.mixture:
+        entries.append(
+            Assumption(
+                "Members were computed by machines that may round differently; the claim is about their mixture, and who computes which "
+                "members was fixed before any of them voted.",
+                "reported",
+                "; ".join(ballots.provenance.mixture),
+            )
+        )
     if any(lineage.start == "trusted" for lineage in ballots.lineages):
         entries.append(
             Assumption(

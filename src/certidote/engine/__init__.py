@@ -1,9 +1,41 @@
-"""Run a scheme: every member's votes into a ledger, then out as ballots."""
+"""Run a scheme: every member's votes into a ledger, then out as ballots.
 
-from certidote.engine.jobs import Payload, plan
+One loop for every back end: jobs in order of member numbers go out, records come back in any order, and what came back together is
+committed together. Only this process writes the ledger.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from certidote.engine.assignment import assign
+from certidote.engine.jobs import BlockRecord, Job, Payload, plan
 from certidote.engine.ledger import Ledger
-from certidote.engine.local import Pool
+from certidote.engine.until import Until
+from certidote.engine.workers import JobFailed, Workers
 from certidote.types import Ballots, ImageDataset, Json, Progress, Provenance, Scheme, Silent, Trainer, Untrusted
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Sees votes as they are committed. What it says is shown as an interim figure; only `--until decided` asks it to stop a run."""
+
+    def see(self, records: list[BlockRecord]) -> None: ...
+
+    def note(self) -> str: ...
+
+    def decided(self) -> bool: ...
+
+
+class _Blind:
+    def see(self, records: list[BlockRecord]) -> None:
+        pass
+
+    def note(self) -> str:
+        return ""
+
+    def decided(self) -> bool:
+        return False
 
 
 def configuration(scheme: Scheme, trainer: Trainer, data: Untrusted, test: ImageDataset, facts: Json) -> Json:
@@ -25,32 +57,103 @@ def run(
     test: ImageDataset,
     *,
     ledger: Ledger,
-    pool: Pool,
+    pool: Workers,
     config: Json,
     seed: int | None = None,
     overlap: int | None = None,
     progress: Progress | None = None,
     stage: str = "training models",
 ) -> Ballots:
-    """Train and poll every member that is not in the ledger yet, and return all ballots.
+    """Train and poll every member that is not in the ledger yet, and return all ballots; see `fill` and `ballots`."""
+    fill(scheme, trainer, data, test, ledger=ledger, pool=pool, config=config, seed=seed, progress=progress, stage=stage)
+    return ballots(ledger, data, test, overlap)
+
+
+def fill(
+    scheme: Scheme,
+    trainer: Trainer,
+    data: Untrusted,
+    test: ImageDataset,
+    *,
+    ledger: Ledger,
+    pool: Workers,
+    config: Json,
+    seed: int | None = None,
+    members: range | None = None,
+    until: Until | None = None,
+    device: str = "cpu",
+    observer: Observer | None = None,
+    progress: Progress | None = None,
+    stage: str = "training models",
+) -> int:
+    """Train and poll the members that are not in the ledger yet, and commit their votes.
 
     Args:
+        pool: where jobs run: `local.Pool` or `cluster.RayWorkers`. Cannot change a vote.
         config: from `configuration`; the ledger refuses to go on under another.
         seed: root of the random streams, for a reproduction; by default drawn from the operating system after the
             configuration, with the data digest in it, is recorded.
-        overlap: images of `data` that the denoiser was trained on, None if unknown; goes into the provenance.
-    Raises: ValueError from the ledger; WorkerLost if a worker process dies.
+        members: work on these only, and record that before any of them trains; by default on all.
+        until: when to stop earlier. Jobs that were started are finished and committed.
+        device: where the workers compute, "cpu" or "cuda".
+    Returns: how many of the members assigned to this ledger are still missing; 0 for a run that is complete.
+    Raises: ValueError from the ledger, or if a worker's numerics are not the recorded ones; JobFailed, with the traceback kept in the
+        ledger, or WorkerLost, from the back end. What was committed before is kept.
     """
-    progress = progress or Silent()
+    progress, observer, until = progress or Silent(), observer or _Blind(), until or Until()
     ledger.configure(config)
     key = ledger.key(seed)
+    numerics = pool.numerics(device)
+    ranges = assign(ledger, members, scheme.members, numerics)
     committed = ledger.jobs()
-    done = sum(job.last - job.first for job in committed)
-    progress.start(stage, scheme.members, done)
+    total = sum(len(part) for part in ranges)
+    progress.start(stage, total, ledger.voted())
+    began = time.monotonic()
+
+    def jobs() -> Iterator[Job]:
+        allowance = total if until.models is None else until.models - ledger.voted()
+        for part in ranges:
+            for job in plan(part, trainer.stack_size, committed):
+                late = until.seconds is not None and time.monotonic() - began >= until.seconds
+                if late or allowance <= 0 or (until.decided and observer.decided()):
+                    return
+                job = Job(job.first, min(job.last, job.first + allowance))
+                allowance -= job.last - job.first
+                yield job
+
     payload = Payload(scheme, trainer, data, test.images, key)
-    for record in pool.map(payload, plan(scheme.members, trainer.stack_size, committed)):
-        ledger.commit(record, test.num_classes)
-        progress.advance(record.job.last - record.job.first)
-    progress.finish()
-    provenance = Provenance(data.digest, ledger.get("root_source") or "given", overlap)
+    try:
+        for records in pool.map(payload, jobs()):
+            for record in records:
+                _check_numerics(record, numerics)
+            ledger.commit_all(records, test.num_classes)
+            observer.see(records)
+            progress.advance(sum(record.job.last - record.job.first for record in records), observer.note())
+    except JobFailed as failure:
+        ledger.fail(failure.job, failure.traceback)
+        raise
+    progress.finish(observer.note())
+    return total - ledger.voted()
+
+
+def ballots(ledger: Ledger, data: Untrusted, test: ImageDataset, overlap: int | None = None) -> Ballots:
+    """The votes of members 0, 1, ... up to the first one missing.
+
+    Args:
+        overlap: images of `data` that the denoiser was trained on, None if unknown; goes into the provenance.
+    Raises: ValueError if member 0 has not voted yet, or the ledger is damaged.
+    """
+    parts = ledger.parts()
+    mixture = tuple(map(str, parts)) if len({str(part.numerics) for part in parts}) > 1 else ()
+    provenance = Provenance(data.digest, ledger.get("root_source") or "given", overlap, mixture)
     return ledger.ballots(len(test), test.num_classes, provenance)
+
+
+def _check_numerics(record: BlockRecord, numerics: Json) -> None:
+    """Two kinds of machine in one run: which one takes a member depends on speed, so not even a mixture can be claimed."""
+    if record.numerics and record.numerics != numerics:
+        raise ValueError(
+            f"a worker computes with {', '.join(map(str, record.numerics.values()))}, but this run with "
+            f"{', '.join(map(str, numerics.values()))}; votes must not depend on which machine is free first: use machines of one kind, or "
+            "assign members to each kind beforehand (--prepare, --members)"
+        )

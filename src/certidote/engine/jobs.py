@@ -6,15 +6,16 @@ in which order, cannot change a vote.
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from certidote.numerics import rounding
 from certidote.streams import Key
-from certidote.types import Lineage, Scheme, Trainer, Untrusted, as_pixels
+from certidote.types import Json, Lineage, Scheme, Trainer, Untrusted, as_pixels
 
 TEST_CHUNK = 4096
 
@@ -40,7 +41,7 @@ class Payload:
 
 @dataclass(frozen=True, eq=False)
 class BlockRecord:
-    """What a job leaves: its members' votes and how they came about."""
+    """What a job leaves: its members' votes and how they came about. `numerics` is of the worker; empty where nobody asks."""
 
     job: Job
     votes: Int64[np.ndarray, "members n_test"]
@@ -49,14 +50,25 @@ class BlockRecord:
     lineage: Lineage
     seconds: float
     seconds_viewing: float
+    numerics: Json = field(default_factory=dict)
 
 
-def plan(members: int, block: int, committed: Iterable[Job] = ()) -> Iterator[Job]:
-    """The jobs not yet committed, in order of member numbers; the last one may be short."""
-    done = {job.first for job in committed}
-    for first in range(0, members, block):
-        if first not in done:
-            yield Job(first, min(first + block, members))
+def plan(members: int | range, block: int, committed: Iterable[Job] = ()) -> Iterator[Job]:
+    """The jobs not yet committed, in order of member numbers; none crosses a multiple of `block`.
+
+    Args:
+        members: how many, from member 0, or a range of member numbers.
+        committed: in order of member numbers; they need not be aligned.
+    """
+    wanted = range(members) if isinstance(members, int) else members
+    first = wanted.start
+    for done in [*committed, Job(wanted.stop, wanted.stop)]:
+        stop = min(done.first, wanted.stop)
+        while first < stop:
+            last = min((first // block + 1) * block, stop)
+            yield Job(first, last)
+            first = last
+        first = max(first, done.last)
 
 
 def work(payload: Payload, job: Job) -> BlockRecord:
@@ -92,4 +104,5 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         lineage=lineages.pop(),
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewed - begin,
+        numerics=rounding(str(device)),
     )

@@ -1,19 +1,24 @@
 """The ledger of a run: configuration first, then one committed row for each block of members.
 
 A SQLite file. What was committed survives a kill; what was not is worked out again from the same keys. A run under another
-configuration is refused with both values, and a second process on the same ledger is locked out.
+configuration is refused with both values. A second driver on the same ledger is locked out; others may read meanwhile.
 """
 
 import json
+import shutil
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from certidote.engine.jobs import BlockRecord, Job
+from certidote.engine.lock import DriverLock, InUse
 from certidote.streams import Key, fresh_root
 from certidote.types import Ballots, Json, Lineage, Provenance, digest_of
 
@@ -23,7 +28,32 @@ CREATE TABLE IF NOT EXISTS blocks (
     first INTEGER PRIMARY KEY, last INTEGER NOT NULL, votes BLOB NOT NULL, failed BLOB NOT NULL, noise_ids BLOB NOT NULL,
     lineage TEXT NOT NULL, seconds REAL NOT NULL, seconds_viewing REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS parts (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, numerics TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS commits (at REAL NOT NULL, members INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS failures (at REAL NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, traceback TEXT NOT NULL);
 """
+
+
+@dataclass(frozen=True)
+class Part:
+    """Members first..last-1 and the numerics they are computed with, recorded before the first of them trained."""
+
+    first: int
+    last: int
+    numerics: Json
+
+    def __str__(self) -> str:
+        return f"members {self.first} to {self.last - 1} on {', '.join(map(str, self.numerics.values()))}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that raised: when (seconds since 1970), whose members, and the traceback."""
+
+    at: float
+    first: int
+    last: int
+    traceback: str
 
 
 class Ledger:
@@ -31,33 +61,87 @@ class Ledger:
 
     Args:
         path: the SQLite file; made if it does not exist (its folder must).
+        read_only: read what is there, even while a run is writing it; the file must exist.
     Raises: ValueError if the file is not a ledger, is damaged, or is in use by another process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        with self._explained():
-            self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("BEGIN EXCLUSIVE")
-            for statement in _TABLES.strip().split(";\n"):
-                self._db.execute(statement)
-            self._db.execute("COMMIT")
-            verdict = self._db.execute("PRAGMA quick_check").fetchone()[0]
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+        self._lock: DriverLock | None = None
+        self._db: sqlite3.Connection | None = None
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        try:
+            with self._explained():
+                if read_only:
+                    self._open_to_read()
+                else:
+                    self._open_to_write()
+                verdict = self.db.execute("PRAGMA quick_check").fetchone()[0]
+                if verdict != "ok":
+                    raise sqlite3.DatabaseError(verdict)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _open_to_write(self) -> None:
+        self._lock = DriverLock(self.path)
+        self._db = sqlite3.connect(self.path, timeout=10.0 if self._lock.held else 1.0, isolation_level=None)
+        if not self._lock.held:
+            self.db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self.db.execute("PRAGMA synchronous=FULL")
+        self.db.execute("BEGIN EXCLUSIVE")
+        for statement in _TABLES.strip().split(";\n"):
+            self.db.execute(statement)
+        self.db.execute("COMMIT")
+
+    def _open_to_read(self) -> None:
+        self._db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0, isolation_level=None)
+        try:
+            self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+            # Killed in the middle of a commit: SQLite must undo it first. Not for us to do here, so it is undone in a copy.
+            self.db.close()
+            self._copy = tempfile.TemporaryDirectory()
+            for name in (self.path.name, f"{self.path.name}-journal"):
+                shutil.copyfile(self.path.with_name(name), Path(self._copy.name) / name)
+            self._db = sqlite3.connect(Path(self._copy.name) / self.path.name, isolation_level=None)
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        assert self._db is not None
+        return self._db
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._db.close()
+        if self._db is not None:
+            self._db.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+        if self._lock is not None:
+            self._lock.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. A transaction that fails (a full disk, say) leaves the ledger as it was."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.db.execute("COMMIT")
+        except BaseException:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except InUse:
+            raise ValueError(f"{self.path} is in use by another run; wait for it or give another run directory") from None
         except sqlite3.OperationalError as error:
             text = str(error)
             if "locked" in text:
@@ -68,6 +152,8 @@ class Ledger:
                     "and run the same command again to go on"
                 ) from None
             raise ValueError(f"{self.path} cannot be used as a ledger ({text}); give another run directory") from None
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise ValueError(f"{self.path} cannot be used as a ledger ({error.strerror}); give another run directory") from None
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"{self.path} is damaged or not a ledger ({error}); restore it from a copy or give another run directory"
@@ -78,13 +164,13 @@ class Ledger:
     def get(self, name: str) -> Any:
         """A recorded fact, or None."""
         with self._explained():
-            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+            row = self.db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def put(self, name: str, value: Any) -> None:
         """Record a fact once; recording it again is an error of the caller."""
         with self._explained():
-            self._db.execute("INSERT INTO meta VALUES (?, ?)", (name, json.dumps(value, allow_nan=False)))
+            self.db.execute("INSERT INTO meta VALUES (?, ?)", (name, json.dumps(value, allow_nan=False)))
 
     def configure(self, config: Json) -> None:
         """Record the configuration before anything runs, or check that it is the recorded one.
@@ -95,7 +181,7 @@ class Ledger:
         if recorded is None:
             self.put("config", config)
         elif recorded != config:
-            name, old, new = _first_difference(recorded, config)
+            name, old, new = first_difference(recorded, config)
             raise ValueError(
                 f"{self.path.parent} holds a run with {name}={old}, but this command asks for {name}={new}; a certificate's "
                 "configuration is fixed before its first model trains. Give another run directory, or the recorded value to go on"
@@ -112,11 +198,9 @@ class Ledger:
         recorded = self.get("root")
         if recorded is None:
             root = fresh_root() if seed is None else seed
-            with self._explained():
-                self._db.execute("BEGIN IMMEDIATE")
+            with self._explained(), self._transaction():
                 self.put("root_source", "operating system" if seed is None else "given")
                 self.put("root", hex(root))
-                self._db.execute("COMMIT")
             return Key(root)
         if seed is not None and hex(seed) != recorded:
             raise ValueError(
@@ -131,6 +215,21 @@ class Ledger:
 
     def commit(self, record: BlockRecord, num_classes: int) -> None:
         """Store one block atomically. The first committed votes of a member stand: committing it again raises."""
+        self.commit_all([record], num_classes)
+
+    def commit_all(self, records: Sequence[BlockRecord], num_classes: int) -> None:
+        """Store several blocks in one transaction, which waits for the disk once. All are stored, or none."""
+        with self._explained(), self._transaction():
+            for record in records:
+                first, last = record.job.first, record.job.last
+                before = self.db.execute("SELECT last FROM blocks WHERE first < ? ORDER BY first DESC LIMIT 1", (last,)).fetchone()
+                if before is not None and before[0] > first:
+                    raise RuntimeError(f"members {first} to {last - 1} have voted already; the first committed votes stand")
+                self._insert(record, num_classes)
+            members = sum(record.job.last - record.job.first for record in records)
+            self.db.execute("INSERT INTO commits VALUES (?, ?)", (time.time(), members))
+
+    def _insert(self, record: BlockRecord, num_classes: int) -> None:
         kind = np.uint8 if num_classes <= 256 else np.uint16
         row = (
             record.job.first,
@@ -142,23 +241,51 @@ class Ledger:
             record.seconds,
             record.seconds_viewing,
         )
+        self.db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def fail(self, job: Job, traceback: str) -> None:
+        """Keep the traceback of a job that raised."""
         with self._explained():
-            try:
-                self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            except sqlite3.IntegrityError:
-                raise RuntimeError(
-                    f"members {row[0]} to {row[1] - 1} have voted already; the first committed votes stand"
-                ) from None
+            self.db.execute("INSERT INTO failures VALUES (?, ?, ?, ?)", (time.time(), job.first, job.last, traceback))
+
+    def failures(self) -> list[Failure]:
+        """Every job that raised, oldest first; it may have been done since."""
+        with self._explained():
+            return [Failure(*row) for row in self.db.execute("SELECT at, first, last, traceback FROM failures ORDER BY at")]
+
+    def commits(self, most: int) -> list[tuple[float, int]]:
+        """When (seconds since 1970) how many members were committed: the latest transactions, oldest first."""
+        with self._explained():
+            rows = self.db.execute("SELECT at, members FROM commits ORDER BY rowid DESC LIMIT ?", (most,)).fetchall()
+        return [(float(at), int(members)) for at, members in reversed(rows)]
+
+    # --------------------------------------------------------------------------------------------------------- parts
+
+    def parts(self) -> list[Part]:
+        """Who computes which members, in order of member numbers."""
+        with self._explained():
+            rows = self.db.execute("SELECT first, last, numerics FROM parts ORDER BY first").fetchall()
+        return [Part(first, last, json.loads(numerics)) for first, last, numerics in rows]
+
+    def add_parts(self, parts: Sequence[Part]) -> None:
+        with self._explained(), self._transaction():
+            rows = [(part.first, part.last, json.dumps(part.numerics)) for part in parts]
+            self.db.executemany("INSERT INTO parts VALUES (?, ?, ?)", rows)
 
     def jobs(self) -> list[Job]:
         """The committed blocks, in order of member numbers."""
         with self._explained():
-            return [Job(*row) for row in self._db.execute("SELECT first, last FROM blocks ORDER BY first")]
+            return [Job(*row) for row in self.db.execute("SELECT first, last FROM blocks ORDER BY first")]
+
+    def voted(self) -> int:
+        """Committed members."""
+        with self._explained():
+            return int(self.db.execute("SELECT total(last - first) FROM blocks").fetchone()[0])
 
     def seconds(self) -> tuple[float, float]:
         """Worker seconds spent on all committed blocks, and of these on noising and denoising."""
         with self._explained():
-            total, viewing = self._db.execute("SELECT total(seconds), total(seconds_viewing) FROM blocks").fetchone()
+            total, viewing = self.db.execute("SELECT total(seconds), total(seconds_viewing) FROM blocks").fetchone()
         return float(total), float(viewing)
 
     def ballots(self, num_tests: int, num_classes: int, provenance: Provenance) -> Ballots:
@@ -170,7 +297,7 @@ class Ledger:
         votes, failed, noise_ids, lineages = [], [], [], set()
         expected = 0
         with self._explained():
-            rows = self._db.execute("SELECT first, last, votes, failed, noise_ids, lineage FROM blocks ORDER BY first")
+            rows = self.db.execute("SELECT first, last, votes, failed, noise_ids, lineage FROM blocks ORDER BY first")
             for first, last, vote_bytes, failed_bytes, noise_bytes, lineage in rows:
                 if first != expected:
                     break
@@ -203,12 +330,13 @@ class Ledger:
         )
 
 
-def _first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:
+def first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:
+    """The first entry in which two different configurations differ, by its dotted name, with both values."""
     for name in sorted({*old, *new}):
         left, right = old.get(name, "nothing"), new.get(name, "nothing")
         if left == right:
             continue
         if isinstance(left, dict) and isinstance(right, dict):
-            return _first_difference(left, right, f"{path}{name}.")
+            return first_difference(left, right, f"{path}{name}.")
         return f"{path}{name}", left, right
     raise RuntimeError("the two configurations are equal")

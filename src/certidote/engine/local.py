@@ -2,25 +2,81 @@
 
 One thread for each worker, always: kernels split work by thread count, and a member's votes must not depend on how many workers
 there are. Running in this process sets the same single thread while a job runs.
+
+A worker that dies, or takes longer than the time limit, is replaced, and its job runs again under the same keys.
 """
 
 import multiprocessing
 import os
-from collections import deque
+import pickle
+import signal
+import time
+import traceback
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 
 import torch
 
 from certidote.engine.jobs import BlockRecord, Job, Payload, work
-from certidote.numerics import keep_freed_memory
+from certidote.engine.workers import LOSSES_ALLOWED, JobFailed, WorkerLost, check_timeout
+from certidote.numerics import keep_freed_memory, rounding
+from certidote.types import Json
 
 
-class WorkerLost(RuntimeError):
-    """A worker process died; committed members are kept and the same command goes on."""
+@dataclass(frozen=True)
+class _Failure:
+    """What a worker sends instead of a record when its job raises."""
+
+    traceback: str
+
+
+class _Worker:
+    """One process and our end of the pipe to it. Started when it gets its first job."""
+
+    def __init__(self) -> None:
+        self.process: BaseProcess | None = None
+        self.connection: Connection | None = None
+        self.payload = b""
+        self.job: Job | None = None
+        self.deadline = float("inf")
+
+    def give(self, job: Job, payload: bytes, timeout: float | None) -> None:
+        """Hand a job over, and the payload if this process does not have it yet. Raises OSError if the process is gone."""
+        self.job = job
+        self.deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        if self.process is None:
+            context = _context()
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+            self.process.start()
+            theirs.close()
+        assert self.connection is not None
+        if self.payload is not payload:
+            self.connection.send_bytes(payload)
+            self.payload = payload
+        self.connection.send(job)
+
+    def answer(self) -> BlockRecord | _Failure:
+        """Raises EOFError or OSError if the process died before it had sent everything."""
+        assert self.connection is not None
+        answer = self.connection.recv()
+        self.job, self.deadline = None, float("inf")
+        return answer
+
+    def stop(self) -> None:
+        """An idle process leaves by itself when its pipe closes; a busy one is killed: nobody wants its answer."""
+        if self.process is not None and self.connection is not None:
+            self.connection.close()
+            if self.job is not None:
+                self.process.kill()
+            self.process.join()
+            self.process.close()
+        self.__init__()  # type: ignore[misc]
 
 
 class Pool:
@@ -28,47 +84,92 @@ class Pool:
 
     Args:
         workers: processes; 0 runs jobs in this process, None takes one for each core this process may use.
+        timeout: seconds that one job may take; a worker that takes longer is killed. None: no limit.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, timeout: float | None = None) -> None:
         if workers is not None and workers < 0:
             raise ValueError(f"workers={workers}; give 0 (this process), or a number of processes")
-        self.workers = available_cores() if workers is None else workers
-        self._executor: ProcessPoolExecutor | None = None
+        check_timeout(timeout)
+        if timeout is not None and workers == 0:
+            raise ValueError("a time limit needs worker processes, but workers=0 runs jobs in this process; give at least 1 worker")
+        self._slots = [_Worker() for _ in range(available_cores() if workers is None else workers)]
+        self._timeout = timeout
+
+    @property
+    def workers(self) -> int:
+        return len(self._slots)
 
     def __enter__(self) -> "Pool":
-        if self.workers:
-            self._executor = ProcessPoolExecutor(self.workers, mp_context=_context(), initializer=_start_worker)
-            for _ in range(self.workers):
-                self._executor.submit(_nothing)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        for slot in self._slots:
+            slot.stop()
 
-    def map(self, payload: Payload, jobs: Iterable[Job]) -> Iterator[BlockRecord]:
-        """Records in order of completion."""
-        if self._executor is None:
-            yield from (_single_threaded(payload, job) for job in jobs)
+    def numerics(self, device: str) -> Json:
+        return rounding(device)
+
+    def map(self, payload: Payload, jobs: Iterable[Job]) -> Iterator[list[BlockRecord]]:
+        """Records in order of completion, as `Workers.map` promises."""
+        if not self._slots:
+            yield from ([_single_threaded(payload, job)] for job in jobs)
             return
-        queue = deque(jobs)
-        running: set[Future[BlockRecord]] = set()
+        queue, again, losses = iter(jobs), deque[Job](), Counter[Job]()
+        packed = pickle.dumps(payload)
         try:
-            while queue or running:
-                while queue and len(running) < 2 * self.workers:
-                    running.add(self._executor.submit(work, payload, queue.popleft()))
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise WorkerLost(
-                "a worker process died (killed, or out of memory); committed members are kept: run the same command again to go on"
-            ) from None
+            while True:
+                self._hand_out(packed, queue, again, losses)
+                busy = {slot.connection: slot for slot in self._slots if slot.job is not None}
+                if not busy:
+                    return
+                first = min(slot.deadline for slot in busy.values())
+                ready = wait(list(busy), None if first == float("inf") else max(0.0, first - time.monotonic()))
+                records = []
+                for slot in [busy[connection] for connection in ready]:  # type: ignore[index]
+                    job = slot.job
+                    assert job is not None
+                    try:
+                        answer = slot.answer()
+                    except (EOFError, OSError):
+                        self._lose(slot, "it was killed, or memory ran out", again, losses)
+                        continue
+                    if isinstance(answer, _Failure):
+                        if records:
+                            yield records
+                        raise JobFailed(job, answer.traceback)
+                    records.append(answer)
+                now = time.monotonic()
+                for slot in busy.values():
+                    if slot.job is not None and slot.deadline <= now:
+                        self._lose(slot, f"it took longer than the time limit of {self._timeout:g} s", again, losses)
+                if records:
+                    self._hand_out(packed, queue, again, losses)  # workers go on while the records are committed
+                    yield records
         finally:
-            for future in running:
-                future.cancel()
+            for slot in self._slots:
+                if slot.job is not None:
+                    slot.stop()
+
+    def _hand_out(self, packed: bytes, queue: Iterator[Job], again: deque[Job], losses: Counter[Job]) -> None:
+        for slot in self._slots:
+            while slot.job is None:
+                job = again.popleft() if again else next(queue, None)
+                if job is None:
+                    return
+                try:
+                    slot.give(job, packed, self._timeout)
+                except OSError:
+                    self._lose(slot, "it died while it was idle", again, losses)
+
+    def _lose(self, slot: _Worker, reason: str, again: deque[Job], losses: Counter[Job]) -> None:
+        job = slot.job
+        assert job is not None
+        slot.stop()
+        losses[job] += 1
+        if losses[job] > LOSSES_ALLOWED:
+            raise WorkerLost(job, reason)
+        again.append(job)
 
 
 def available_cores() -> int:
@@ -84,17 +185,30 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["certidote.engine.jobs", "certidote.training.pooled", "certidote.diffusion.denoiser"])
+    context.set_forkserver_preload(["certidote.engine.local", "certidote.training.pooled", "certidote.diffusion.denoiser"])
     return context
 
 
-def _start_worker() -> None:
+def _serve(connection: Connection) -> None:
+    """A worker's life: a payload, then its jobs, until the other end of the pipe closes (the driver is done, or dead)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the driver's to handle
     keep_freed_memory()
     torch.set_num_threads(1)
-
-
-def _nothing() -> None:
-    """A first task, which makes the executor start a worker before there is work."""
+    payload: Payload | None = None
+    try:
+        while True:
+            message = connection.recv()
+            if isinstance(message, Payload):
+                payload = message
+                continue
+            assert payload is not None
+            try:
+                answer: BlockRecord | _Failure = work(payload, message)
+            except Exception:
+                answer = _Failure(traceback.format_exc())
+            connection.send(answer)
+    except (EOFError, OSError):
+        return
 
 
 def _single_threaded(payload: Payload, job: Job) -> BlockRecord:
@@ -102,5 +216,7 @@ def _single_threaded(payload: Payload, job: Job) -> BlockRecord:
     torch.set_num_threads(1)
     try:
         return work(payload, job)
+    except Exception as error:
+        raise JobFailed(job, traceback.format_exc()) from error
     finally:
         torch.set_num_threads(threads)

@@ -4,20 +4,26 @@ Each returns what it made, says nothing, and reports through `progress`. Wrong i
 to do; nothing half-written stays behind.
 """
 
-from certidote.verbs.certification import Certified, Plan, certify
+from certidote.verbs.certification import Certified, Plan, Stopped, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.models import Trained, train
 from certidote.verbs.reports import demo, report
+from certidote.verbs.runs import Merged, Status, merge, status
 
 __all__ = [
     "Certified",
+    "Merged",
     "Plan",
+    "Status",
+    "Stopped",
     "Trained",
     "certify",
     "demo",
     "denoiser_info",
     "denoiser_list",
     "denoiser_train",
+    "merge",
     "report",
+    "status",
     "train",
 ]

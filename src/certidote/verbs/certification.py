@@ -1,17 +1,42 @@
 """`certify`: from untrusted images to a certificate."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_device, command_line, denoiser_named, dtype_of_run, recipe_named, test_split_of
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, RecipeName, Seed, Sigma
+from certidote.verbs.choices import (
+    check_device,
+    command_line,
+    denoiser_named,
+    dtype_of_run,
+    recipe_named,
+    test_split_of,
+    workers_named,
+)
+from certidote.verbs.options import (
+    Address,
+    Data,
+    DenoiserName,
+    Device,
+    Dtype,
+    Engine,
+    GpusPerTask,
+    Members,
+    Prepare,
+    RecipeName,
+    Seed,
+    Sigma,
+    Timeout,
+    UntilOption,
+)
 from certidote.verbs.reports import write_results
 
 if TYPE_CHECKING:
-    from certidote.engine.local import Pool
+    from certidote.engine.until import Until
+    from certidote.engine.workers import Workers
     from certidote.types import Progress
 
 
@@ -31,6 +56,16 @@ class Plan:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """A run that was told to stop before its last member: what it has, and where it goes on. No certificate was made."""
+
+    out: Path
+    voted: int
+    members: int
+    interim: str
+
+
 def certify(
     data: Data,
     *,
@@ -47,11 +82,18 @@ def certify(
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    engine: Engine = "local",
+    address: Address = "auto",
+    gpus_per_task: GpusPerTask = 1.0,
+    timeout: Timeout = None,
+    members: Members = "",
+    prepare: Prepare = False,
+    until: UntilOption = "",
     dry_run: Annotated[bool, typer.Option(help="print the plan and stop")] = False,
     progress: "Progress | None" = None,
-    pool: "Pool | None" = None,
+    pool: "Workers | None" = None,
     label: str = "",
-) -> Certified | Plan:
+) -> Certified | Plan | Stopped:
     """Certify a classifier trained on untrusted DATA: noise, denoise, train n0 + n models, count their votes.
 
     Leaves in OUT: ledger.sqlite (every vote), certificate.json, certified_accuracy.csv, images.csv, figures as SVG, report.html.
@@ -60,10 +102,15 @@ def certify(
     from certidote.data import load
     from certidote.data.checks import check_same_classes
     from certidote.defenses.smoothing import DenoisedSmoothing
+    from certidote.engine.assignment import parse_members
+    from certidote.engine.until import parse_until
     from certidote.training.pooled import trainer_for
     from certidote.types import Untrusted
 
-    check_device(device)
+    limits = Limits(parse_members(members), parse_until(until), prepare)
+    back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
+    if engine == "local":
+        check_device(device)
     train_set = load(data, "train")
     test_name = test or test_split_of(data)
     test_set = load(test_name, "test")
@@ -96,22 +143,28 @@ def certify(
         facts,
         seed,
         overlap,
-        workers,
+        limits,
         progress,
-        pool,
+        back_end,
         label,
     )
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What keeps a run from doing all members now: a range of them, an early stop, or nothing but preparing."""
+
+    members: range | None
+    until: "Until"
+    prepare: bool
+
+
 def _run_and_record(
     out: Path, scheme: Any, trainer: Any, untrusted: Any, train: Any, test: Any, facts: Any, seed: int | None, overlap: int | None,
-    workers: int | None, progress: Any, pool: Any, label: str,
-) -> Certified:  # fmt: skip
-    from contextlib import nullcontext
-
+    limits: Limits, progress: Any, back_end: Any, label: str,
+) -> Certified | Stopped:  # fmt: skip
     from certidote import engine
     from certidote.engine.ledger import Ledger
-    from certidote.engine.local import Pool
     from certidote.reporting.words import plain
     from certidote.results.record import RunFacts, certificate_record
 
@@ -119,12 +172,19 @@ def _run_and_record(
     config = engine.configuration(scheme, trainer, untrusted, test[1], facts)
     with Ledger(out / "ledger.sqlite") as ledger:
         ledger.configure(config)
-        with Pool(workers) if pool is None else nullcontext(pool) as used:
-            ballots = engine.run(
-                scheme, trainer, untrusted, test[1],
-                ledger=ledger, pool=used, config=config, seed=seed, overlap=overlap, progress=progress, stage=label or "models",
+        if limits.prepare:
+            ledger.key(seed)
+            return Stopped(out, ledger.voted(), scheme.members, "")
+        observer = _interim(scheme, test[1], ledger, untrusted)
+        with back_end as used:
+            missing = engine.fill(
+                scheme, trainer, untrusted, test[1], ledger=ledger, pool=used, config=config, seed=seed, members=limits.members,
+                until=limits.until, device=facts["device"], observer=observer, progress=progress, stage=label or "models",
             )  # fmt: skip
             number_of_workers = used.workers
+        if missing or ledger.voted() < scheme.members:
+            return Stopped(out, ledger.voted(), scheme.members, observer.note())
+        ballots = engine.ballots(ledger, untrusted, test[1], overlap)
         seconds, seconds_viewing = ledger.seconds()
         run_facts = RunFacts(
             label=label or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}",
@@ -145,3 +205,16 @@ def _run_and_record(
     )
     write_results(out, record)
     return Certified(record, out, record["proved"])
+
+
+def _interim(scheme: Any, test: Any, ledger: Any, untrusted: Any) -> Any:
+    """What is shown while models train: the votes of earlier runs counted already."""
+    from certidote import engine
+    from certidote.certification.binomial import lower_confidence_bound
+    from certidote.results.interim import Interim
+
+    interim = Interim(test.labels.numpy(), test.num_classes, scheme.n0, scheme.alpha_each, lower_confidence_bound)
+    jobs = ledger.jobs()
+    if jobs and jobs[0].first == 0:
+        interim.resume(engine.ballots(ledger, untrusted, test))
+    return interim

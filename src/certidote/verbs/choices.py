@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from certidote.engine.cluster import RayWorkers
+    from certidote.engine.local import Pool
     from certidote.types import Denoiser, ImageDataset
 
 
@@ -18,6 +20,25 @@ def check_device(device: str) -> None:
         raise ValueError(f"unknown device {device!r}; choose cpu or cuda")
     if not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch finds no CUDA device here; use --device cpu")
+
+
+def workers_named(
+    engine: str, address: str, workers: int | None, device: str, gpus_per_task: float, timeout: float | None
+) -> "Pool | RayWorkers":
+    """The back end that runs jobs, not started yet. Raises ValueError for an option of the other one."""
+    if engine == "local":
+        from certidote.engine.local import Pool
+
+        if address != "auto" or gpus_per_task != 1.0:
+            raise ValueError("--address and --gpus-per-task are for a Ray cluster; add --engine ray, or leave them out")
+        return Pool(workers, timeout)
+    if engine == "ray":
+        from certidote.engine.cluster import RayWorkers
+
+        if workers is not None:
+            raise ValueError(f"--workers {workers} is for --engine local; a Ray cluster runs as many tasks as it has room for")
+        return RayWorkers(address, device, gpus_per_task, timeout)
+    raise ValueError(f"unknown engine {engine!r}; choose local or ray")
 
 
 def has_test_split(data: str) -> bool:
