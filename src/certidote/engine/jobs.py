@@ -14,7 +14,9 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from certidote.streams import Key
-from certidote.types import Lineage, Scheme, Trainer, Untrusted, as_pixels
+from certidote.training.kept import packed
+from certidote.training.models import ModelStack
+from certidote.types import Lineage, Scheme, Stack, Trainer, Untrusted, as_pixels
 
 TEST_CHUNK = 4096
 
@@ -29,18 +31,19 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Payload:
-    """Everything a job needs besides its member numbers."""
+    """Everything a job needs besides its member numbers; whether its members' weights come back with their votes."""
 
     scheme: Scheme
     trainer: Trainer
     data: Untrusted
     test_images: UInt8[Tensor, "n c h w"]
     key: Key
+    keep_weights: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class BlockRecord:
-    """What a job leaves: its members' votes and how they came about."""
+    """What a job leaves: its members' votes and how they came about; a safetensors archive of their weights, b"" if not kept."""
 
     job: Job
     votes: Int64[np.ndarray, "members n_test"]
@@ -49,6 +52,7 @@ class BlockRecord:
     lineage: Lineage
     seconds: float
     seconds_viewing: float
+    weights: bytes = b""
 
 
 def plan(members: int, block: int, committed: Iterable[Job] = ()) -> Iterator[Job]:
@@ -92,4 +96,11 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         lineage=lineages.pop(),
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewed - begin,
+        weights=_weights(stack) if payload.keep_weights else b"",
     )
+
+
+def _weights(stack: Stack) -> bytes:
+    if not isinstance(stack, ModelStack):
+        raise ValueError(f"weights of a {type(stack).__name__} cannot be kept; leave out --keep-weights")
+    return packed(stack)

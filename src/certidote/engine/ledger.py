@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from certidote.engine.jobs import BlockRecord, Job
+from certidote.engine.weights import Kept
 from certidote.streams import Key, fresh_root
 from certidote.types import Ballots, Json, Lineage, Provenance, digest_of
 
@@ -23,6 +24,7 @@ CREATE TABLE IF NOT EXISTS blocks (
     first INTEGER PRIMARY KEY, last INTEGER NOT NULL, votes BLOB NOT NULL, failed BLOB NOT NULL, noise_ids BLOB NOT NULL,
     lineage TEXT NOT NULL, seconds REAL NOT NULL, seconds_viewing REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS weights (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL);
 """
 
 
@@ -129,26 +131,70 @@ class Ledger:
 
     # --------------------------------------------------------------------------------------------------------- votes
 
-    def commit(self, record: BlockRecord, num_classes: int) -> None:
-        """Store one block atomically. The first committed votes of a member stand: committing it again raises."""
-        kind = np.uint8 if num_classes <= 256 else np.uint16
+    def commit(self, record: BlockRecord, num_classes: int, kept: Kept | None = None) -> None:
+        """Store one block atomically, with the digest of its weights if they are kept.
+
+        The first committed votes of a member stand: committing it again raises.
+        """
         row = (
             record.job.first,
             record.job.last,
-            record.votes.astype(kind).tobytes(),
-            record.failed.astype(np.uint8).tobytes(),
-            record.noise_ids.astype("<i8").tobytes(),
+            *_evidence(record, num_classes),
             json.dumps(record.lineage.to_json()),
             record.seconds,
             record.seconds_viewing,
         )
-        with self._explained():
+        with self._explained(), self._transaction():
             try:
                 self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             except sqlite3.IntegrityError:
                 raise RuntimeError(
                     f"members {row[0]} to {row[1] - 1} have voted already; the first committed votes stand"
                 ) from None
+            if kept is not None:
+                self._put_kept(kept)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:  # a full disk has rolled it back already
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def check_repeated(self, record: BlockRecord, num_classes: int) -> None:
+        """Whether a block trained again, for its weights, is the committed one.
+
+        Raises: ValueError if votes, failures or noise differ: other versions of the software, or another machine.
+        """
+        with self._explained():
+            row = self._db.execute(
+                "SELECT votes, failed, noise_ids FROM blocks WHERE first = ? AND last = ?", (record.job.first, record.job.last)
+            ).fetchone()
+        if row != _evidence(record, num_classes):
+            raise ValueError(
+                f"members {record.job.first} to {record.job.last - 1}, trained again for their weights, vote otherwise than was "
+                "committed (other versions of the software, or another machine). The committed votes stand, without weights; for a "
+                "run with weights give another run directory"
+            )
+
+    def keep(self, kept: Kept) -> None:
+        """Record the weights of a block that was committed without them, or whose file was lost."""
+        with self._explained():
+            self._put_kept(kept)
+
+    def _put_kept(self, kept: Kept) -> None:
+        row = (kept.job.first, kept.job.last, kept.sha256, kept.size)
+        self._db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?)", row)
+
+    def kept(self) -> list[Kept]:
+        """The blocks whose weights are kept, in order of member numbers."""
+        with self._explained():
+            rows = self._db.execute("SELECT first, last, sha256, bytes FROM weights ORDER BY first").fetchall()
+        return [Kept(Job(first, last), sha256, size) for first, last, sha256, size in rows]
 
     def jobs(self) -> list[Job]:
         """The committed blocks, in order of member numbers."""
@@ -201,6 +247,13 @@ class Ledger:
             noise_ids=np.concatenate(noise_ids),
             provenance=provenance,
         )
+
+
+def _evidence(record: BlockRecord, num_classes: int) -> tuple[bytes, bytes, bytes]:
+    """Votes, failures and noise identities as they are stored."""
+    kind = np.uint8 if num_classes <= 256 else np.uint16
+    failed, noise_ids = record.failed.astype(np.uint8), record.noise_ids.astype("<i8")
+    return record.votes.astype(kind).tobytes(), failed.tobytes(), noise_ids.tobytes()
 
 
 def _first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:
