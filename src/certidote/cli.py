@@ -73,6 +73,22 @@ def _say_trained(result: Any) -> None:
     print(f"Model: {result.out}")
 
 
+def _say_predicted(result: Any) -> None:
+    if result.out is None:
+        for row in result.rows:
+            answer = "abstains" if row["answer"] is None else row["answer"]
+            radius = "" if row["radius"] is None else f", radius {row['radius']:.4f}"
+            print(f"{row['image']}: {answer} ({row['votes']} of {row['of']} votes{radius})")
+    abstained = sum(row["answer"] is None for row in result.rows)
+    print(f"{len(result.rows)} images, {abstained} abstentions." + (f" {result.claim}" if result.claim else ""))
+    if result.reasons:
+        print("Nothing is proved:\n" + "\n".join(f"  - {reason}" for reason in result.reasons))
+    if result.assumptions:
+        print("Valid if:\n" + "\n".join(f"  {item}" for item in result.assumptions))
+    if result.out is not None:
+        print(f"Answers: {result.out}")
+
+
 def _say_demo(result: Any) -> None:
     print("\n".join(result.lines))
 
@@ -102,6 +118,7 @@ def _say_path(result: Path) -> None:
 _command(app, verbs.demo, _say_demo)
 _command(app, verbs.certify, _say_certified)
 _command(app, verbs.train, _say_trained)
+_command(app, verbs.predict, _say_predicted)
 _command(app, verbs.report, _say_path)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
 _command(denoisers, verbs.denoiser_list, _say_list, "list")

@@ -7,17 +7,20 @@ to do; nothing half-written stays behind.
 from certidote.verbs.certification import Certified, Plan, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.models import Trained, train
+from certidote.verbs.prediction import Predicted, predict
 from certidote.verbs.reports import demo, report
 
 __all__ = [
     "Certified",
     "Plan",
+    "Predicted",
     "Trained",
     "certify",
     "demo",
     "denoiser_info",
     "denoiser_list",
     "denoiser_train",
+    "predict",
     "report",
     "train",
 ]
