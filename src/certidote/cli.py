@@ -89,6 +89,11 @@ def _say_predicted(result: Any) -> None:
         print(f"Answers: {result.out}")
 
 
+def _say_exported(result: Any) -> None:
+    what = "the model" if result.members == 1 else f"the vote of {result.members} models"
+    print(f"Exported {what}: {result.out}. It carries no certificate; 'certidote predict' gives radii.")
+
+
 def _say_demo(result: Any) -> None:
     print("\n".join(result.lines))
 
@@ -119,6 +124,7 @@ _command(app, verbs.demo, _say_demo)
 _command(app, verbs.certify, _say_certified)
 _command(app, verbs.train, _say_trained)
 _command(app, verbs.predict, _say_predicted)
+_command(app, verbs.export, _say_exported)
 _command(app, verbs.report, _say_path)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
 _command(denoisers, verbs.denoiser_list, _say_list, "list")

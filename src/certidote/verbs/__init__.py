@@ -6,12 +6,14 @@ to do; nothing half-written stays behind.
 
 from certidote.verbs.certification import Certified, Plan, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
+from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
 from certidote.verbs.prediction import Predicted, predict
 from certidote.verbs.reports import demo, report
 
 __all__ = [
     "Certified",
+    "Exported",
     "Plan",
     "Predicted",
     "Trained",
@@ -20,6 +22,7 @@ __all__ = [
     "denoiser_info",
     "denoiser_list",
     "denoiser_train",
+    "export",
     "predict",
     "report",
     "train",
