@@ -5,8 +5,33 @@ Each command of `certidote` is a function here, with the same name and parameter
 
 from typing import Any
 
-_VERBS = ("certify", "status", "merge", "train", "report", "demo", "denoiser_train", "denoiser_list", "denoiser_info")
-__all__ = ["certify", "demo", "denoiser_info", "denoiser_list", "denoiser_train", "load", "merge", "report", "status", "train"]
+_VERBS = (
+    "certify",
+    "status",
+    "merge",
+    "train",
+    "report",
+    "demo",
+    "denoiser_train",
+    "denoiser_list",
+    "denoiser_info",
+    "predict",
+    "export",
+)
+__all__ = [
+    "certify",
+    "demo",
+    "denoiser_info",
+    "denoiser_list",
+    "denoiser_train",
+    "export",
+    "load",
+    "merge",
+    "predict",
+    "report",
+    "status",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -79,8 +79,12 @@ def _say_certified(result: Any) -> None:
 
 
 def _say_stopped(result: Any) -> None:
-    print(f"No certificate yet: {result.voted} of {result.members} models have voted{f'; {result.interim}' if result.interim else ''}.")
-    print(f"The run is in {result.out}: the same command goes on from there ('certidote status {result.out}' shows where it stands).")
+    print(
+        f"No certificate yet: {result.voted} of {result.members} models have voted{f'; {result.interim}' if result.interim else ''}."
+    )
+    print(
+        f"The run is in {result.out}: the same command goes on from there ('certidote status {result.out}' shows where it stands)."
+    )
 
 
 def _say_status(result: Any) -> None:
@@ -118,6 +122,27 @@ def _say_trained(result: Any) -> None:
     print(f"Model: {result.out}")
 
 
+def _say_predicted(result: Any) -> None:
+    if result.out is None:
+        for row in result.rows:
+            answer = "abstains" if row["answer"] is None else row["answer"]
+            radius = "" if row["radius"] is None else f", radius {row['radius']:.4f}"
+            print(f"{row['image']}: {answer} ({row['votes']} of {row['of']} votes{radius})")
+    abstained = sum(row["answer"] is None for row in result.rows)
+    print(f"{len(result.rows)} images, {abstained} abstentions." + (f" {result.claim}" if result.claim else ""))
+    if result.reasons:
+        print("Nothing is proved:\n" + "\n".join(f"  - {reason}" for reason in result.reasons))
+    if result.assumptions:
+        print("Valid if:\n" + "\n".join(f"  {item}" for item in result.assumptions))
+    if result.out is not None:
+        print(f"Answers: {result.out}")
+
+
+def _say_exported(result: Any) -> None:
+    what = "the model" if result.members == 1 else f"the vote of {result.members} models"
+    print(f"Exported {what}: {result.out}. It carries no certificate; 'certidote predict' gives radii.")
+
+
 def _say_demo(result: Any) -> None:
     print("\n".join(result.lines))
 
@@ -149,6 +174,8 @@ _command(app, verbs.certify, _say_certified)
 _command(app, verbs.status, _say_status)
 _command(app, verbs.merge, _say_merged)
 _command(app, verbs.train, _say_trained)
+_command(app, verbs.predict, _say_predicted)
+_command(app, verbs.export, _say_exported)
 _command(app, verbs.report, _say_path)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
 _command(denoisers, verbs.denoiser_list, _say_list, "list")

@@ -44,7 +44,7 @@ def read_folder(root: Path, split: str) -> ImageDataset:
     classes = _class_folders(root)
     names = tuple(folder.name for folder in classes)
     check_class_names(names, f"folder {quoted(root)}")
-    files = [_image_files(folder) for folder in classes]
+    files = [image_files(folder) for folder in classes]
     images = _decoded([file for of_class in files for file in of_class])
     labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in files]).astype(np.int64)
     paths = tuple(file.relative_to(given).as_posix() for of_class in files for file in of_class)
@@ -56,7 +56,8 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FILES
 
 
-def _listing(folder: Path) -> list[Path]:
+def listing(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, but for what `read_folder` overlooks."""
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
@@ -67,7 +68,7 @@ def _listing(folder: Path) -> list[Path]:
 def _split_folder(root: Path, split: str) -> Path:
     # A class may be called "train" (vehicles, say): only one that holds folders itself is a split.
     candidates = [root / name for name in SPLIT_NAMES if (root / name).is_dir()]
-    splits = [folder.name for folder in candidates if any(entry.is_dir() for entry in _listing(folder))]
+    splits = [folder.name for folder in candidates if any(entry.is_dir() for entry in listing(folder))]
     if "train" in splits or "test" in splits:
         if split not in splits:
             raise ValueError(f"folder {quoted(root)} has no split {split!r}; choose one of: {', '.join(splits)}")
@@ -81,7 +82,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    entries = _listing(root)
+    entries = listing(root)
     for entry in entries:
         if entry.suffix.lower() in EXTENSIONS and not entry.is_dir():
             raise ValueError(f"image {quoted(entry)} lies outside every class folder; move it into the folder of its class")
@@ -91,8 +92,9 @@ def _class_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _image_files(folder: Path) -> list[Path]:
-    files = _listing(folder)
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder that holds nothing else, sorted by name."""
+    files = listing(folder)
     if not files:
         raise ValueError(f"class folder {quoted(folder)} holds no images; add some, or remove the folder")
     for file in files:
@@ -107,10 +109,10 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _decoded(files: list[Path]) -> UInt8[np.ndarray, "n c h w"]:
-    first = _levels(files[0])
+    first = image_levels(files[0])
     images = np.empty((len(files), *first.shape), dtype=np.uint8)
     for row, file in enumerate(files):
-        levels = _levels(file)
+        levels = image_levels(file)
         if levels.shape[1:] != first.shape[1:]:
             height, width = levels.shape[1:]
             raise ValueError(
@@ -123,7 +125,8 @@ def _decoded(files: list[Path]) -> UInt8[np.ndarray, "n c h w"]:
     return images
 
 
-def _levels(file: Path) -> UInt8[np.ndarray, "c h w"]:
+def image_levels(file: Path) -> UInt8[np.ndarray, "c h w"]:
+    """One image file as `read_folder` sees it: 1 channel if it is stored as grey, else 3."""
     with _pillow(file):
         image = Image.open(file, formats=FORMATS)
     with image:

@@ -55,22 +55,46 @@ def read_npz(path: Path, split: str) -> ImageDataset:
 
     shape = shapes[image_key][0]
     image_where = f"{where}, array {image_key!r}"
-    channels_first = _channels_first(shape, image_where)
+    _channels_first(shape, image_where)
     if shape[0] != len(labels[label_key]):
         raise ValueError(
             f"{where}: {shape[0]} images in {image_key!r} but {len(labels[label_key])} labels in {label_key!r}; "
             "each image needs exactly one label"
         )
+    images = _stored_images(path, image_key, shape, image_where)
+    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels[label_key]), names)
+
+
+def read_npz_images(path: Path, split: str) -> UInt8[np.ndarray, "n c h w"]:
+    """The images of one archive, whether or not there are labels beside them: names and forms as in `read_npz`.
+
+    Raises: ValueError, naming the archive, if it holds no images of this split, several such arrays, or they have another form.
+    """
+    with readable(path, ".npz archive"):
+        shapes = _headers(path)
+    where = f"archive {quoted(path)}"
+    split_names = [name for name in (f"x_{split}", f"{split}_images") if name in shapes]
+    found = split_names or [name for name, _ in ONE_SET if name in shapes]
+    if len(found) != 1:
+        held = ", ".join(sorted(map(repr, shapes))) or "no arrays"
+        raise ValueError(f"{where} holds {held}; one array of images is needed, 'images' or 'x_{split}'")
+    image_where = f"{where}, array {found[0]!r}"
+    _check_loadable(*shapes[found[0]], image_where)
+    return _stored_images(path, found[0], shapes[found[0]][0], image_where)
+
+
+def _stored_images(path: Path, key: str, shape: tuple[int, ...], where: str) -> UInt8[np.ndarray, "n c h w"]:
+    channels_first = _channels_first(shape, where)
     if shape[0] == 0:
-        raise ValueError(f"{image_where} is empty; a data set needs at least one image")
+        raise ValueError(f"{where} is empty; a data set needs at least one image")
     with readable(path, ".npz archive"), np.load(path, allow_pickle=False) as arrays:
-        stored = arrays[image_key]
-    levels = _levels(stored, image_where)
+        stored = arrays[key]
+    levels = _levels(stored, where)
     if levels.ndim == 3:
         levels = levels[:, None]
     elif not channels_first:
         levels = levels.transpose(0, 3, 1, 2)
-    return ImageDataset(torch.from_numpy(np.ascontiguousarray(levels)), torch.from_numpy(labels[label_key]), names)
+    return np.ascontiguousarray(levels)
 
 
 def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

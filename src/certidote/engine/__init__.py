@@ -12,8 +12,20 @@ from certidote.engine.assignment import assign
 from certidote.engine.jobs import BlockRecord, Job, Payload, plan
 from certidote.engine.ledger import Ledger
 from certidote.engine.until import Until
+from certidote.engine.weights import WeightStore
 from certidote.engine.workers import JobFailed, Workers
-from certidote.types import Ballots, ImageDataset, Json, Progress, Provenance, Scheme, Silent, Trainer, Untrusted
+from certidote.types import (
+    Ballots,
+    ImageDataset,
+    Json,
+    Progress,
+    Provenance,
+    Scheme,
+    Silent,
+    Trainer,
+    Untrusted,
+    content_hashes,
+)
 
 
 @runtime_checkable
@@ -63,9 +75,13 @@ def run(
     overlap: int | None = None,
     progress: Progress | None = None,
     stage: str = "training models",
+    weights: WeightStore | None = None,
 ) -> Ballots:
     """Train and poll every member that is not in the ledger yet, and return all ballots; see `fill` and `ballots`."""
-    fill(scheme, trainer, data, test, ledger=ledger, pool=pool, config=config, seed=seed, progress=progress, stage=stage)
+    fill(
+        scheme, trainer, data, test,
+        ledger=ledger, pool=pool, config=config, seed=seed, progress=progress, stage=stage, weights=weights,
+    )  # fmt: skip
     return ballots(ledger, data, test, overlap)
 
 
@@ -85,6 +101,7 @@ def fill(
     observer: Observer | None = None,
     progress: Progress | None = None,
     stage: str = "training models",
+    weights: WeightStore | None = None,
 ) -> int:
     """Train and poll the members that are not in the ledger yet, and commit their votes.
 
@@ -96,6 +113,7 @@ def fill(
         members: work on these only, and record that before any of them trains; by default on all.
         until: when to stop earlier. Jobs that were started are finished and committed.
         device: where the workers compute, "cpu" or "cuda".
+        weights: where to keep every member's weights; committed members that have none there are trained again from their keys.
     Returns: how many of the members assigned to this ledger are still missing; 0 for a run that is complete.
     Raises: ValueError from the ledger, or if a worker's numerics are not the recorded ones; JobFailed, with the traceback kept in the
         ledger, or WorkerLost, from the back end. What was committed before is kept.
@@ -106,6 +124,9 @@ def fill(
     numerics = pool.numerics(device)
     ranges = assign(ledger, members, scheme.members, numerics)
     committed = ledger.jobs()
+    payload = Payload(scheme, trainer, data, test.images, key, weights is not None)
+    if weights is not None:
+        _catch_up(weights, ledger, pool, payload, test, progress)
     total = sum(len(part) for part in ranges)
     progress.start(stage, total, ledger.voted())
     began = time.monotonic()
@@ -121,12 +142,12 @@ def fill(
                 allowance -= job.last - job.first
                 yield job
 
-    payload = Payload(scheme, trainer, data, test.images, key)
     try:
         for records in pool.map(payload, jobs()):
             for record in records:
                 _check_numerics(record, numerics)
-            ledger.commit_all(records, test.num_classes)
+            kept = [] if weights is None else [weights.write(record.job, record.weights) for record in records]
+            ledger.commit_all(records, test.num_classes, kept)
             observer.see(records)
             progress.advance(sum(record.job.last - record.job.first for record in records), observer.note())
     except JobFailed as failure:
@@ -157,3 +178,23 @@ def _check_numerics(record: BlockRecord, numerics: Json) -> None:
             f"{', '.join(map(str, numerics.values()))}; votes must not depend on which machine is free first: use machines of one kind, or "
             "assign members to each kind beforehand (--prepare, --members)"
         )
+
+
+def _catch_up(
+    weights: WeightStore, ledger: Ledger, pool: Workers, payload: Payload, test: ImageDataset, progress: Progress
+) -> None:
+    """Weights for all committed members, and for no others; and which test images the committed votes are about."""
+    if ledger.get("test_images") is None:
+        ledger.put("test_images", content_hashes(test.images))
+    weights.tidy(ledger.kept())
+    have = {kept.job for kept in ledger.kept() if weights.present(kept)}
+    missing = [job for job in ledger.jobs() if job not in have]
+    if not missing:
+        return
+    progress.start("training members again that were committed without weights", sum(job.last - job.first for job in missing))
+    for records in pool.map(payload, missing):
+        for record in records:
+            ledger.check_repeated(record, test.num_classes)
+            ledger.keep(weights.write(record.job, record.weights))
+            progress.advance(record.job.last - record.job.first)
+    progress.finish()

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from certidote.numerics import rounding
 from certidote.streams import Key
-from certidote.types import Json, Lineage, Scheme, Trainer, Untrusted, as_pixels
+from certidote.training.kept import packed
+from certidote.training.models import ModelStack
+from certidote.types import Json, Lineage, Scheme, Stack, Trainer, Untrusted, as_pixels
 
 TEST_CHUNK = 4096
 
@@ -30,18 +32,22 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Payload:
-    """Everything a job needs besides its member numbers."""
+    """Everything a job needs besides its member numbers; whether its members' weights come back with their votes."""
 
     scheme: Scheme
     trainer: Trainer
     data: Untrusted
     test_images: UInt8[Tensor, "n c h w"]
     key: Key
+    keep_weights: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class BlockRecord:
-    """What a job leaves: its members' votes and how they came about. `numerics` is of the worker; empty where nobody asks."""
+    """What a job leaves: its members' votes and how they came about.
+
+    `numerics` is of the worker, empty where nobody asks; `weights` a safetensors archive of the members, b"" if not kept.
+    """
 
     job: Job
     votes: Int64[np.ndarray, "members n_test"]
@@ -51,6 +57,7 @@ class BlockRecord:
     seconds: float
     seconds_viewing: float
     numerics: Json = field(default_factory=dict)
+    weights: bytes = b""
 
 
 def plan(members: int | range, block: int, committed: Iterable[Job] = ()) -> Iterator[Job]:
@@ -105,4 +112,11 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewed - begin,
         numerics=rounding(str(device)),
+        weights=_weights(stack) if payload.keep_weights else b"",
     )
+
+
+def _weights(stack: Stack) -> bytes:
+    if not isinstance(stack, ModelStack):
+        raise ValueError(f"weights of a {type(stack).__name__} cannot be kept; leave out --keep-weights")
+    return packed(stack)

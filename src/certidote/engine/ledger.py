@@ -19,6 +19,7 @@ import numpy as np
 
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.engine.lock import DriverLock, InUse
+from certidote.engine.weights import Kept
 from certidote.streams import Key, fresh_root
 from certidote.types import Ballots, Json, Lineage, Provenance, digest_of
 
@@ -31,6 +32,7 @@ CREATE TABLE IF NOT EXISTS blocks (
 CREATE TABLE IF NOT EXISTS parts (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, numerics TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (at REAL NOT NULL, members INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (at REAL NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, traceback TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS weights (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL);
 """
 
 
@@ -213,12 +215,18 @@ class Ledger:
 
     # --------------------------------------------------------------------------------------------------------- votes
 
-    def commit(self, record: BlockRecord, num_classes: int) -> None:
-        """Store one block atomically. The first committed votes of a member stand: committing it again raises."""
-        self.commit_all([record], num_classes)
+    def commit(self, record: BlockRecord, num_classes: int, kept: Kept | None = None) -> None:
+        """Store one block atomically, with the digest of its weights if they are kept.
 
-    def commit_all(self, records: Sequence[BlockRecord], num_classes: int) -> None:
-        """Store several blocks in one transaction, which waits for the disk once. All are stored, or none."""
+        The first committed votes of a member stand: committing it again raises.
+        """
+        self.commit_all([record], num_classes, [] if kept is None else [kept])
+
+    def commit_all(self, records: Sequence[BlockRecord], num_classes: int, kept: Sequence[Kept] = ()) -> None:
+        """Store several blocks, with the digests of their weights, in one transaction, which waits for the disk once.
+
+        All are stored, or none.
+        """
         with self._explained(), self._transaction():
             for record in records:
                 first, last = record.job.first, record.job.last
@@ -226,17 +234,16 @@ class Ledger:
                 if before is not None and before[0] > first:
                     raise RuntimeError(f"members {first} to {last - 1} have voted already; the first committed votes stand")
                 self._insert(record, num_classes)
+            for each in kept:
+                self._put_kept(each)
             members = sum(record.job.last - record.job.first for record in records)
             self.db.execute("INSERT INTO commits VALUES (?, ?)", (time.time(), members))
 
     def _insert(self, record: BlockRecord, num_classes: int) -> None:
-        kind = np.uint8 if num_classes <= 256 else np.uint16
         row = (
             record.job.first,
             record.job.last,
-            record.votes.astype(kind).tobytes(),
-            record.failed.astype(np.uint8).tobytes(),
-            record.noise_ids.astype("<i8").tobytes(),
+            *_evidence(record, num_classes),
             json.dumps(record.lineage.to_json()),
             record.seconds,
             record.seconds_viewing,
@@ -271,6 +278,39 @@ class Ledger:
         with self._explained(), self._transaction():
             rows = [(part.first, part.last, json.dumps(part.numerics)) for part in parts]
             self.db.executemany("INSERT INTO parts VALUES (?, ?, ?)", rows)
+
+    # ------------------------------------------------------------------------------------------------------- weights
+
+    def check_repeated(self, record: BlockRecord, num_classes: int) -> None:
+        """Whether a block trained again, for its weights, is the committed one.
+
+        Raises: ValueError if votes, failures or noise differ: other versions of the software, or another machine.
+        """
+        with self._explained():
+            row = self.db.execute(
+                "SELECT votes, failed, noise_ids FROM blocks WHERE first = ? AND last = ?", (record.job.first, record.job.last)
+            ).fetchone()
+        if row != _evidence(record, num_classes):
+            raise ValueError(
+                f"members {record.job.first} to {record.job.last - 1}, trained again for their weights, vote otherwise than was "
+                "committed (other versions of the software, or another machine). The committed votes stand, without weights; for a "
+                "run with weights give another run directory"
+            )
+
+    def keep(self, kept: Kept) -> None:
+        """Record the weights of a block that was committed without them, or whose file was lost."""
+        with self._explained():
+            self._put_kept(kept)
+
+    def _put_kept(self, kept: Kept) -> None:
+        row = (kept.job.first, kept.job.last, kept.sha256, kept.size)
+        self.db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?)", row)
+
+    def kept(self) -> list[Kept]:
+        """The blocks whose weights are kept, in order of member numbers."""
+        with self._explained():
+            rows = self.db.execute("SELECT first, last, sha256, bytes FROM weights ORDER BY first").fetchall()
+        return [Kept(Job(first, last), sha256, size) for first, last, sha256, size in rows]
 
     def jobs(self) -> list[Job]:
         """The committed blocks, in order of member numbers."""
@@ -328,6 +368,13 @@ class Ledger:
             noise_ids=np.concatenate(noise_ids),
             provenance=provenance,
         )
+
+
+def _evidence(record: BlockRecord, num_classes: int) -> tuple[bytes, bytes, bytes]:
+    """Votes, failures and noise identities as they are stored."""
+    kind = np.uint8 if num_classes <= 256 else np.uint16
+    failed, noise_ids = record.failed.astype(np.uint8), record.noise_ids.astype("<i8")
+    return record.votes.astype(kind).tobytes(), failed.tobytes(), noise_ids.tobytes()
 
 
 def first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:

@@ -16,9 +16,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from certidote.data.atomic import replacing, sync_folder, unfinished_beside
-from certidote.training.models import ARCHITECTURES, Classifier
+from certidote.streams import Key
+from certidote.training.models import ARCHITECTURES, build
+from certidote.training.own import confirmed, is_own, sources_digest
 from certidote.training.recipe import Recipe
 from certidote.types import Json, Lineage
 
@@ -38,6 +41,7 @@ class ModelConfig(BaseModel):
         data_digest: of the data set behind them.
         versions: of the software that trained it.
         weights_sha256: of `model.safetensors`.
+        sources: digest of the sources of an architecture of the user's own; "" for one of ours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +56,7 @@ class ModelConfig(BaseModel):
     data_digest: str
     versions: dict[str, str]
     weights_sha256: str
+    sources: str = ""
 
     @field_validator("lineage")
     @classmethod
@@ -82,7 +87,7 @@ def check_vacant(directory: str | Path, force: bool = False) -> None:
 
 def save_model(
     directory: str | Path,
-    model: Classifier,
+    model: nn.Module,
     *,
     recipe: Recipe,
     class_names: Sequence[str],
@@ -102,7 +107,7 @@ def save_model(
     Raises: ValueError as `check_vacant`, or if `model` is not what `recipe`, `class_names` and `image_shape` describe.
     """
     check_vacant(directory, force)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = state_of(model)
     weights = save(state)
     config = ModelConfig(
         recipe=recipe,
@@ -112,8 +117,9 @@ def save_model(
         data_digest=data_digest,
         versions=dict(versions),
         weights_sha256=hashlib.sha256(weights).hexdigest(),
+        sources=sources_digest(recipe.architecture, model) if is_own(recipe.architecture) else "",
     )
-    _filled(config, state)
+    filled(recipe.architecture, image_shape, len(class_names), state)
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     with _replacing_folder(Path(os.path.realpath(directory))) as folder:
         for name, content in ((WEIGHTS, weights), (CONFIG, text.encode())):
@@ -132,12 +138,15 @@ def read_config(directory: str | Path) -> ModelConfig:
         raise ValueError(f"{CONFIG} in {str(directory)!r} is damaged: {f'{where}: ' if where else ''}{first['msg']}") from None
 
 
-def load_model(directory: str | Path) -> Classifier:
+def load_model(directory: str | Path, model: str = "") -> nn.Module:
     """The model saved in `directory`, frozen, in eval mode, on the CPU.
 
-    Raises: ValueError, in one line, if there is none, or a file of it is damaged.
+    Args:
+        model: "package.module:factory" if the model's architecture is code of the user's own, which must be named to be imported.
+    Raises: ValueError, in one line, if there is none, a file of it is damaged, or its own code is not named or has changed.
     """
     config = read_config(directory)
+    confirmed(config.recipe.architecture, model, "model", repr(str(directory)))
     content = _read(directory, WEIGHTS)
     if hashlib.sha256(content).hexdigest() != config.weights_sha256:
         raise ValueError(f"{WEIGHTS} in {str(directory)!r} is damaged: its SHA-256 is not the one in {CONFIG}; save it again")
@@ -146,24 +155,43 @@ def load_model(directory: str | Path) -> Classifier:
     except SafetensorError as error:
         raise ValueError(f"{WEIGHTS} in {str(directory)!r} is damaged: {error}") from None
     try:
-        return _filled(config, state)
+        loaded = filled(config.recipe.architecture, config.image_shape, len(config.class_names), state)
     except ValueError as error:
         raise ValueError(f"{str(directory)!r} is damaged: {error}") from None
+    check_sources(config.sources, loaded, model, repr(str(directory)))
+    return loaded
 
 
-def _filled(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> Classifier:
-    """The model that `config` describes, with these weights; ValueError if they are not its weights."""
-    with torch.device("meta"):  # shapes only: nothing is drawn or allocated before the weights are seen to fit
-        model = ARCHITECTURES[config.recipe.architecture](config.image_shape, len(config.class_names))
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A model's parameters and buffers on the CPU, each in memory of its own (safetensors stores no shared ones)."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+
+
+def check_sources(recorded: str, model: nn.Module, architecture: str, where: str) -> None:
+    """Raises: ValueError if an architecture of the user's own is not made of the sources it was trained with."""
+    if is_own(architecture) and sources_digest(architecture, model) != recorded:
+        raise ValueError(
+            f"the code of model {architecture!r} is not what {where} was trained with: its sources have changed; restore them"
+        )
+
+
+def filled(architecture: str, image_shape: tuple[int, int, int], num_classes: int, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A model of this architecture with these weights, frozen, in eval mode; ValueError if they are not its weights."""
+    own = is_own(architecture)
+    if own:
+        model = build(architecture, image_shape, num_classes, Key(0))
+    else:
+        with torch.device("meta"):  # shapes only: nothing is drawn or allocated before the weights are seen to fit
+            model = ARCHITECTURES[architecture](image_shape, num_classes)
     expected = {name: (tuple(value.shape), value.dtype) for name, value in model.state_dict().items()}
     given = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
     if given != expected:
         name = next(name for name in (*expected, *given) if given.get(name) != expected.get(name))
         raise ValueError(
-            f"weight {name!r} is {given.get(name, 'missing')}; {config.recipe.architecture!r} for images of shape "
-            f"{config.image_shape} and {len(config.class_names)} classes has {expected.get(name, 'no such weight')}"
+            f"weight {name!r} is {given.get(name, 'missing')}; {architecture!r} for images of shape "
+            f"{image_shape} and {num_classes} classes has {expected.get(name, 'no such weight')}"
         )
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state, assign=not own)  # copied into own models, whose weights may be tied
     return model.eval().requires_grad_(False)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from certidote.streams import Key, torch_seeded
+from certidote.training.own import is_own, own_model
 from certidote.types import Images
 
 PIXEL_MEAN = 0.5
@@ -86,14 +87,18 @@ ARCHITECTURES: dict[str, Builder] = {
     **MLPS,
     "cnn-32-64": partial(Cnn, widths=(32, 64)),
 }
-"""Everything a recipe can name."""
+"""Everything a recipe can name, besides the user's own."""
 
 
-def build(architecture: str, image_shape: tuple[int, int, int], num_classes: int, key: Key) -> Classifier:
+def build(architecture: str, image_shape: tuple[int, int, int], num_classes: int, key: Key) -> nn.Module:
     """A fresh model whose initial weights are a pure function of `key`, drawn from `key / "init"`.
 
+    Args:
+        architecture: of `ARCHITECTURES`, which gives a `Classifier`; or "package.module:factory", the user's own code.
     Raises: ValueError for an unknown architecture, or images it cannot take.
     """
+    if is_own(architecture):
+        return own_model(architecture, image_shape, num_classes, key)
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; choose one of: {', '.join(sorted(ARCHITECTURES))}")
     with torch_seeded(key / "init"):
@@ -112,7 +117,7 @@ class ModelStack:
 
     failed: Bool[Tensor, "members"]
 
-    def __init__(self, models: Sequence[Classifier]) -> None:
+    def __init__(self, models: Sequence[nn.Module]) -> None:
         self._models = [model.eval().requires_grad_(False) for model in models]
         finite = [all(bool(weight.isfinite().all()) for weight in model.parameters()) for model in self._models]
         self.failed = ~torch.tensor(finite)
@@ -124,6 +129,6 @@ class ModelStack:
     def __call__(self, images: Images) -> Float[Tensor, "members n classes"]:
         return torch.stack([model(images) for model in self._models])
 
-    def member(self, index: int) -> Classifier:
+    def member(self, index: int) -> nn.Module:
         """One member, in eval mode and frozen; shares its weights with the stack."""
         return self._models[index]

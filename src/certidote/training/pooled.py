@@ -7,12 +7,14 @@ bfloat16 do. Parallel workers, one thread each, are the engine's business.
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from certidote.numerics import DType, torch_dtype
-from certidote.streams import Key
-from certidote.training.models import MLPS, Classifier, ModelStack, build
+from certidote.streams import Key, torch_seeded
+from certidote.training.models import MLPS, ModelStack, build
 from certidote.training.momentum import Momentum
+from certidote.training.own import is_own
 from certidote.training.recipe import Recipe
 from certidote.training.schedule import batches, check_views, rates
 from certidote.training.stacked import StackedTrainer
@@ -20,16 +22,18 @@ from certidote.types import Json, Start, Trainer, View
 
 
 class PooledTrainer:
-    """A `Trainer` for any architecture: members start fresh, each from its own key, and all see the same order of rows."""
+    """A `Trainer` for any architecture: each member starts from its own key, and all see the same order of rows."""
 
-    start: Start = "fresh"
-
-    def __init__(self, recipe: Recipe, dtype: DType = "float32", stack_size: int = 4) -> None:
+    def __init__(
+        self, recipe: Recipe, dtype: DType = "float32", stack_size: int = 4, start: Start = "fresh", sources: str = ""
+    ) -> None:
         """
         Args:
             recipe: any.
             dtype: of convolutions and matrix products; parameters, their updates and the loss are float32 in any case.
             stack_size: views handed over at a time; decides memory, not results.
+            start: "trusted" if the recipe's architecture is the user's own and loads weights that the user vouches for.
+            sources: digest of the sources of an architecture of the user's own, from `own.check_model`.
         Raises: ValueError if stack_size is below 1.
         """
         if stack_size < 1:
@@ -37,9 +41,14 @@ class PooledTrainer:
         self.recipe = recipe
         self.dtype = dtype
         self.stack_size = stack_size
+        self.start: Start = start
+        self.sources = sources
 
     def describe(self) -> Json:
-        return {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
+        described: Json = {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
+        if is_own(self.recipe.architecture):
+            described |= {"start": self.start, "architecture_sources": self.sources}
+        return described
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> ModelStack:
         """One model for each view.
@@ -54,14 +63,17 @@ class PooledTrainer:
         models = []
         for view, key in zip(views, keys, strict=True):
             model = build(self.recipe.architecture, image_shape, view.num_classes, key)
-            models.append(self._train(model, view, common))
+            with torch_seeded(key / "coins"):  # for own architectures that draw as they learn: dropout, say
+                models.append(self._train(model, view, common))
         return ModelStack(models)
 
-    def _train(self, model: Classifier, view: View, common: Key) -> Classifier:
+    def _train(self, model: nn.Module, view: View, common: Key) -> nn.Module:
         device = view.images.device
-        model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = view.images.contiguous(memory_format=torch.channels_last)
-        parameters = list(model.parameters())
+        model, images = model.to(device).train(), view.images
+        if not is_own(self.recipe.architecture):  # own code may call view(), which this memory layout does not allow
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            images = images.contiguous(memory_format=torch.channels_last)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = Momentum(parameters, self.recipe)
         steps = batches(self.recipe, len(view.labels), common)
         for step, rate in zip(steps, rates(self.recipe, len(steps)), strict=True):
@@ -73,8 +85,8 @@ class PooledTrainer:
         return model
 
 
-def trainer_for(recipe: Recipe, dtype: DType = "float32") -> Trainer:
-    """The faster trainer for this recipe's architecture."""
+def trainer_for(recipe: Recipe, dtype: DType = "float32", *, start: Start = "fresh", sources: str = "") -> Trainer:
+    """The faster trainer for this recipe's architecture; `start` and `sources` as in `PooledTrainer`."""
     if recipe.architecture in MLPS:
         return StackedTrainer(recipe, dtype)
-    return PooledTrainer(recipe, dtype)
+    return PooledTrainer(recipe, dtype, start=start, sources=sources)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from certidote.training.models import ARCHITECTURES
+from certidote.training.own import is_own
 from certidote.types import Json
 
 
@@ -19,7 +20,7 @@ class Recipe(BaseModel):
     """Training by momentum SGD under cross-entropy, with a linear warm-up and a linear decay to 0. Hashable.
 
     Attributes:
-        architecture: a name in `models.ARCHITECTURES`.
+        architecture: a name in `models.ARCHITECTURES`, or "package.module:factory" (see `own`), which nothing here imports.
         epochs: passes over the training images, >= 1.
         batch_size: most images of one step, >= 1; smaller data sets are one batch.
         learning_rate: the peak, > 0.
@@ -54,7 +55,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _ranges(self) -> "Recipe":
-        if self.architecture not in ARCHITECTURES:
+        if self.architecture not in ARCHITECTURES and not is_own(self.architecture):
             raise ValueError(f"unknown architecture {self.architecture!r}; choose one of: {', '.join(sorted(ARCHITECTURES))}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:

@@ -6,14 +6,18 @@ to do; nothing half-written stays behind.
 
 from certidote.verbs.certification import Certified, Plan, Stopped, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
+from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
+from certidote.verbs.prediction import Predicted, predict
 from certidote.verbs.reports import demo, report
 from certidote.verbs.runs import Merged, Status, merge, status
 
 __all__ = [
     "Certified",
+    "Exported",
     "Merged",
     "Plan",
+    "Predicted",
     "Status",
     "Stopped",
     "Trained",
@@ -22,7 +26,9 @@ __all__ = [
     "denoiser_info",
     "denoiser_list",
     "denoiser_train",
+    "export",
     "merge",
+    "predict",
     "report",
     "status",
     "train",

@@ -11,9 +11,12 @@ from certidote.verbs.choices import (
     check_device,
     command_line,
     denoiser_named,
+    disk_lines,
     dtype_of_run,
     recipe_named,
     test_split_of,
+    trainer_named,
+    transformed_test,
     workers_named,
 )
 from certidote.verbs.options import (
@@ -25,7 +28,10 @@ from certidote.verbs.options import (
     Engine,
     GpusPerTask,
     Members,
+    OwnModel,
+    OwnTransform,
     Prepare,
+    PretrainedTrusted,
     RecipeName,
     Seed,
     Sigma,
@@ -78,6 +84,12 @@ def certify(
     simultaneous: Annotated[bool, typer.Option(help="one statement about the whole test set (Bonferroni)")] = False,
     denoiser: DenoiserName = "auto",
     recipe: RecipeName = "auto",
+    model: OwnModel = "",
+    pretrained_trusted: PretrainedTrusted = False,
+    test_transform: OwnTransform = "",
+    keep_weights: Annotated[
+        bool, typer.Option(help="keep every model's weights in OUT, for 'certidote predict' and 'export'")
+    ] = False,
     seed: Seed = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     dtype: Dtype = "auto",
@@ -96,7 +108,8 @@ def certify(
 ) -> Certified | Plan | Stopped:
     """Certify a classifier trained on untrusted DATA: noise, denoise, train n0 + n models, count their votes.
 
-    Leaves in OUT: ledger.sqlite (every vote), certificate.json, certified_accuracy.csv, images.csv, figures as SVG, report.html.
+    Leaves in OUT: ledger.sqlite (every vote), certificate.json, certified_accuracy.csv, images.csv, figures as SVG, report.html;
+    with --keep-weights also weights/, one file for each block of models.
     """
     from certidote.certification.smoothing import radius_cap
     from certidote.data import load
@@ -104,7 +117,6 @@ def certify(
     from certidote.defenses.smoothing import DenoisedSmoothing
     from certidote.engine.assignment import parse_members
     from certidote.engine.until import parse_until
-    from certidote.training.pooled import trainer_for
     from certidote.types import Untrusted
 
     limits = Limits(parse_members(members), parse_until(until), prepare)
@@ -113,13 +125,14 @@ def certify(
         check_device(device)
     train_set = load(data, "train")
     test_name = test or test_split_of(data)
-    test_set = load(test_name, "test")
+    test_set, transform_facts = transformed_test(load(test_name, "test"), test_transform, train_set.image_shape)
     check_same_classes(train_set, test_set)
     number_format = dtype_of_run(out, dtype, device)
     chosen = denoiser_named(denoiser, train_set, number_format)
     scheme = DenoisedSmoothing(chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device)
-    used_recipe = recipe_named(recipe, train_set)
-    trainer = trainer_for(used_recipe, number_format)  # type: ignore[arg-type]
+    used_recipe = recipe_named(recipe, train_set, model)
+    trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted)
+    disk = (disk_lines(out, used_recipe, train_set, scheme.members),) if keep_weights else ()
     if dry_run:
         return Plan(
             (
@@ -127,12 +140,13 @@ def certify(
                 f"sigma {sigma:g}, denoiser {chosen.card.name} ({chosen.conditioning(sigma)}), recipe {used_recipe.to_json()}",
                 f"largest radius that {models} models can certify at alpha {scheme.alpha_each:g}: {radius_cap(sigma, models, scheme.alpha_each):.4f}",
                 f"votes: {scheme.members * len(test_set) / 1e6:.1f} MB in {out / 'ledger.sqlite'}",
+                *disk,
             )
         )
     untrusted = Untrusted(train_set)
     hashes = chosen.card.training_images
     overlap = None if hashes is None else untrusted.overlap(hashes)
-    facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json()}
+    facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json(), **transform_facts}
     return _run_and_record(
         out,
         scheme,
@@ -147,6 +161,7 @@ def certify(
         progress,
         back_end,
         label,
+        keep_weights,
     )
 
 
@@ -161,12 +176,17 @@ class Limits:
 
 def _run_and_record(
     out: Path, scheme: Any, trainer: Any, untrusted: Any, train: Any, test: Any, facts: Any, seed: int | None, overlap: int | None,
-    limits: Limits, progress: Any, back_end: Any, label: str,
+    limits: Limits, progress: Any, back_end: Any, label: str, keep_weights: bool,
 ) -> Certified | Stopped:  # fmt: skip
+    from dataclasses import replace
+
     from certidote import engine
     from certidote.engine.ledger import Ledger
+    from certidote.engine.weights import WeightStore
     from certidote.reporting.words import plain
     from certidote.results.record import RunFacts, certificate_record
+    from certidote.training.own import own_code_assumptions
+    from certidote.types import Certificate
 
     out.mkdir(parents=True, exist_ok=True)
     config = engine.configuration(scheme, trainer, untrusted, test[1], facts)
@@ -180,6 +200,7 @@ def _run_and_record(
             missing = engine.fill(
                 scheme, trainer, untrusted, test[1], ledger=ledger, pool=used, config=config, seed=seed, members=limits.members,
                 until=limits.until, device=facts["device"], observer=observer, progress=progress, stage=label or "models",
+                weights=WeightStore(out) if keep_weights else None,
             )  # fmt: skip
             number_of_workers = used.workers
         if missing or ledger.voted() < scheme.members:
@@ -200,6 +221,9 @@ def _run_and_record(
             workers=number_of_workers,
         )
     outcome = scheme.certify(ballots)
+    own = own_code_assumptions(facts["recipe"]["architecture"], facts.get("test_transform", {}).get("name", ""))
+    if own and isinstance(outcome, Certificate):
+        outcome = replace(outcome, assumptions=(*outcome.assumptions, *own))
     record = certificate_record(
         outcome, scheme.aggregate(ballots), ballots, scheme.describe(), scheme.denoiser.card, train, test, run_facts
     )

@@ -54,13 +54,78 @@ def test_split_of(data: str) -> str:
     raise ValueError(f"{data} has no test split of its own; give test images with --test (a folder or .npz with the same classes)")
 
 
-def recipe_named(name: str, data: "ImageDataset") -> Any:
+def recipe_named(name: str, data: "ImageDataset", model: str = "") -> Any:
+    """The recipe, with the user's own architecture in it if one is named; a recipe file cannot name code by itself."""
+    from certidote.training.own import confirmed, imported, is_own
     from certidote.training.recipe import load_recipe
 
     if name == "auto":
         channels, height, width = data.image_shape
-        name = "mlp" if channels * height * width <= 256 else "cnn"
-    return load_recipe(name)
+        name = "cnn" if model or channels * height * width > 256 else "mlp"
+    recipe = load_recipe(name)
+    if not model:
+        confirmed(recipe.architecture, model, "model", f"recipe {name!r}")
+        return recipe
+    if is_own(recipe.architecture):
+        confirmed(recipe.architecture, model, "model", f"recipe {name!r}")
+    imported(model, "model")
+    return recipe.model_copy(update={"architecture": model})
+
+
+def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trusted: bool) -> Any:
+    """The trainer for a recipe; an architecture of the user's own is checked first, as far as that goes."""
+    from certidote.training.own import check_model, is_own
+    from certidote.training.pooled import trainer_for
+
+    if not is_own(recipe.architecture):
+        if pretrained_trusted:
+            raise ValueError("--pretrained-trusted speaks of weights that --model loads; give --model, or leave it out")
+        return trainer_for(recipe, dtype)  # type: ignore[arg-type]
+    sources = check_model(recipe.architecture, data.image_shape, data.num_classes, pretrained_trusted)
+    start = "trusted" if pretrained_trusted else "fresh"
+    return trainer_for(recipe, dtype, start=start, sources=sources)  # type: ignore[arg-type]
+
+
+def transformed_test(
+    test: "ImageDataset", transform: str, image_shape: tuple[int, int, int]
+) -> tuple["ImageDataset", dict[str, Any]]:
+    """Test images through the user's own transform, and what the configuration says about it; untouched and {} without one."""
+    from certidote.training.own import transformed
+    from certidote.types import ImageDataset
+
+    if not transform:
+        return test, {}
+    images, sources = transformed(transform, test.images, image_shape)
+    return ImageDataset(images, test.labels, test.class_names), {"test_transform": {"name": transform, "sources": sources}}
+
+
+def disk_lines(out: Path, recipe: Any, data: "ImageDataset", members: int) -> str:
+    """What the members' weights will take, for plans.
+
+    Raises: ValueError if the disk has less left than that.
+    """
+    import shutil
+
+    from certidote.training.kept import bytes_of_member
+
+    size = members * bytes_of_member(recipe.architecture, data.image_shape, data.num_classes)
+    have = sum(file.stat().st_size for file in (out / "weights").glob("*.safetensors"))
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if size - have > free:
+        raise ValueError(
+            f"the weights of {members} members take {in_bytes(size)}, but {place} has {in_bytes(free)} left; free space, give another "
+            "run directory, or leave out --keep-weights"
+        )
+    return f"weights: {in_bytes(size)} in {out / 'weights'}, {in_bytes(free)} free"
+
+
+def in_bytes(size: int) -> str:
+    """A size on the disk in words: "512 bytes", "41.9 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
 
 
 def denoiser_named(name: str, data: "ImageDataset", dtype: str) -> "Denoiser":

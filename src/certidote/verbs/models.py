@@ -1,13 +1,13 @@
 """`train`: one model, without a certificate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from certidote.verbs.choices import check_device, denoiser_named, has_test_split, recipe_named, test_split_of
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, RecipeName, Seed
+from certidote.verbs.choices import check_device, denoiser_named, has_test_split, recipe_named, test_split_of, trainer_named
+from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, OwnModel, PretrainedTrusted, RecipeName, Seed
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ def train(
     ] = 0.0,
     denoiser: DenoiserName = "auto",
     recipe: RecipeName = "auto",
+    model: OwnModel = "",
+    pretrained_trusted: PretrainedTrusted = False,
     seed: Seed = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -45,14 +47,14 @@ def train(
     from certidote.results.record import versions
     from certidote.streams import Key, fresh_root
     from certidote.training.model_dir import check_vacant, save_model
-    from certidote.training.pooled import trainer_for
     from certidote.types import Scheme, Untrusted
 
     check_vacant(out, force)
     check_device(device)
     train_set = load(data, "train")
     number_format = resolve_dtype(dtype, device)
-    used_recipe = recipe_named(recipe, train_set)
+    used_recipe = recipe_named(recipe, train_set, model)
+    trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted)
     untrusted = Untrusted(train_set)
     key = Key(fresh_root() if seed is None else seed)
     if sigma:
@@ -60,18 +62,18 @@ def train(
     else:
         scheme = PlainTraining(device=device)
     view = scheme.view(untrusted, 0, key / "members" / 0)
-    stack = trainer_for(used_recipe, number_format).fit([view], [key / "members" / 0], key / "common")
+    stack = trainer.fit([view], [key / "members" / 0], key / "common")
     if bool(stack.failed[0]):
         raise ValueError("training diverged (weights are not finite); lower the learning rate in a recipe file and try again")
-    model = stack.member(0)  # type: ignore[attr-defined]
+    trained = stack.member(0)
     accuracy = None
     if test or has_test_split(data):
         test_set = load(test or test_split_of(data), "test")
         check_same_classes(train_set, test_set)
         with torch.inference_mode():
-            accuracy = float((model(test_set.pixels()).argmax(1) == test_set.labels).float().mean())
+            accuracy = float((trained(test_set.pixels()).argmax(1) == test_set.labels).float().mean())
     save_model(
-        out, model, recipe=used_recipe, class_names=train_set.class_names, image_shape=train_set.image_shape,
-        lineage=view.lineage, data_digest=untrusted.digest, versions=versions(), force=force,
+        out, trained, recipe=used_recipe, class_names=train_set.class_names, image_shape=train_set.image_shape,
+        lineage=replace(view.lineage, start=trainer.start), data_digest=untrusted.digest, versions=versions(), force=force,
     )  # fmt: skip
     return Trained(out, accuracy, bool(sigma))

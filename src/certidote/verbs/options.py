@@ -14,16 +14,40 @@ DenoiserName = Annotated[
     ),
 ]
 RecipeName = Annotated[str, typer.Option(help="mlp, cnn, a .toml file, or auto (mlp for tiny images, cnn otherwise)")]
+OwnModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="your own architecture, package.module:factory: (image_shape, num_classes) -> torch.nn.Module that takes [0, 1] pixels and "
+        "gives logits; imported from this folder or an installed package",
+    ),
+]
+PretrainedTrusted = Annotated[
+    bool, typer.Option(help="you vouch that weights which --model loads come from data no attacker could touch")
+]
+OwnTransform = Annotated[
+    str,
+    typer.Option(
+        "--test-transform",
+        help="your own function package.module:function, applied to each test image: one uint8 (c, h, w) tensor to another",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="root of all random streams, for a reproduction; default: the operating system's")]
 Dtype = Annotated[str, typer.Option(help="auto (the faster one here), float32 or bfloat16")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Force = Annotated[bool, typer.Option(help="replace an earlier result in the output directory")]
 Engine = Annotated[str, typer.Option(help="where models train: local (processes on this machine) or ray (a Ray cluster)")]
-Address = Annotated[str, typer.Option(help="Ray cluster: auto (the one this machine is in), local (start one here) or ray://HOST:PORT")]
+Address = Annotated[
+    str, typer.Option(help="Ray cluster: auto (the one this machine is in), local (start one here) or ray://HOST:PORT")
+]
 GpusPerTask = Annotated[float, typer.Option(help="share of a GPU for each Ray task with --device cuda")]
-Timeout = Annotated[float | None, typer.Option(help="seconds one block of models may take before its worker is replaced; default: no limit")]
+Timeout = Annotated[
+    float | None, typer.Option(help="seconds one block of models may take before its worker is replaced; default: no limit")
+]
 Members = Annotated[str, typer.Option(help="work on these members only, FIRST:LAST+1 such as 0:550; recorded before they train")]
-Prepare = Annotated[bool, typer.Option(help="record configuration and root, train nothing; copy OUT to machines that share the run")]
+Prepare = Annotated[
+    bool, typer.Option(help="record configuration and root, train nothing; copy OUT to machines that share the run")
+]
 UntilOption = Annotated[
     str, typer.Option(help="stop earlier: a time (30m, 12h), a number of models in all (500), or decided (needs --bound anytime)")
 ]
