@@ -79,8 +79,12 @@ def _say_certified(result: Any) -> None:
 
 
 def _say_stopped(result: Any) -> None:
-    print(f"No certificate yet: {result.voted} of {result.members} models have voted{f'; {result.interim}' if result.interim else ''}.")
-    print(f"The run is in {result.out}: the same command goes on from there ('certidote status {result.out}' shows where it stands).")
+    print(
+        f"No certificate yet: {result.voted} of {result.members} models have voted{f'; {result.interim}' if result.interim else ''}."
+    )
+    print(
+        f"The run is in {result.out}: the same command goes on from there ('certidote status {result.out}' shows where it stands)."
+    )
 
 
 def _say_status(result: Any) -> None:

@@ -45,7 +45,9 @@ def merge_ledgers(sources: list[Path], target: Path) -> int:
 
 def _check_started(ledger: Ledger, path: Path) -> None:
     if ledger.get("config") is None or ledger.get("root") is None:
-        raise ValueError(f"{path.parent} was never started: its ledger has no configuration; give run directories of 'certidote certify'")
+        raise ValueError(
+            f"{path.parent} was never started: its ledger has no configuration; give run directories of 'certidote certify'"
+        )
 
 
 def _check(merged: Ledger, first: Path, other: Ledger, path: Path) -> None:

@@ -19,11 +19,17 @@ Dtype = Annotated[str, typer.Option(help="auto (the faster one here), float32 or
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Force = Annotated[bool, typer.Option(help="replace an earlier result in the output directory")]
 Engine = Annotated[str, typer.Option(help="where models train: local (processes on this machine) or ray (a Ray cluster)")]
-Address = Annotated[str, typer.Option(help="Ray cluster: auto (the one this machine is in), local (start one here) or ray://HOST:PORT")]
+Address = Annotated[
+    str, typer.Option(help="Ray cluster: auto (the one this machine is in), local (start one here) or ray://HOST:PORT")
+]
 GpusPerTask = Annotated[float, typer.Option(help="share of a GPU for each Ray task with --device cuda")]
-Timeout = Annotated[float | None, typer.Option(help="seconds one block of models may take before its worker is replaced; default: no limit")]
+Timeout = Annotated[
+    float | None, typer.Option(help="seconds one block of models may take before its worker is replaced; default: no limit")
+]
 Members = Annotated[str, typer.Option(help="work on these members only, FIRST:LAST+1 such as 0:550; recorded before they train")]
-Prepare = Annotated[bool, typer.Option(help="record configuration and root, train nothing; copy OUT to machines that share the run")]
+Prepare = Annotated[
+    bool, typer.Option(help="record configuration and root, train nothing; copy OUT to machines that share the run")
+]
 UntilOption = Annotated[
     str, typer.Option(help="stop earlier: a time (30m, 12h), a number of models in all (500), or decided (needs --bound anytime)")
 ]
