@@ -4,8 +4,8 @@ One loop for every back end: jobs in order of member numbers go out, records com
 committed together. Only this process writes the ledger.
 """
 
-import time
 from collections.abc import Iterator
+from time import monotonic
 from typing import Protocol, runtime_checkable
 
 from certidote.engine.assignment import assign
@@ -129,13 +129,13 @@ def fill(
         _catch_up(weights, ledger, pool, payload, test, progress)
     total = sum(len(part) for part in ranges)
     progress.start(stage, total, ledger.voted())
-    began = time.monotonic()
+    began = monotonic()
 
     def jobs() -> Iterator[Job]:
         allowance = total if until.models is None else until.models - ledger.voted()
         for part in ranges:
             for job in plan(part, trainer.stack_size, committed):
-                late = until.seconds is not None and time.monotonic() - began >= until.seconds
+                late = until.seconds is not None and monotonic() - began >= until.seconds
                 if late or allowance <= 0 or (until.decided and observer.decided()):
                     return
                 job = Job(job.first, min(job.last, job.first + allowance))

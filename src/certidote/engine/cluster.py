@@ -128,7 +128,7 @@ def _work(payload: Payload, job: Job, timeout: float | None) -> BlockRecord | st
     """One job in a Ray worker: its record, or a traceback. Over the time limit, the process ends itself."""
     keep_freed_memory()
     torch.set_num_threads(1)
-    if timeout is not None:
+    if timeout is not None and sys.__stderr__ is not None:
         faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__)
     try:
         return work(payload, job)

@@ -35,6 +35,10 @@ class _Failure:
     traceback: str
 
 
+class _Begun:
+    """What a worker sends when it begins a job: only then does the time limit run, not while it starts and reads the payload."""
+
+
 class _Worker:
     """One process and our end of the pipe to it. Started when it gets its first job."""
 
@@ -43,12 +47,12 @@ class _Worker:
         self.connection: Connection | None = None
         self.payload = b""
         self.job: Job | None = None
-        self.deadline = float("inf")
+        self.timeout = self.deadline = float("inf")
 
     def give(self, job: Job, payload: bytes, timeout: float | None) -> None:
         """Hand a job over, and the payload if this process does not have it yet. Raises OSError if the process is gone."""
         self.job = job
-        self.deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        self.timeout = float("inf") if timeout is None else timeout
         if self.process is None:
             context = _context()
             self.connection, theirs = context.Pipe()
@@ -61,10 +65,13 @@ class _Worker:
             self.payload = payload
         self.connection.send(job)
 
-    def answer(self) -> BlockRecord | _Failure:
-        """Raises EOFError or OSError if the process died before it had sent everything."""
+    def answer(self) -> BlockRecord | _Failure | None:
+        """None if it only says that it has begun. Raises EOFError or OSError if the process died before it had sent everything."""
         assert self.connection is not None
         answer = self.connection.recv()
+        if isinstance(answer, _Begun):
+            self.deadline = time.monotonic() + self.timeout
+            return None
         self.job, self.deadline = None, float("inf")
         return answer
 
@@ -120,13 +127,13 @@ class Pool:
         try:
             while True:
                 self._hand_out(packed, queue, again, losses)
-                busy = {slot.connection: slot for slot in self._slots if slot.job is not None}
+                busy = {slot.connection: slot for slot in self._slots if slot.job is not None and slot.connection is not None}
                 if not busy:
                     return
                 first = min(slot.deadline for slot in busy.values())
                 ready = wait(list(busy), None if first == float("inf") else max(0.0, first - time.monotonic()))
-                records = []
-                for slot in [busy[connection] for connection in ready]:  # type: ignore[index]
+                records: list[BlockRecord] = []
+                for slot in [slot for connection, slot in busy.items() if connection in ready]:
                     job = slot.job
                     assert job is not None
                     try:
@@ -138,7 +145,8 @@ class Pool:
                         if records:
                             yield records
                         raise JobFailed(job, answer.traceback)
-                    records.append(answer)
+                    if answer is not None:
+                        records.append(answer)
                 now = time.monotonic()
                 for slot in busy.values():
                     if slot.job is not None and slot.deadline <= now:
@@ -202,6 +210,7 @@ def _serve(connection: Connection) -> None:
                 payload = message
                 continue
             assert payload is not None
+            connection.send(_Begun())
             try:
                 answer: BlockRecord | _Failure = work(payload, message)
             except Exception:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Integer
 
 from certidote.engine.jobs import BlockRecord
 from certidote.results.summary import wilson
@@ -16,6 +16,8 @@ from certidote.types import Ballots
 
 LowerBound = Callable[[Int64[np.ndarray, "n"], int, float], Float64[np.ndarray, "n"]]
 """(counts, trials, alpha) -> lower bounds on vote shares."""
+
+_Small = Integer[np.ndarray, "members n_test"]
 
 EVERY_SECONDS = 1.0
 """How often the figure is worked out again."""
@@ -27,8 +29,8 @@ class Interim:
     Args:
         labels: (n_test,) the true classes.
         num_classes: of them.
-        n0: members that select the answers; no bound before all of them have voted.
-        alpha: failure probability of one image's bound.
+        n0: members that select the answers; no bound before all of them have voted. 0: the counted votes select.
+        alpha: failure probability of one bound.
         lower_bound: on the vote share of the selected class.
     """
 
@@ -39,7 +41,8 @@ class Interim:
         self._selection = np.zeros((len(labels), num_classes), dtype=np.int64)
         self._estimation = np.zeros_like(self._selection)
         self._members = 0
-        self._waiting: dict[int, BlockRecord] = {}
+        self._waiting: dict[int, tuple[_Small, Bool[np.ndarray, members]]] = {}
+        self._kind = np.min_scalar_type(num_classes)
         self._note, self._noted = "", float("-inf")
         self._certified: tuple[int, tuple[int, int]] | None = None
 
@@ -49,12 +52,11 @@ class Interim:
 
     def see(self, records: list[BlockRecord]) -> None:
         for record in records:
-            self._waiting[record.job.first] = record
+            self._waiting[record.job.first] = record.votes.astype(self._kind), record.failed
         while self._members in self._waiting:
-            record = self._waiting.pop(self._members)
-            self._count(record.votes, record.failed)
+            self._count(*self._waiting.pop(self._members))
 
-    def _count(self, votes: Int64[np.ndarray, "members n_test"], failed: Bool[np.ndarray, "members"]) -> None:
+    def _count(self, votes: _Small, failed: Bool[np.ndarray, "members"]) -> None:
         images = np.arange(len(self._labels))
         for row, lost in zip(votes, failed, strict=True):
             if not lost:
@@ -71,7 +73,7 @@ class Interim:
         trials = self._members - self._n0
         if trials < 1:
             return 0, len(self._labels)
-        answers = self._selection.argmax(axis=1)
+        answers = (self._selection if self._n0 else self._estimation).argmax(axis=1)
         hits = self._estimation[np.arange(len(answers)), answers]
         bounds = self._lower_bound(np.arange(trials + 1, dtype=np.int64), trials, self._alpha)
         won, lost = bounds[hits] > 0.5, bounds[trials - hits] > 0.5

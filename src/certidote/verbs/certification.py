@@ -188,6 +188,11 @@ def _run_and_record(
     from certidote.training.own import own_code_assumptions
     from certidote.types import Certificate
 
+    if limits.until.decided and bound_of(scheme) != "anytime":
+        raise ValueError(
+            f"--until decided looks at counts while they come in, which voids the {bound_of(scheme)} bound; add --bound anytime, or "
+            "give a time or a number of models"
+        )
     out.mkdir(parents=True, exist_ok=True)
     config = engine.configuration(scheme, trainer, untrusted, test[1], facts)
     with Ledger(out / "ledger.sqlite") as ledger:
@@ -203,7 +208,7 @@ def _run_and_record(
                 weights=WeightStore(out) if keep_weights else None,
             )  # fmt: skip
             number_of_workers = used.workers
-        if missing or ledger.voted() < scheme.members:
+        if (missing or ledger.voted() < scheme.members) and bound_of(scheme) != "anytime":
             return Stopped(out, ledger.voted(), scheme.members, observer.note())
         ballots = engine.ballots(ledger, untrusted, test[1], overlap)
         seconds, seconds_viewing = ledger.seconds()
@@ -234,11 +239,21 @@ def _run_and_record(
 def _interim(scheme: Any, test: Any, ledger: Any, untrusted: Any) -> Any:
     """What is shown while models train: the votes of earlier runs counted already."""
     from certidote import engine
+    from certidote.certification.anytime import anytime_lower_bound
     from certidote.certification.binomial import lower_confidence_bound
+    from certidote.certification.bounds import level
     from certidote.results.interim import Interim
 
-    interim = Interim(test.labels.numpy(), test.num_classes, scheme.n0, scheme.alpha_each, lower_confidence_bound)
+    bound = bound_of(scheme)
+    alpha = level(bound, scheme.alpha_each, test.num_classes, scheme.n0 > 0)
+    function = anytime_lower_bound if bound == "anytime" else lower_confidence_bound
+    interim = Interim(test.labels.numpy(), test.num_classes, scheme.n0, alpha, function)
     jobs = ledger.jobs()
     if jobs and jobs[0].first == 0:
         interim.resume(engine.ballots(ledger, untrusted, test))
     return interim
+
+
+def bound_of(scheme: Any) -> Any:
+    """How the scheme bounds vote shares, from `certification.bounds.BOUNDS`."""
+    return getattr(scheme, "bound", "clopper-pearson")

@@ -1,0 +1,112 @@
+"""Every fault: no committed vote is lost, none is counted twice, and the final votes are those of an undisturbed run."""
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from certidote import engine
+from certidote.engine.ledger import Ledger
+from certidote.engine.local import Pool
+from certidote.engine.workers import JobFailed, WorkerLost, Workers
+from certidote.types import Ballots, Untrusted
+from faulty import SCHEME, TEST, TRAIN, Faulty
+
+
+def run(path: Path, trainer: Faulty, pool: Workers) -> Ballots:
+    data = Untrusted(TRAIN)
+    with Ledger(path) as ledger:
+        config = engine.configuration(SCHEME, trainer, data, TEST, {})
+        return engine.run(SCHEME, trainer, data, TEST, ledger=ledger, pool=pool, config=config, seed=5)
+
+
+def committed(path: Path) -> set[int]:
+    with Ledger(path) as ledger:
+        return {member for job in ledger.jobs() for member in range(job.first, job.last)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ballots:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ballots = run(folder / "l", Faulty(folder), Pool(0))
+    assert len(ballots) == 30
+    assert len(np.unique(ballots.votes.sum(axis=1))) > 10, "members must disagree, or the comparisons show nothing"
+    return ballots
+
+
+def assert_same(ballots: Ballots, undisturbed: Ballots) -> None:
+    assert np.array_equal(ballots.votes, undisturbed.votes)
+    assert np.array_equal(ballots.failed, undisturbed.failed)
+    assert np.array_equal(ballots.noise_ids, undisturbed.noise_ids)
+
+
+@pytest.mark.parametrize("fault", ["die", "hang"])
+def test_a_job_whose_worker_is_lost_runs_again_under_the_same_keys(fault: str, tmp_path: Path, undisturbed: Ballots) -> None:
+    trainer = Faulty(tmp_path, fault)
+    with Pool(2, timeout=6.0 if fault == "hang" else None) as pool:
+        assert_same(run(tmp_path / "l", trainer, pool), undisturbed)
+    assert trainer.trained() == 2, "once with the fault, once without"
+
+
+def test_a_job_that_loses_every_worker_stops_the_run_and_the_next_one_goes_on(tmp_path: Path, undisturbed: Ballots) -> None:
+    with Pool(1) as pool:
+        with pytest.raises(WorkerLost, match=r"members 8 to 11 lost their worker 3 times .*run the same command again"):
+            run(tmp_path / "l", Faulty(tmp_path, "die", times=3), pool)
+        assert set(range(8)) <= committed(tmp_path / "l")
+        assert not {8, 9, 10, 11} & committed(tmp_path / "l")
+        assert_same(run(tmp_path / "l", Faulty(tmp_path, "die", times=3), pool), undisturbed)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_worker_that_raises_leaves_its_traceback_and_what_was_committed(
+    workers: int, tmp_path: Path, undisturbed: Ballots
+) -> None:
+    with Pool(workers) as pool:
+        with pytest.raises(JobFailed, match="members 8 to 11 failed: ValueError: made to fail"):
+            run(tmp_path / "l", Faulty(tmp_path, "raise"), pool)
+        assert set(range(4)) <= committed(tmp_path / "l")
+        with Ledger(tmp_path / "l") as ledger:
+            (failure,) = ledger.failures()
+        assert (failure.first, failure.last) == (8, 12)
+        assert 'raise ValueError("made to fail")' in failure.traceback
+        assert_same(run(tmp_path / "l", Faulty(tmp_path), pool), undisturbed)
+
+
+def test_a_member_that_diverges_is_counted_and_never_trained_again(tmp_path: Path, undisturbed: Ballots) -> None:
+    trainer = Faulty(tmp_path, "nan", times=99)
+    ballots = run(tmp_path / "l", trainer, Pool(0))
+    assert len(ballots) == 30
+    assert ballots.failed.nonzero()[0].tolist() == [9]
+    assert ballots.counts(9, 10).sum() == 0, "it votes for nobody"
+    others = np.arange(30) != 9
+    assert np.array_equal(ballots.votes[others], undisturbed.votes[others])
+    assert_same(run(tmp_path / "l", trainer, Pool(0)), ballots)
+    assert trainer.trained() == 1
+
+
+def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(
+    tmp_path: Path, undisturbed: Ballots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Ledger._open_to_write
+
+    def small(ledger: Ledger) -> None:
+        honest(ledger)
+        pages = ledger.db.execute("PRAGMA page_count").fetchone()[0]
+        ledger.db.execute(f"PRAGMA max_page_count={pages}")
+
+    monkeypatch.setattr(Ledger, "_open_to_write", small)
+    with pytest.raises(OSError, match="the disk is full. Committed members are kept"):
+        run(tmp_path / "l", Faulty(tmp_path, stack_size=1), Pool(0))
+    monkeypatch.undo()
+    assert 0 < len(committed(tmp_path / "l")) < 30
+    assert_same(run(tmp_path / "l", Faulty(tmp_path, stack_size=1), Pool(0)), undisturbed)
+
+
+def test_no_process_outlives_its_pool(tmp_path: Path) -> None:
+    with Pool(1) as pool, pytest.raises(WorkerLost):
+        run(tmp_path / "l", Faulty(tmp_path, "die", times=3), pool)
+    with Pool(2) as pool:
+        run(tmp_path / "l", Faulty(tmp_path, "die", times=3), pool)
+        assert multiprocessing.active_children()
+    assert not multiprocessing.active_children()

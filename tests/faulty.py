@@ -1,0 +1,77 @@
+"""A trainer that is quick, deterministic and can be made to fail: for tests of the engine. Worker processes import it by name."""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from certidote.data.tiny import tiny
+from certidote.defenses.smoothing import DenoisedSmoothing
+from certidote.streams import Key
+from certidote.types import Json, Start, View
+from oracles import IdentityDenoiser
+
+TRAIN = tiny(8, 3, (1, 8, 8), Key(1) / "train")
+TEST = tiny(20, 3, (1, 8, 8), Key(1) / "test")
+SCHEME = DenoisedSmoothing(IdentityDenoiser(), sigma=3.0, n0=3, n=27)
+
+
+@dataclass
+class NearestMeans:
+    """Members that answer with the class whose mean image is nearest."""
+
+    means: Tensor
+    failed: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.stack([images.flatten(1) @ means.T - means.square().sum(1) / 2 for means in self.means])
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """Trains by class means. When the given member is trained, `fault` happens, the first `times` times.
+
+    Attributes:
+        folder: shared by all processes; one file is written for each time that the member was trained.
+        fault: "" for none, "die" (kill -9), "hang", "raise" or "nan".
+    """
+
+    folder: Path
+    fault: str = ""
+    member: int = 9
+    times: int = 1
+    stack_size: int = 4
+    start: Start = "fresh"
+
+    def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> NearestMeans:
+        stacked = []
+        for view, key in zip(views, keys, strict=True):
+            images = view.images.flatten(1)
+            if key.path[-1] == self.member and self._happens():
+                images = images + float("nan")
+            stacked.append(torch.stack([images[view.labels == c].mean(0) for c in range(view.num_classes)]))
+        return NearestMeans(torch.stack(stacked), torch.zeros(len(views), dtype=torch.bool))
+
+    def trained(self) -> int:
+        """How often the member was trained, in any process."""
+        return len(list(self.folder.glob("trained-*")))
+
+    def _happens(self) -> bool:
+        count = self.trained()
+        (self.folder / f"trained-{count}").touch()
+        if count >= self.times:
+            return False
+        if self.fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "hang":
+            signal.pause()
+        if self.fault == "raise":
+            raise ValueError("made to fail")
+        return self.fault == "nan"
+
+    def describe(self) -> Json:
+        return {"trainer": "class means"}
