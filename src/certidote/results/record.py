@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from certidote.certification.smoothing import radius_cap
 from certidote.certification.threats import image_norm, k_max
 from certidote.results.summary import average_radius, curve, median_radius
 from certidote.types import Ballots, Certificate, DenoiserCard, ImageDataset, Json, Norm, Prediction, Unproved
@@ -76,6 +75,7 @@ def certificate_record(
         record |= {"proved": True, "reasons": [], "claim": outcome.claim, "statement": outcome.statement}
         record |= {"alpha": outcome.alpha, "alpha_each": outcome.alpha_each, "failed": outcome.failed}
         record["assumptions"] = [asdict(item) for item in outcome.assumptions]
+        record |= {"trusted": outcome.trusted}
         results |= _proved_results(outcome, labels, train[1])
         record["per_image"] = {
             "true": labels.tolist(),
@@ -94,7 +94,8 @@ def certificate_record(
         record["per_image"] = {"true": labels.tolist(), "label": prediction.labels.tolist()}
         record["per_image"] |= {name: [] for name in ("radius", "lower_bound", "top_count")}
     record |= {"sigma": described["sigma"], "sigma_symmetric": 2 * described["sigma"], "conditioning": described["conditioning"]}
-    record |= {"n0": described["n0"], "n": described["n"], "unit": UNIT}
+    record |= {name: described.get(name) for name in ("bound", "test_input", "sigma_x")}
+    record |= {"n0": described["n0"], "n": outcome.n if isinstance(outcome, Certificate) else described["n"], "unit": UNIT}
     record |= {"data": _data_facts(*train), "test": _data_facts(*test)}
     record["denoiser"] = {"name": card.name, "kind": card.kind, "digest": card.digest, "details": card.details}
     run = asdict(facts)
@@ -105,22 +106,22 @@ def certificate_record(
 def _proved_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
     steps = curve(certificate, labels)
     correct = np.where(certificate.labels == labels, certificate.radii, 0.0)
-    cap = radius_cap(certificate.sigma, certificate.n, certificate.alpha_each)
+    altered = len(train) - certificate.trusted
     return {
         "abstained": int((certificate.labels < 0).sum()),
         "certified_accuracy": [list(point) for point in zip(steps["radius"], steps["certified_accuracy"], strict=True)],
         "average_radius": average_radius(certificate, labels),
         "median_radius": median_radius(certificate, labels),
-        "cap": cap,
-        "threats": [_threat(norm, epsilon, correct, train) for norm, epsilon in THREATS],
+        "cap": certificate.cap,
+        "threats": [_threat(norm, epsilon, correct, train, altered) for norm, epsilon in THREATS],
         "sentences": [],
     }
 
 
-def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
-    """How many images of this change the answers survive; images that are wrong or abstain survive none."""
+def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_test"], train: ImageDataset, altered: int) -> Json:
+    """How many images of this change, of `altered` untrusted ones, the answers survive; those that are wrong or abstain survive none."""
     pixels = int(np.prod(train.image_shape))
-    survived = np.maximum(k_max(correct_radii, epsilon, norm, pixels, len(train)), 0)
+    survived = np.maximum(k_max(correct_radii, epsilon, norm, pixels, altered), 0)
     return {
         "norm": norm,
         "epsilon": epsilon,
@@ -128,7 +129,7 @@ def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_te
         "per_image_norm": image_norm(epsilon, norm, pixels),
         "median_k": int(np.median(survived)),
         "max_k": int(survived.max()),
-        "certified_accuracy_at_k": [[k, float((survived >= k).mean())] for k in COUNTS if k <= len(train)],
+        "certified_accuracy_at_k": [[k, float((survived >= k).mean())] for k in COUNTS if k <= altered],
     }
 
 

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import check_device, command_line, denoiser_named, dtype_of_run, recipe_named, test_split_of
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, RecipeName, Seed, Sigma
+from certidote.verbs.options import (
+    BoundName,
+    Data,
+    DenoiserName,
+    Device,
+    Dtype,
+    RecipeName,
+    Seed,
+    Sigma,
+    SigmaX,
+    TestInputName,
+    Trusted,
+)
 from certidote.verbs.reports import write_results
 
 if TYPE_CHECKING:
@@ -38,9 +50,15 @@ def certify(
     test: Annotated[str, typer.Option(help="test images; default: the test split of DATA")] = "",
     sigma: Sigma = 0.25,
     models: Annotated[int, typer.Option(help="n, the models whose votes are counted")] = 1000,
-    n0: Annotated[int, typer.Option(help="models that select the answers, on top of n")] = 100,
+    n0: Annotated[
+        int, typer.Option(help="models that select the answers, on top of n; 0: the counted ones do, at a stricter level")
+    ] = 100,
     alpha: Annotated[float, typer.Option(help="failure probability of the statement")] = 0.001,
     simultaneous: Annotated[bool, typer.Option(help="one statement about the whole test set (Bonferroni)")] = False,
+    bound: BoundName = "clopper-pearson",
+    trusted: Trusted = None,
+    test_input: TestInputName = "clean",
+    sigma_x: SigmaX = None,
     denoiser: DenoiserName = "auto",
     recipe: RecipeName = "auto",
     seed: Seed = None,
@@ -56,9 +74,12 @@ def certify(
 
     Leaves in OUT: ledger.sqlite (every vote), certificate.json, certified_accuracy.csv, images.csv, figures as SVG, report.html.
     """
+    from certidote.certification.bounds import check_bound
     from certidote.certification.smoothing import radius_cap
     from certidote.data import load
     from certidote.data.checks import check_same_classes
+    from certidote.data.trusted import trusted_rows
+    from certidote.defenses.inputs import test_input_named
     from certidote.defenses.smoothing import DenoisedSmoothing
     from certidote.training.pooled import trainer_for
     from certidote.types import Untrusted
@@ -70,19 +91,26 @@ def certify(
     check_same_classes(train_set, test_set)
     number_format = dtype_of_run(out, dtype, device)
     chosen = denoiser_named(denoiser, train_set, number_format)
-    scheme = DenoisedSmoothing(chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device)
+    input_kind = test_input_named(test_input)
+    noise_x = (sigma if input_kind == "noised-denoised" else 0.0) if sigma_x is None else sigma_x
+    scheme = DenoisedSmoothing(
+        chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device,
+        check_bound(bound), train_set.num_classes, input_kind, noise_x,
+    )  # fmt: skip
+    untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))
     used_recipe = recipe_named(recipe, train_set)
     trainer = trainer_for(used_recipe, number_format)  # type: ignore[arg-type]
     if dry_run:
         return Plan(
             (
                 f"{scheme.members} models ({n0} select, {models} are counted) on {len(train_set)} images, {len(test_set)} test images",
+                *plan_lines(scheme, untrusted),
                 f"sigma {sigma:g}, denoiser {chosen.card.name} ({chosen.conditioning(sigma)}), recipe {used_recipe.to_json()}",
-                f"largest radius that {models} models can certify at alpha {scheme.alpha_each:g}: {radius_cap(sigma, models, scheme.alpha_each):.4f}",
+                f"largest radius that {models} models can certify at alpha {scheme.alpha_each:g}: "
+                f"{radius_cap(sigma, models, scheme.alpha_each, scheme.bound, train_set.num_classes, n0 > 0):.4f} ({bound} bound)",
                 f"votes: {scheme.members * len(test_set) / 1e6:.1f} MB in {out / 'ledger.sqlite'}",
             )
         )
-    untrusted = Untrusted(train_set)
     hashes = chosen.card.training_images
     overlap = None if hashes is None else untrusted.overlap(hashes)
     facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json()}
@@ -101,6 +129,20 @@ def certify(
         pool,
         label,
     )
+
+
+def plan_lines(scheme: Any, untrusted: Any) -> list[str]:
+    """What is out of the ordinary about test images and trusted images."""
+    lines = []
+    if untrusted.trusted:
+        lines.append(
+            f"{len(untrusted.trusted)} of these images are trusted: no noise on them, and the certificate is about the others"
+        )
+    if scheme.test_input == "denoised":
+        lines.append("test images are denoised without noise")
+    if scheme.sigma_x:
+        lines.append(f"test images: noise of std {scheme.sigma_x:g}, one draw for each model, then denoised")
+    return lines
 
 
 def _run_and_record(
