@@ -258,6 +258,15 @@ class Untrusted:
             images[list(exempt)] = clean[list(exempt)]
         return Traced(images, Lineage(sigma=sigma, draws=1, trusted=len(self.trusted)), exempt)
 
+    def restricted(self, rows: Sequence[int]) -> "Untrusted":
+        """These rows only, in this order. What is read of them goes into the record of the whole."""
+        known = set(self.trusted)
+        twin = copy.copy(self)
+        twin.__data = self.__data.subset(rows)
+        twin.labels, twin.names = twin.__data.labels, twin.__data.names
+        twin.trusted = tuple(place for place, row in enumerate(rows) if row in known)
+        return twin
+
     def overlap(self, hashes: frozenset[int]) -> int:
         """How many of the images have one of these content hashes. For reports; no training ever sees it."""
         return sum(value in hashes for value in content_hashes(self.__data.images))
@@ -544,6 +553,21 @@ class Assumption:
 
 
 @dataclass(frozen=True, eq=False)
+class PartVotes:
+    """What each part of a partitioned training set answers.
+
+    Attributes:
+        votes: (n_test, parts) certified votes, or ABSTAIN.
+        radii: (n_test, parts) certified Frobenius radius of each vote within its part; 0 where it abstains.
+        num_classes: votes are below it.
+    """
+
+    votes: Int64[np.ndarray, "n_test parts"]
+    radii: Float64[np.ndarray, "n_test parts"]
+    num_classes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """A proved statement for each test image.
 
@@ -560,6 +584,8 @@ class Certificate:
         bound: how probabilities were bounded, one of `certification.bounds.BOUNDS`.
         cap: the radius of a unanimous vote; no test image can have a larger one.
         trusted: training images that the attacker cannot have touched, by assumption.
+        parts: the votes behind a plurality of parts, which say more than `radii`; then `n0`, `n`, `top_counts` (parts that agree) and
+            `alpha_each` speak of parts, and `lower_bounds` are 0.
         sigma_x: noise std on the test image, [0, 1] pixel units. If positive, the answer also stays the same when the test image
             moves by t and the training set by T, as long as sqrt(T^2 / sigma^2 + t^2 / sigma_x^2) < radius / sigma.
     """
@@ -581,6 +607,7 @@ class Certificate:
     cap: float
     trusted: int = 0
     sigma_x: float = 0.0
+    parts: PartVotes | None = None
 
 
 @dataclass(frozen=True)

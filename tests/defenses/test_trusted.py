@@ -12,9 +12,9 @@ from certidote import engine
 from certidote.data.tiny import tiny
 from certidote.defenses.sanitize import sanitized
 from certidote.defenses.smoothing import DenoisedSmoothing
-from certidote.results.record import _threat
+from certidote.results.record import _proved_results
 from certidote.streams import ROW_BLOCK, Key, normal_block, row_blocks
-from certidote.types import Certificate, ImageDataset, Traced, Untrusted
+from certidote.types import Ballots, Certificate, ImageDataset, Lineage, Provenance, Traced, Untrusted
 from false_alarms import assert_rate_is
 from fixtures_transfer import KernelDenoiser
 from oracles import IdentityDenoiser, InnerProductTrainer, linear_case
@@ -89,9 +89,21 @@ def test_certificate_and_configuration_name_the_trusted_images(tmp_path: Path) -
 
 
 def test_no_more_images_can_be_altered_than_are_untrusted() -> None:
-    radii = np.array([100.0, 0.0])
-    assert _threat("linf", 1 / 255, radii, CASE.train, 7)["max_k"] == 7
-    assert [k for k, _ in _threat("linf", 1 / 255, radii, CASE.train, 7)["certified_accuracy_at_k"]] == [1, 2, 5]
+    certificate = DenoisedSmoothing(IdentityDenoiser(), 500.0, 10, 40).certify(
+        Ballots(
+            votes=np.zeros((50, 2), dtype=np.int64),
+            failed=np.zeros(50, dtype=bool),
+            num_classes=2,
+            lineages=(Lineage(sigma=500.0, draws=1, trusted=5),),
+            noise_ids=np.arange(50),
+            provenance=Provenance("digest", "operating system", 0),
+        )
+    )
+    assert isinstance(certificate, Certificate)
+    results = _proved_results(certificate, np.array([0, 1]), CASE.train)
+    for threat in results["threats"]:
+        assert threat["max_k"] == 7
+        assert [k for k, _ in threat["certified_accuracy_at_k"]] == [1, 2, 5]
 
 
 @pytest.mark.parametrize(

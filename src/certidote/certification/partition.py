@@ -133,6 +133,11 @@ def _whole(least: Float64[np.ndarray, "points"], untrusted: Int64[np.ndarray, "p
     return np.minimum(least - 1, untrusted.sum()).astype(np.int64)
 
 
+def part_sizes(untrusted: int, parts: int) -> Int64[np.ndarray, "parts"]:
+    """How many untrusted images each part of `part_rows` has."""
+    return np.array([len(range(part, untrusted, parts)) for part in range(parts)], dtype=np.int64)
+
+
 def part_rows(num_images: int, trusted: tuple[int, ...], parts: int, permutation: Int64[np.ndarray, "m"]) -> list[list[int]]:
     """The rows of each part: untrusted ones dealt out in the order of `permutation`, trusted ones in every part.
 

@@ -81,6 +81,10 @@ class DenoisedSmoothing:
         """The level spent on each test image."""
         return self.alpha / self.num_tests if self.simultaneous else self.alpha
 
+    def cap(self) -> float:
+        """The radius of a unanimous vote of all n members."""
+        return radius_cap(self.sigma, self.n, self.alpha_each, self.bound, self.num_classes, self.n0 > 0)
+
     def view(self, data: Untrusted, member: int, key: Key) -> View:
         """Member's own copy: one noise draw per image, one denoiser call. The only place here that touches untrusted pixels."""
         traced = sanitized(data, self.denoiser, self.sigma, key / "noise", self.device)

@@ -264,6 +264,23 @@ def _models(certificate: Json) -> str:
 def _optional_facts(certificate: Json) -> list[tuple[str, str]]:
     """Facts that records of plain runs, or older ones, do not have."""
     facts = []
+    if partition := certificate["results"].get("partition"):
+        replaced, summed = partition["replaced_images"], partition["sum_of_norms"]
+        facts.append(
+            (
+                "parts",
+                f"{partition['parts']:,} disjoint ones with models of their own, of at least {partition['images_in_a_part']:,} images",
+            )
+        )
+        facts.append(
+            ("images replaced altogether", f"answers survive {replaced['median_k']:,} (median) to {replaced['max_k']:,} (best)")
+        )
+        facts.append(
+            (
+                "sum of the images' l2 norms",
+                f"radius {words.length(summed['median'])} (median) to {words.length(summed['max'])} (best)",
+            )
+        )
     if certificate.get("bound"):
         facts.append(("bound", certificate["bound"]))
     if certificate.get("trusted"):

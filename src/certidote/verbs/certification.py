@@ -57,6 +57,10 @@ def certify(
     simultaneous: Annotated[bool, typer.Option(help="one statement about the whole test set (Bonferroni)")] = False,
     bound: BoundName = "clopper-pearson",
     trusted: Trusted = None,
+    parts: Annotated[
+        int,
+        typer.Option(help="cut the training set into this many parts, each with n0 + n models of its own, and let the parts vote"),
+    ] = 1,
     test_input: TestInputName = "clean",
     sigma_x: SigmaX = None,
     denoiser: DenoiserName = "auto",
@@ -75,11 +79,11 @@ def certify(
     Leaves in OUT: ledger.sqlite (every vote), certificate.json, certified_accuracy.csv, images.csv, figures as SVG, report.html.
     """
     from certidote.certification.bounds import check_bound
-    from certidote.certification.smoothing import radius_cap
     from certidote.data import load
     from certidote.data.checks import check_same_classes
     from certidote.data.trusted import trusted_rows
     from certidote.defenses.inputs import test_input_named
+    from certidote.defenses.partition import PartitionedSmoothing, rows_of_parts
     from certidote.defenses.smoothing import DenoisedSmoothing
     from certidote.training.pooled import trainer_for
     from certidote.types import Untrusted
@@ -93,21 +97,23 @@ def certify(
     chosen = denoiser_named(denoiser, train_set, number_format)
     input_kind = test_input_named(test_input)
     noise_x = (sigma if input_kind == "noised-denoised" else 0.0) if sigma_x is None else sigma_x
-    scheme = DenoisedSmoothing(
+    smoothing = DenoisedSmoothing(
         chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device,
         check_bound(bound), train_set.num_classes, input_kind, noise_x,
     )  # fmt: skip
+    scheme = smoothing if parts == 1 else PartitionedSmoothing(smoothing, parts)
     untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))
+    rows_of_parts(len(train_set), untrusted.trusted, parts)  # refuses more parts than images
     used_recipe = recipe_named(recipe, train_set)
     trainer = trainer_for(used_recipe, number_format)  # type: ignore[arg-type]
     if dry_run:
         return Plan(
             (
-                f"{scheme.members} models ({n0} select, {models} are counted) on {len(train_set)} images, {len(test_set)} test images",
-                *plan_lines(scheme, untrusted),
+                f"{scheme.members} models ({models_in_words(smoothing, parts)}) on {len(train_set)} images, {len(test_set)} test images",
+                *plan_lines(smoothing, untrusted),
                 f"sigma {sigma:g}, denoiser {chosen.card.name} ({chosen.conditioning(sigma)}), recipe {used_recipe.to_json()}",
-                f"largest radius that {models} models can certify at alpha {scheme.alpha_each:g}: "
-                f"{radius_cap(sigma, models, scheme.alpha_each, scheme.bound, train_set.num_classes, n0 > 0):.4f} ({bound} bound)",
+                f"largest radius that {models} models {'of each part ' if parts > 1 else ''}can certify at alpha {scheme.alpha_each:g}: "
+                f"{scheme.cap():.4f} ({bound} bound)",
                 f"votes: {scheme.members * len(test_set) / 1e6:.1f} MB in {out / 'ledger.sqlite'}",
             )
         )
@@ -129,6 +135,14 @@ def certify(
         pool,
         label,
     )
+
+
+def models_in_words(smoothing: Any, parts: int) -> str:
+    """How many models select and how many are counted."""
+    each = f", for each of {parts} parts" if parts > 1 else ""
+    if not smoothing.n0:
+        return f"all {smoothing.n} select and are counted{each}"
+    return f"{smoothing.n0} select, {smoothing.n} are counted{each}"
 
 
 def plan_lines(scheme: Any, untrusted: Any) -> list[str]:
@@ -169,7 +183,9 @@ def _run_and_record(
             number_of_workers = used.workers
         seconds, seconds_viewing = ledger.seconds()
         run_facts = RunFacts(
-            label=label or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}",
+            label=label
+            or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}"
+            + (f", {parts} parts" if (parts := getattr(scheme, "parts", 1)) > 1 else ""),
             command=command_line(),
             recipe=facts["recipe"],
             config_digest=ledger.config_digest(),
