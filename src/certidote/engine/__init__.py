@@ -25,6 +25,7 @@ from certidote.types import (
     Trainer,
     Untrusted,
     content_hashes,
+    digest_of,
 )
 
 
@@ -52,11 +53,13 @@ class _Blind:
 
 def configuration(scheme: Scheme, trainer: Trainer, data: Untrusted, test: ImageDataset, facts: Json) -> Json:
     """Everything that decides a run's votes and what they may prove; recorded before its first member trains."""
+    trusted = {"trusted": {"images": len(data.trusted), "digest": digest_of({"rows": data.trusted})}} if data.trusted else {}
     return {
         "scheme": scheme.describe(),
         "trainer": trainer.describe(),
         "block": trainer.stack_size,
         "data": data.digest,
+        **trusted,
         "test": test.digest(),
         **facts,
     }

@@ -5,21 +5,21 @@ in which order, cannot change a vote.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from certidote.numerics import rounding
-from certidote.streams import Key
+from certidote.streams import ROW_BLOCK, Key
 from certidote.training.kept import packed
 from certidote.training.models import ModelStack
-from certidote.types import Json, Lineage, Scheme, Stack, Trainer, Untrusted, as_pixels
+from certidote.types import Images, Json, Lineage, PreparesInputs, Scheme, Stack, Trainer, Untrusted, as_pixels
 
-TEST_CHUNK = 4096
+TEST_CHUNK = 4 * ROW_BLOCK
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     votes, failed = [], stack.failed.cpu().clone()
     with torch.inference_mode():
         for start in range(0, len(payload.test_images), TEST_CHUNK):
-            images = payload.test_images[start : start + TEST_CHUNK]
-            logits = stack(as_pixels(images).to(device)).cpu()
+            rows = range(start, min(start + TEST_CHUNK, len(payload.test_images)))
+            images = as_pixels(payload.test_images[rows.start : rows.stop])
+            logits = _polled(payload.scheme, stack, keys, images, rows, device).cpu()
             failed |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
     return BlockRecord(
@@ -120,3 +121,14 @@ def _weights(stack: Stack) -> bytes:
     if not isinstance(stack, ModelStack):
         raise ValueError(f"weights of a {type(stack).__name__} cannot be kept; leave out --keep-weights")
     return packed(stack)
+
+
+def _polled(
+    scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range, device: torch.device
+) -> Float[Tensor, "members n classes"]:
+    """Logits of all members for these rows of the test set, each on the inputs that the scheme gives it."""
+    if not isinstance(scheme, PreparesInputs):
+        return stack(images.to(device))
+    if not scheme.inputs_per_member:
+        return stack(scheme.inputs(images, rows, keys[0]).to(device))
+    return torch.stack([stack.member(i)(scheme.inputs(images, rows, key).to(device)) for i, key in enumerate(keys)])
