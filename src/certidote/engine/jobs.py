@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt, UInt8
 from torch import Tensor
 
 from certidote.streams import Key
-from certidote.types import Lineage, Scheme, Trainer, Untrusted, as_pixels
+from certidote.types import KeepsRankings, Lineage, Scheme, Trainer, Untrusted, as_pixels
 
 TEST_CHUNK = 4096
 
@@ -40,7 +40,7 @@ class Payload:
 
 @dataclass(frozen=True, eq=False)
 class BlockRecord:
-    """What a job leaves: its members' votes and how they came about."""
+    """What a job leaves: its members' votes, their rankings if the scheme keeps them, and how they came about."""
 
     job: Job
     votes: Int64[np.ndarray, "members n_test"]
@@ -49,6 +49,7 @@ class BlockRecord:
     lineage: Lineage
     seconds: float
     seconds_viewing: float
+    ranks: UInt[np.ndarray, "members n_test classes"] | None = None
 
 
 def plan(members: int, block: int, committed: Iterable[Job] = ()) -> Iterator[Job]:
@@ -77,13 +78,16 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     if len(lineages) != 1:
         raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")
     device = views[0].images.device
-    votes, failed = [], stack.failed.cpu().clone()
+    votes, ranks, failed = [], [], stack.failed.cpu().clone()
+    keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
         for start in range(0, len(payload.test_images), TEST_CHUNK):
             images = payload.test_images[start : start + TEST_CHUNK]
             logits = stack(as_pixels(images).to(device)).cpu()
             failed |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
+            if keeps_rankings:
+                ranks.append(ranks_of(logits.numpy()))
     return BlockRecord(
         job=job,
         votes=torch.cat(votes, dim=1).numpy(),
@@ -92,4 +96,14 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         lineage=lineages.pop(),
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewed - begin,
+        ranks=np.concatenate(ranks, axis=1) if keeps_rankings else None,
     )
+
+
+def ranks_of(logits: Float[np.ndarray, "... classes"]) -> UInt[np.ndarray, "... classes"]:
+    """The place of each class, 0 for the largest logit; of equal logits the lower class index comes first."""
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    places = np.arange(logits.shape[-1], dtype=np.uint8 if logits.shape[-1] <= 256 else np.uint16)
+    ranks = np.empty(logits.shape, dtype=places.dtype)
+    np.put_along_axis(ranks, order, np.broadcast_to(places, logits.shape), axis=-1)
+    return ranks

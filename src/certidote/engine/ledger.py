@@ -5,6 +5,7 @@ configuration is refused with both values, and a second process on the same ledg
 """
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Integer, UInt
 
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.streams import Key, fresh_root
@@ -23,6 +25,7 @@ CREATE TABLE IF NOT EXISTS blocks (
     first INTEGER PRIMARY KEY, last INTEGER NOT NULL, votes BLOB NOT NULL, failed BLOB NOT NULL, noise_ids BLOB NOT NULL,
     lineage TEXT NOT NULL, seconds REAL NOT NULL, seconds_viewing REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS rankings (first INTEGER PRIMARY KEY, ranks BLOB NOT NULL);
 """
 
 
@@ -131,7 +134,7 @@ class Ledger:
 
     def commit(self, record: BlockRecord, num_classes: int) -> None:
         """Store one block atomically. The first committed votes of a member stand: committing it again raises."""
-        kind = np.uint8 if num_classes <= 256 else np.uint16
+        kind = _kind(num_classes)
         row = (
             record.job.first,
             record.job.last,
@@ -144,8 +147,17 @@ class Ledger:
         )
         with self._explained():
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 self._db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-            except sqlite3.IntegrityError:
+                if record.ranks is not None:
+                    ranks = record.ranks.astype(kind).tobytes()
+                    self._db.execute("INSERT INTO rankings VALUES (?, ?)", (record.job.first, ranks))
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if not isinstance(error, sqlite3.IntegrityError):
+                    raise
                 raise RuntimeError(
                     f"members {row[0]} to {row[1] - 1} have voted already; the first committed votes stand"
                 ) from None
@@ -166,41 +178,74 @@ class Ledger:
 
         Raises: ValueError if a row does not have the recorded shape.
         """
-        kind = np.dtype(np.uint8 if num_classes <= 256 else np.uint16)
-        votes, failed, noise_ids, lineages = [], [], [], set()
-        expected = 0
+        kind = _kind(num_classes)
+        members = self._gap_free()
+        if not members:
+            raise ValueError(f"{self.path} holds no votes yet")
+        votes = np.empty((members, num_tests), dtype=kind)
+        failed, noise_ids, lineages = np.empty(members, dtype=bool), np.empty(members, dtype=np.int64), set()
         with self._explained():
-            rows = self._db.execute("SELECT first, last, votes, failed, noise_ids, lineage FROM blocks ORDER BY first")
+            rows = self._db.execute(
+                "SELECT first, last, votes, failed, noise_ids, lineage FROM blocks WHERE last <= ? ORDER BY first", (members,)
+            )
             for first, last, vote_bytes, failed_bytes, noise_bytes, lineage in rows:
-                if first != expected:
-                    break
-                members = last - first
+                number = last - first
                 if (len(vote_bytes), len(failed_bytes), len(noise_bytes)) != (
-                    members * num_tests * kind.itemsize,
-                    members,
-                    8 * members,
+                    number * num_tests * kind.itemsize,
+                    number,
+                    8 * number,
                 ):
                     raise ValueError(f"{self.path}: members {first} to {last - 1} have a row of the wrong size; it is damaged")
-                block = np.frombuffer(vote_bytes, dtype=kind).reshape(members, num_tests)
-                if members and block.size and block.max() >= num_classes:
-                    raise ValueError(
-                        f"{self.path}: members {first} to {last - 1} vote for class {block.max()} of {num_classes}; it is damaged"
-                    )
-                votes.append(block.astype(np.int64))
-                failed.append(np.frombuffer(failed_bytes, dtype=np.uint8).astype(bool))
-                noise_ids.append(np.frombuffer(noise_bytes, dtype="<i8").astype(np.int64))
+                votes[first:last] = np.frombuffer(vote_bytes, dtype=kind).reshape(number, num_tests)
+                failed[first:last] = np.frombuffer(failed_bytes, dtype=np.uint8)
+                noise_ids[first:last] = np.frombuffer(noise_bytes, dtype="<i8")
                 lineages.add(Lineage.from_json(json.loads(lineage)))
-                expected = last
-        if not votes:
-            raise ValueError(f"{self.path} holds no votes yet")
+                highest = int(votes[first:last].max(initial=0))
+                if highest >= num_classes:
+                    raise ValueError(
+                        f"{self.path}: members {first} to {last - 1} vote for class {highest} of {num_classes}; it is damaged"
+                    )
         return Ballots(
-            votes=np.concatenate(votes),
-            failed=np.concatenate(failed),
+            votes=votes,
+            failed=failed,
             num_classes=num_classes,
             lineages=tuple(sorted(lineages, key=str)),
-            noise_ids=np.concatenate(noise_ids),
+            noise_ids=noise_ids,
             provenance=provenance,
+            ranks=self._ranks(votes, failed, num_classes),
         )
+
+    def _gap_free(self) -> int:
+        """How many members have voted without a gap from member 0 on."""
+        members = 0
+        for job in self.jobs():
+            if job.first != members:
+                break
+            members = job.last
+        return members
+
+    def _ranks(
+        self, votes: Integer[np.ndarray, "members n_test"], failed: Bool[np.ndarray, "members"], num_classes: int
+    ) -> UInt[np.ndarray, "members n_test classes"] | None:
+        """The members' rankings of the classes, if they were kept, checked against the votes of all that did not fail."""
+        with self._explained():
+            if self._db.execute("SELECT first FROM rankings LIMIT 1").fetchone() is None:
+                return None
+            ranks = np.empty((*votes.shape, num_classes), dtype=votes.dtype)
+            rows = self._db.execute("SELECT first, last, ranks FROM blocks LEFT JOIN rankings USING (first) WHERE last <= ?", (len(votes),))
+            for first, last, found in rows:
+                shape = ranks[first:last].shape
+                if found is None or len(found) != math.prod(shape) * ranks.itemsize:
+                    raise ValueError(f"{self.path}: members {first} to {last - 1} lack rankings of the recorded shape; it is damaged")
+                ranks[first:last] = np.frombuffer(found, dtype=ranks.dtype).reshape(shape)
+        if not np.array_equal(ranks.argmin(axis=2)[~failed], votes[~failed]):
+            raise ValueError(f"{self.path}: rankings and votes disagree about first choices; it is damaged")
+        return ranks
+
+
+def _kind(num_classes: int) -> np.dtype[Any]:
+    """The smallest number format that holds a class index."""
+    return np.dtype(np.uint8 if num_classes <= 256 else np.uint16)
 
 
 def _first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:
