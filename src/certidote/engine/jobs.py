@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt, UInt8
+from jaxtyping import Bool, Int64, UInt, UInt8
 from torch import Tensor
 
+from certidote.certification.rankings import ranks_of
 from certidote.streams import Key
 from certidote.types import KeepsRankings, Lineage, Scheme, Trainer, Untrusted, as_pixels
 
@@ -98,12 +99,3 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         seconds_viewing=viewed - begin,
         ranks=np.concatenate(ranks, axis=1) if keeps_rankings else None,
     )
-
-
-def ranks_of(logits: Float[np.ndarray, "... classes"]) -> UInt[np.ndarray, "... classes"]:
-    """The place of each class, 0 for the largest logit; of equal logits the lower class index comes first."""
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    places = np.arange(logits.shape[-1], dtype=np.uint8 if logits.shape[-1] <= 256 else np.uint16)
-    ranks = np.empty(logits.shape, dtype=places.dtype)
-    np.put_along_axis(ranks, order, np.broadcast_to(places, logits.shape), axis=-1)
-    return ranks
