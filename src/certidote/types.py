@@ -521,11 +521,18 @@ class Certificate:
     assumptions: tuple[Assumption, ...]
 
 
-Unit = Literal["samples inserted or removed", "images altered in place", "labels flipped", "images altered in few features"]
+Unit = Literal[
+    "samples inserted or removed",
+    "images altered in place",
+    "pixels altered in place",
+    "labels flipped",
+    "images altered in few features",
+]
 """What one unit of a counted budget buys an attacker; `certification.budgets` says how units compare.
 
-"samples inserted or removed" is the symmetric difference of two sets; "images altered in place" leaves number and order of the images
-alone but may change an image and its label in any way; "images altered in few features" changes some features of each such image.
+"samples inserted or removed" is the symmetric difference of two sets. "images altered in place" leaves number and order of the images
+alone, but may change an image and its label in any way; "pixels altered in place" leaves all labels alone, too (clean-label).
+"images altered in few features" changes some features of each such image.
 """
 
 

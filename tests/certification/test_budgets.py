@@ -17,6 +17,7 @@ def counted(unit: Unit, *radii: int) -> CountCertificate:
 
 SYMMETRIC = counted("samples inserted or removed", -1, 0, 1, 2, 7)
 IN_PLACE = counted("images altered in place", -1, 0, 1, 2, 7)
+PIXELS = counted("pixels altered in place", -1, 0, 1, 2, 7)
 FLIPS = counted("labels flipped", -1, 0, 1, 2, 7)
 FEATURES = counted("images altered in few features", -1, 0, 1, 2, 7)
 
@@ -28,6 +29,7 @@ def test_a_substitution_costs_two_where_insertions_are_counted_and_one_in_place(
     assert budgets.inserted_or_removed(SYMMETRIC).tolist() == [-1, 0, 1, 2, 7]
     for convert in (budgets.altered_in_place, budgets.labels_flipped):
         assert convert(IN_PLACE).tolist() == [-1, 0, 1, 2, 7]
+    assert budgets.altered_in_place(PIXELS).tolist() == [-1, 0, 1, 2, 7]
     assert budgets.altered_by_at_most(IN_PLACE, 0.5, "l2").tolist() == [-1, 0, 1, 2, 7]
     assert budgets.inserted_or_removed(IN_PLACE, stable_names=True).tolist() == [-1, 0, 1, 2, 7]
     assert budgets.labels_flipped(FLIPS).tolist() == [-1, 0, 1, 2, 7]
@@ -40,6 +42,8 @@ def test_what_does_not_follow_is_refused_with_the_reason() -> None:
         (lambda: budgets.altered_in_place(FEATURES), "limits how many features"),
         (lambda: budgets.labels_flipped(FEATURES), "whether a label is one of the few features"),
         (lambda: budgets.inserted_or_removed(IN_PLACE), "shifts the row numbers of others"),
+        (lambda: budgets.labels_flipped(PIXELS), "parts were made by label"),
+        (lambda: budgets.inserted_or_removed(PIXELS, stable_names=True), "holds for a fixed number of samples"),
         (lambda: budgets.inserted_or_removed(FLIPS), "holds for a fixed number of samples"),
         (lambda: budgets.inserted_or_removed(FEATURES), "holds for a fixed number of samples"),
         (lambda: budgets.frobenius_of_count(IN_PLACE, levels=None), "every image may move by a little"),

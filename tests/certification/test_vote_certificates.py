@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from certidote.certification.deep_partition import certify_deep_partition
-from certidote.certification.finite_aggregation import certify_finite_aggregation, published_shifts
+from certidote.certification.finite_aggregation import certify_finite_aggregation, published_shifts, reached
 from certidote.certification.rankings import NOBODY, counts_of, first_choices, ranks_of, recorded_ranks, summed_logits
 from certidote.certification.run_off import certify_run_off, certify_run_off_finite_aggregation, passed_by_two
 from exhaustive import all_states, exact_radii, orders_of, plurality, ranks_of_states, run_off, single, spread, votes_of_states
@@ -78,12 +78,18 @@ def test_columns_in_another_order_would_certify_too_much() -> None:
         recorded_ranks(LOGITS[np.arange(12) % 4], shuffled)
 
 
+def test_each_bucket_reaches_the_models_at_its_number_plus_a_shift() -> None:
+    quantity, shifts = np.random.default_rng(8).integers(0, 9, size=(12, 5)), (0, 1, 5)
+    expected = [[sum(quantity[(bucket + shift) % 12, test] for shift in shifts) for test in range(5)] for bucket in range(12)]
+    assert reached(quantity, shifts).tolist() == expected
+
+
 def test_published_shifts_are_those_of_the_published_code() -> None:
     assert published_shifts(50, 5) == (90, 22, 123, 242, 9)
     assert published_shifts(50, 16)[:8] == (363, 90, 492, 37, 157, 206, 304, 284)
-    reached = spread(250, published_shifts(50, 5))
-    assert all(len(set(models)) == 5 for models in reached)
-    assert np.bincount(np.array(reached).ravel()).tolist() == [5] * 250
+    models_of = spread(250, published_shifts(50, 5))
+    assert all(len(set(models)) == 5 for models in models_of)
+    assert np.bincount(np.array(models_of).ravel()).tolist() == [5] * 250
 
 
 @pytest.mark.parametrize(("models", "classes"), [(1, 3), (2, 3), (4, 3), (5, 3), (5, 2), (3, 4)])

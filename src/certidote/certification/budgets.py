@@ -15,7 +15,7 @@ from certidote.types import CountCertificate, Norm
 
 
 def altered_in_place(certificate: CountCertificate, *, features: int | None = None) -> Int64[np.ndarray, "n_test"]:
-    """Images that may be replaced by anything in their place, number and order of the others unchanged.
+    """Images whose pixels may be altered in any way in their place; number, order and labels as they are (clean-label).
 
     Args:
         features: of one sample, its label included; needed for a certificate that limits the changed features.
@@ -25,7 +25,7 @@ def altered_in_place(certificate: CountCertificate, *, features: int | None = No
     match certificate.unit:
         case "samples inserted or removed":
             return _halved(certificate.radii)
-        case "images altered in place":
+        case "images altered in place" | "pixels altered in place":
             return certificate.radii
         case "labels flipped":
             raise ValueError("a certificate against flipped labels says nothing about altered pixels, which every part may have learnt from")
@@ -46,6 +46,8 @@ def labels_flipped(certificate: CountCertificate) -> Int64[np.ndarray, "n_test"]
             return _halved(certificate.radii)
         case "images altered in place" | "labels flipped":
             return certificate.radii
+        case "pixels altered in place":
+            raise ValueError("parts were made by label here, so one flipped label may move images of two classes to other parts")
         case "images altered in few features":
             raise ValueError(
                 "whether a label is one of the few features depends on how labels were flipped in training; certify that case by itself"
@@ -69,7 +71,7 @@ def inserted_or_removed(certificate: CountCertificate, *, stable_names: bool = F
                 "inserting or removing a sample shifts the row numbers of others, and with them their parts; this follows only if parts "
                 "are decided by names that samples keep (stable_names=True)"
             )
-        case "labels flipped" | "images altered in few features":
+        case "pixels altered in place" | "labels flipped" | "images altered in few features":
             raise ValueError(f"a certificate that counts {certificate.unit} holds for a fixed number of samples")
 
 
