@@ -81,7 +81,6 @@ def test_votes_are_the_first_choices_and_come_back_from_the_ledger(tmp_path: Pat
     assert (np.sort(ballots.ranks, axis=2) == np.arange(3)).all()
     again = ballots_of(DeepPartition(9), StackedTrainer(RECIPE, stack_size=4), TRAIN, TEST, tmp_path / "l")
     assert np.array_equal(again.ranks, ballots.ranks)
-    database = Ledger(tmp_path / "l")
     turned = np.roll(ballots.ranks[4:8], 1, axis=2).tobytes()
     with Ledger(tmp_path / "l") as ledger:
         ledger._db.execute("UPDATE rankings SET ranks = ? WHERE first = 4", (turned,))

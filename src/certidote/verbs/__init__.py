@@ -8,10 +8,12 @@ from certidote.verbs.certification import Certified, Plan, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.models import Trained, train
 from certidote.verbs.reports import demo, report
+from certidote.verbs.threats import ThreatMap, threat_map
 
 __all__ = [
     "Certified",
     "Plan",
+    "ThreatMap",
     "Trained",
     "certify",
     "demo",
@@ -19,5 +21,6 @@ __all__ = [
     "denoiser_list",
     "denoiser_train",
     "report",
+    "threat_map",
     "train",
 ]
