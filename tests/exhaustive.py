@@ -63,7 +63,9 @@ def orders_of(classes: int) -> list[tuple[int, ...]]:
 
 def ranks_of_states(classes: int, models: int) -> np.ndarray:
     """(models, states, classes) places, in the order of `all_states` over `orders_of`; all equal for a failed model."""
-    table = np.array([[order.index(c) if order else classes for c in range(classes)] for order in orders_of(classes)], dtype=np.uint8)
+    table = np.array(
+        [[order.index(c) if order else classes for c in range(classes)] for order in orders_of(classes)], dtype=np.uint8
+    )
     index = votes_of_states(range(len(table)), models)
     return table[index]
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from certidote.certification.bagflip import bagflip_radius, certify_bagflip, highest_probability, lowest_probability, step_distribution
+from certidote.certification.bagflip import (
+    bagflip_radius,
+    certify_bagflip,
+    highest_probability,
+    lowest_probability,
+    step_distribution,
+)
 from certidote.certification.bagging import bagging_radius, certify_bagging, probability_bounds
 from certidote.types import ABSTAIN
 
@@ -36,7 +42,9 @@ def test_bagging_radius_is_where_the_inequality_fails() -> None:
         if 0 <= radius < n:
             closed_form = n * (1 - (1 - float(p_a - p_b) / 2) ** (1 / k))
             assert abs(radius + 1 - closed_form) <= 1 + 1e-9
-    assert bagging_radius(Fraction(3, 4), Fraction(1, 4), num_samples=4, bag_size=1) == 0, "r = 1 meets the bound exactly, not strictly"
+    assert bagging_radius(Fraction(3, 4), Fraction(1, 4), num_samples=4, bag_size=1) == 0, (
+        "r = 1 meets the bound exactly, not strictly"
+    )
 
 
 def test_published_scale_of_bagging() -> None:
@@ -99,7 +107,16 @@ def world(altered: tuple[int, ...], n: int, k: int, keep: Fraction, levels: int,
     return bags
 
 
-SMALL = [(2, 1, 1, 1, 1), (3, 2, 1, 1, 1), (2, 1, 2, 2, 1), (2, 2, 1, 2, 1), (3, 2, 2, 1, 2), (1, 1, 4, 1, 1), (1, 1, 3, 3, 1), (2, 1, 4, 1, 1)]
+SMALL = [
+    (2, 1, 1, 1, 1),
+    (3, 2, 1, 1, 1),
+    (2, 1, 2, 2, 1),
+    (2, 2, 1, 2, 1),
+    (3, 2, 2, 1, 2),
+    (1, 1, 4, 1, 1),
+    (1, 1, 3, 3, 1),
+    (2, 1, 4, 1, 1),
+]
 
 
 @pytest.mark.parametrize(("n", "k", "features", "levels", "r"), SMALL)

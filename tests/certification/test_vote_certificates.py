@@ -33,7 +33,8 @@ def test_relabelling_classes_moves_the_radius_by_at_most_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "shifts", "classes"), [(6, (0,), 3), (3, (0, 1), 3), (4, (0, 3), 3), (2, (0, 1, 3), 3), (4, (1, 6), 2), (3, (5, 2), 3)]
+    ("parts", "shifts", "classes"),
+    [(6, (0,), 3), (3, (0, 1), 3), (4, (0, 3), 3), (2, (0, 1, 3), 3), (4, (1, 6), 2), (3, (5, 2), 3)],
 )
 def test_finite_aggregation_never_exceeds_the_best_attack(parts: int, shifts: tuple[int, ...], classes: int) -> None:
     models = parts * len(shifts)
@@ -103,7 +104,9 @@ def test_run_off_never_exceeds_the_best_attack(models: int, classes: int) -> Non
     assert (found.radii == exact).mean() > 0.9
 
 
-@pytest.mark.parametrize(("parts", "shifts", "classes"), [(2, (0, 1), 3), (5, (2,), 3), (2, (1, 2), 3), (3, (0, 1), 2), (4, (0, 3), 2)])
+@pytest.mark.parametrize(
+    ("parts", "shifts", "classes"), [(2, (0, 1), 3), (5, (2,), 3), (2, (1, 2), 3), (3, (0, 1), 2), (4, (0, 3), 2)]
+)
 def test_run_off_on_finite_aggregation_never_exceeds_the_best_attack(parts: int, shifts: tuple[int, ...], classes: int) -> None:
     models = parts * len(shifts)
     answers = all_states(orders_of(classes), models, partial(run_off, classes=classes))

@@ -139,7 +139,10 @@ PUBLIC = Provenance("digest", "given", None)
         ({"lineages": (Lineage(sigma=0.5, draws=1),)}, "did not learn from parts"),
         ({"lineages": (replace(PART, start="untrusted"),)}, "weights trained on all of the data"),
         ({"provenance": Provenance("digest", "operating system", None)}, "coins are not public"),
-        ({"votes": np.zeros((8, 5), np.uint8), "failed": np.zeros(8, bool), "noise_ids": np.zeros(8, np.int64)}, "8 of 9 parts have voted"),
+        (
+            {"votes": np.zeros((8, 5), np.uint8), "failed": np.zeros(8, bool), "noise_ids": np.zeros(8, np.int64)},
+            "8 of 9 parts have voted",
+        ),
     ],
 )
 def test_ballots_of_another_making_prove_nothing(change: dict[str, object], reason: str) -> None:

@@ -34,7 +34,11 @@ def certify_bagging(
     """
     check_bags(num_samples, bag_size)
     return certify_pairs(
-        counts, trials, alpha, "images altered in place", lambda a, b: bagging_radius(a, b, num_samples=num_samples, bag_size=bag_size)
+        counts,
+        trials,
+        alpha,
+        "images altered in place",
+        lambda a, b: bagging_radius(a, b, num_samples=num_samples, bag_size=bag_size),
     )
 
 
@@ -68,7 +72,9 @@ def top_two(
     """
     check_alpha(alpha)
     if counts.shape[1] < 2 or trials < 1 or (counts.size and (counts.min() < 0 or counts.sum(axis=1).max() > trials)):
-        raise ValueError(f"counts of shape {counts.shape} among {trials} trials; expected at least 2 classes and at most {trials} votes")
+        raise ValueError(
+            f"counts of shape {counts.shape} among {trials} trials; expected at least 2 classes and at most {trials} votes"
+        )
     labels = counts.argmax(axis=1).astype(np.int64)
     return labels, np.ascontiguousarray(np.sort(counts, axis=1)[:, :-3:-1])
 

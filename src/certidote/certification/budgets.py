@@ -28,7 +28,9 @@ def altered_in_place(certificate: CountCertificate, *, features: int | None = No
         case "images altered in place" | "pixels altered in place":
             return certificate.radii
         case "labels flipped":
-            raise ValueError("a certificate against flipped labels says nothing about altered pixels, which every part may have learnt from")
+            raise ValueError(
+                "a certificate against flipped labels says nothing about altered pixels, which every part may have learnt from"
+            )
         case "images altered in few features":
             raise ValueError(
                 f"this certificate limits how many features of an image change, and an altered image may change all {features or ''}".rstrip()
@@ -122,4 +124,3 @@ def altered_under_frobenius(
 
 def _halved(radii: Int64[np.ndarray, "n_test"]) -> Int64[np.ndarray, "n_test"]:
     return np.where(radii < 0, radii, radii // 2)
-

@@ -24,7 +24,9 @@ def certify_deep_partition(counts: Int64[np.ndarray, "n_test classes"], *, unit:
     """
     check_unit(unit)
     if counts.shape[1] < 2 or (counts.size and counts.min() < 0):
-        raise ValueError(f"counts of shape {counts.shape} with minimum {counts.min(initial=0)}; expected counts of at least 2 classes")
+        raise ValueError(
+            f"counts of shape {counts.shape} with minimum {counts.min(initial=0)}; expected counts of at least 2 classes"
+        )
     rows, classes = np.arange(len(counts)), np.arange(counts.shape[1])
     labels = counts.argmax(axis=1).astype(np.int64)
     gaps = counts[rows, labels][:, None] - counts - (classes < labels[:, None])
@@ -35,4 +37,6 @@ def certify_deep_partition(counts: Int64[np.ndarray, "n_test classes"], *, unit:
 def check_unit(unit: Unit) -> None:
     """Raises ValueError if one unit does not touch one part, bucket or slot."""
     if unit == "images altered in few features":
-        raise ValueError(f"unit {unit!r} is BagFlip's; a vote over parts counts samples inserted or removed, images altered in place, or labels flipped")
+        raise ValueError(
+            f"unit {unit!r} is BagFlip's; a vote over parts counts samples inserted or removed, images altered in place, or labels flipped"
+        )

@@ -64,7 +64,9 @@ def check_spread(models: int, parts: int, shifts: Sequence[int]) -> None:
             "models were trained with"
         )
     if len(set(shifts)) != len(shifts) or min(shifts) < 0 or max(shifts) >= models:
-        raise ValueError(f"shifts {list(shifts)} are not {len(shifts)} distinct numbers from 0 to {models - 1}; give the recorded ones")
+        raise ValueError(
+            f"shifts {list(shifts)} are not {len(shifts)} distinct numbers from 0 to {models - 1}; give the recorded ones"
+        )
 
 
 def published_shifts(parts: int, copies: int) -> tuple[int, ...]:

@@ -22,7 +22,9 @@ def ranks_of(logits: Float[np.ndarray, "... classes"]) -> UInt[np.ndarray, "... 
     return ranks
 
 
-def recorded_ranks(logits: Float[np.ndarray, "models n_test classes"], model_ids: Sequence[int]) -> UInt[np.ndarray, "models n_test classes"]:
+def recorded_ranks(
+    logits: Float[np.ndarray, "models n_test classes"], model_ids: Sequence[int]
+) -> UInt[np.ndarray, "models n_test classes"]:
     """Rankings of models whose logits were recorded elsewhere.
 
     Args:
@@ -51,7 +53,9 @@ def check_model_ids(model_ids: Sequence[int], models: int) -> None:
     if twice:
         raise ValueError(f"model {twice[0]} has more than one ballot; {expected}. A rerun must not replace or join a ballot")
     if len(ids) != models or missing:
-        raise ValueError(f"{len(ids)} model numbers for {models} ballots, {missing[:3]} missing; {expected}. Skipped models void the vote")
+        raise ValueError(
+            f"{len(ids)} model numbers for {models} ballots, {missing[:3]} missing; {expected}. Skipped models void the vote"
+        )
     wrong = next(place for place, i in enumerate(ids) if place != i)
     raise ValueError(f"ballot {wrong} comes from model {ids[wrong]}; {expected}. Sort ballots by model number, not by file name")
 
@@ -69,7 +73,9 @@ def check_ranks(ranks: Integer[np.ndarray, "models n_test classes"]) -> None:
 def check_votes(votes: Integer[np.ndarray, "models n_test"], num_classes: int) -> None:
     """Raises ValueError unless every vote is a class or NOBODY."""
     if 0 in votes.shape or num_classes < 2:
-        raise ValueError(f"votes of shape {votes.shape} for {num_classes} classes; expected at least 1 model, 1 test image, 2 classes")
+        raise ValueError(
+            f"votes of shape {votes.shape} for {num_classes} classes; expected at least 1 model, 1 test image, 2 classes"
+        )
     low, high = int(votes.min()), int(votes.max())
     if low < NOBODY or high >= num_classes:
         bad = low if low < NOBODY else high
@@ -93,9 +99,7 @@ def counts_of(votes: Integer[np.ndarray, "models n_test"], num_classes: int) -> 
     return np.stack([(votes == c).sum(axis=0, dtype=np.int64) for c in range(num_classes)], axis=1)
 
 
-def summed_logits(
-    logits: Float[np.ndarray, "models n_test classes"], copies: int
-) -> Float64[np.ndarray, "parts n_test classes"]:
+def summed_logits(logits: Float[np.ndarray, "models n_test classes"], copies: int) -> Float64[np.ndarray, "parts n_test classes"]:
     """One vote from several models of the same part (DPA*): their logits added.
 
     Args:

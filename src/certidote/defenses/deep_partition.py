@@ -99,7 +99,9 @@ class DeepPartition:
             if lineage.start == "untrusted":
                 found.append("members started from weights trained on all of the data; start fresh or from trusted data")
         if ballots.provenance.root_source != "given":
-            found.append(f"members' coins are not public; run with root {PUBLIC_ROOT}, so that a member follows from its part and number")
+            found.append(
+                f"members' coins are not public; run with root {PUBLIC_ROOT}, so that a member follows from its part and number"
+            )
         return found
 
     def describe(self) -> Json:

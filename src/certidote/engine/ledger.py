@@ -232,11 +232,15 @@ class Ledger:
             if self._db.execute("SELECT first FROM rankings LIMIT 1").fetchone() is None:
                 return None
             ranks = np.empty((*votes.shape, num_classes), dtype=votes.dtype)
-            rows = self._db.execute("SELECT first, last, ranks FROM blocks LEFT JOIN rankings USING (first) WHERE last <= ?", (len(votes),))
+            rows = self._db.execute(
+                "SELECT first, last, ranks FROM blocks LEFT JOIN rankings USING (first) WHERE last <= ?", (len(votes),)
+            )
             for first, last, found in rows:
                 shape = ranks[first:last].shape
                 if found is None or len(found) != math.prod(shape) * ranks.itemsize:
-                    raise ValueError(f"{self.path}: members {first} to {last - 1} lack rankings of the recorded shape; it is damaged")
+                    raise ValueError(
+                        f"{self.path}: members {first} to {last - 1} lack rankings of the recorded shape; it is damaged"
+                    )
                 ranks[first:last] = np.frombuffer(found, dtype=ranks.dtype).reshape(shape)
         if not np.array_equal(ranks.argmin(axis=2)[~failed], votes[~failed]):
             raise ValueError(f"{self.path}: rankings and votes disagree about first choices; it is damaged")

@@ -178,6 +178,7 @@ def record(curves: Sequence[ThreatCurve], facts: Json) -> Json:
         **facts,
         "axes": [{"name": a.name, "title": a.title, "unit": a.unit, "epsilon": a.epsilon, "norm": a.norm} for a in AXES],
         "curves": [
-            {"method": c.method, "axis": c.axis.name, "sizes": list(c.sizes), "shares": list(c.shares), "note": c.note} for c in curves
+            {"method": c.method, "axis": c.axis.name, "sizes": list(c.sizes), "shares": list(c.shares), "note": c.note}
+            for c in curves
         ],
     }

@@ -57,7 +57,13 @@ def threat_map(
             *_partitioned(out, train, test, parts, dtype, progress, pool),
         ]
     curves = [curve for method in methods for curve in method.curves()]
-    facts = {"data": "digits", "training_images": len(train), "test_images": len(test), "command": command_line(), "versions": versions()}
+    facts = {
+        "data": "digits",
+        "training_images": len(train),
+        "test_images": len(test),
+        "command": command_line(),
+        "versions": versions(),
+    }
     facts |= {"sigma": sigma, "models": models, "n0": n0, "parts": parts, "alpha": 0.001, "statement": "per test image"}
     record = record_of(curves, facts)
     write_json(out / "threat_map.json", record)
@@ -106,7 +112,9 @@ def _partitioned(
     number_format = dtype_of_run(directory, dtype, "cpu")
     recipe = recipe_named("auto", train).model_copy(update=PART_RECIPE)
     scheme, trainer, untrusted = DeepPartition(parts, by_label=True), trainer_for(recipe, number_format), Untrusted(train)  # type: ignore[arg-type]
-    config = engine.configuration(scheme, trainer, untrusted, test, {"dtype": number_format, "device": "cpu", "recipe": recipe.to_json()})
+    config = engine.configuration(
+        scheme, trainer, untrusted, test, {"dtype": number_format, "device": "cpu", "recipe": recipe.to_json()}
+    )
     with Ledger(directory / "ledger.sqlite") as ledger:
         ballots = engine.run(
             scheme, trainer, untrusted, test,
