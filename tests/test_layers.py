@@ -49,4 +49,10 @@ def test_untrusted_pixels_are_read_in_few_places() -> None:
                 calls[node.attr].add(str(path.relative_to(PACKAGE)))
     assert calls["noised"] == {"defenses/sanitize.py"}
     assert calls["_Untrusted__data"] == set()
-    assert calls["unsealed"] == {"defenses/plain.py", "scenarios/transfer.py", "types.py", "certification/lineage.py"}
+    assert calls["unsealed"] == {
+        "defenses/plain.py",
+        "defenses/deep_partition.py",
+        "scenarios/transfer.py",
+        "types.py",
+        "certification/lineage.py",
+    }

@@ -17,6 +17,7 @@ _VERBS = (
     "denoiser_info",
     "predict",
     "export",
+    "threat_map",
 )
 __all__ = [
     "certify",
@@ -30,6 +31,7 @@ __all__ = [
     "predict",
     "report",
     "status",
+    "threat_map",
     "train",
 ]
 

@@ -169,6 +169,18 @@ def _say_path(result: Path) -> None:
     print(f"Report: {result}")
 
 
+def _say_map(result: Any) -> None:
+    from certidote.reporting.words import percent
+
+    for curve in result.record["curves"]:
+        if curve["axis"] in ("any", "frobenius"):
+            against = "images altered in any way" if curve["axis"] == "any" else "the joint l2 norm"
+            start = f"{percent(curve['shares'][0])} before any change" if curve["sizes"] else "nothing proved"
+            note = f" ({curve['note']})" if curve["note"] else ""
+            print(f"{curve['method']}, against {against}: {start}{note}")
+    print(f"Picture: {result.out / 'threat_map.svg'}")
+
+
 _command(app, verbs.demo, _say_demo)
 _command(app, verbs.certify, _say_certified)
 _command(app, verbs.status, _say_status)
@@ -177,6 +189,7 @@ _command(app, verbs.train, _say_trained)
 _command(app, verbs.predict, _say_predicted)
 _command(app, verbs.export, _say_exported)
 _command(app, verbs.report, _say_path)
+_command(app, verbs.threat_map, _say_map)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
 _command(denoisers, verbs.denoiser_list, _say_list, "list")
 _command(denoisers, verbs.denoiser_info, _say_info, "info")

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, Integer, UInt, UInt8
 from torch import Tensor
 
 from certidote.streams import Key, normal_block
@@ -271,10 +271,11 @@ class Untrusted:
         """How many of the images have one of these content hashes. For reports; no training ever sees it."""
         return sum(value in hashes for value in content_hashes(self.__data.images))
 
-    def unsealed(self, reason: str) -> Traced:
-        """All images without noise. The lineage records `reason`, and no smoothing certificate follows from it."""
+    def unsealed(self, reason: str, rows: Int64[Tensor, "m"] | None = None) -> Traced:
+        """All images, or these rows in this order, without noise. The lineage records `reason`, and no smoothing certificate follows."""
         self.reads.unsealed.append(reason)
-        return Traced(self.__data.pixels(), Lineage(unsealed=(reason,)))
+        images = self.__data.images if rows is None else self.__data.images[rows]
+        return Traced(as_pixels(images), Lineage(unsealed=(reason,)))
 
 
 def _checked_rows(trusted: Sequence[int], images: int) -> tuple[int, ...]:
@@ -517,22 +518,31 @@ class Ballots:
         lineages: the distinct lineages among the members.
         noise_ids: (members,) identity of each member's noise stream.
         provenance: facts about the run.
+        ranks: each member's place for each class, 0 for its first choice, if the scheme asked for them (`KeepsRankings`).
     """
 
-    votes: Int64[np.ndarray, "members n_test"]
+    votes: Integer[np.ndarray, "members n_test"]
     failed: Bool[np.ndarray, "members"]
     num_classes: int
     lineages: tuple[Lineage, ...]
     noise_ids: Int64[np.ndarray, "members"]
     provenance: Provenance
+    ranks: UInt[np.ndarray, "members n_test classes"] | None = None
 
     def __len__(self) -> int:
         return len(self.votes)
 
     def counts(self, first: int, last: int) -> Int64[np.ndarray, "n_test classes"]:
         """Votes of members first..last-1 for each test image and class; failed members vote for nobody."""
-        votes = self.votes[first:last][~self.failed[first:last]]
-        return np.stack([(votes == c).sum(axis=0, dtype=np.int64) for c in range(self.num_classes)], axis=1)
+        counts = np.zeros((self.num_classes, self.votes.shape[1]), dtype=np.int64)
+        for start in range(first, min(last, len(self)), 255):  # so many that a count of them fits into a byte
+            stop = min(start + 255, last)
+            block = self.votes[start:stop]
+            if self.failed[start:stop].any():
+                block = block[~self.failed[start:stop]]
+            for c in range(self.num_classes):
+                counts[c] += (block == c).view(np.uint8).sum(axis=0, dtype=np.uint8)
+        return np.ascontiguousarray(counts.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -612,6 +622,38 @@ class Certificate:
     parts: PartVotes | None = None
 
 
+Unit = Literal[
+    "samples inserted or removed",
+    "images altered in place",
+    "pixels altered in place",
+    "labels flipped",
+    "images altered in few features",
+]
+"""What one unit of a counted budget buys an attacker; `certification.budgets` says how units compare.
+
+"samples inserted or removed" is the symmetric difference of two sets. "images altered in place" leaves number and order of the images
+alone, but may change an image and its label in any way; "pixels altered in place" leaves all labels alone, too (clean-label).
+"images altered in few features" changes some features of each such image.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class CountCertificate:
+    """A proved statement for each test image, counted in whole units of an attacker's budget.
+
+    Attributes:
+        labels: (n_test,) the certified class, or ABSTAIN.
+        radii: (n_test,) units the attacker may spend without changing the answer, this number included; -1 where it abstains.
+        unit: what one unit is.
+        alpha: failure probability for each test image; 0 where nothing is estimated.
+    """
+
+    labels: Int64[np.ndarray, "n_test"]
+    radii: Int64[np.ndarray, "n_test"]
+    unit: Unit
+    alpha: float = 0.0
+
+
 @dataclass(frozen=True)
 class Unproved:
     """No certificate follows, and why. The ballots may still be worth reporting as "empirical only"."""
@@ -630,7 +672,7 @@ class Scheme(Protocol):
 
     def aggregate(self, ballots: Ballots) -> Prediction: ...
 
-    def certify(self, ballots: Ballots) -> Certificate | Unproved: ...
+    def certify(self, ballots: Ballots) -> Certificate | CountCertificate | Unproved: ...
 
     def describe(self) -> Json: ...
 
@@ -649,6 +691,13 @@ class PreparesInputs(Protocol):
     def inputs(self, images: Images, rows: range, key: Key) -> Images:
         """What the member with this key sees instead of `images`, which are `rows` (from a multiple of `ROW_BLOCK`)."""
         ...
+
+
+@runtime_checkable
+class KeepsRankings(Protocol):
+    """A scheme may say that its certificate needs each member's ranking of the classes, not the first choice alone."""
+
+    keeps_rankings: bool
 
 
 # ---------------------------------------------------------------------------------------------------------------- progress

@@ -10,14 +10,26 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt, UInt8
 from torch import Tensor
 
+from certidote.certification.rankings import ranks_of
 from certidote.numerics import rounding
 from certidote.streams import ROW_BLOCK, Key
 from certidote.training.kept import packed
 from certidote.training.models import ModelStack
-from certidote.types import Images, Json, Lineage, PreparesInputs, Scheme, Stack, Trainer, Untrusted, as_pixels
+from certidote.types import (
+    Images,
+    Json,
+    KeepsRankings,
+    Lineage,
+    PreparesInputs,
+    Scheme,
+    Stack,
+    Trainer,
+    Untrusted,
+    as_pixels,
+)
 
 TEST_CHUNK = 4 * ROW_BLOCK
 
@@ -44,7 +56,7 @@ class Payload:
 
 @dataclass(frozen=True, eq=False)
 class BlockRecord:
-    """What a job leaves: its members' votes and how they came about.
+    """What a job leaves: its members' votes, their rankings if the scheme keeps them, and how they came about.
 
     `numerics` is of the worker, empty where nobody asks; `weights` a safetensors archive of the members, b"" if not kept.
     """
@@ -58,6 +70,7 @@ class BlockRecord:
     seconds_viewing: float
     numerics: Json = field(default_factory=dict)
     weights: bytes = b""
+    ranks: UInt[np.ndarray, "members n_test classes"] | None = None
 
 
 def plan(members: int | range, block: int, committed: Iterable[Job] = ()) -> Iterator[Job]:
@@ -96,7 +109,8 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     if len(lineages) != 1:
         raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")
     device = views[0].images.device
-    votes, failed = [], stack.failed.cpu().clone()
+    votes, ranks, failed = [], [], stack.failed.cpu().clone()
+    keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
         for start in range(0, len(payload.test_images), TEST_CHUNK):
             rows = range(start, min(start + TEST_CHUNK, len(payload.test_images)))
@@ -104,6 +118,8 @@ def work(payload: Payload, job: Job) -> BlockRecord:
             logits = _polled(payload.scheme, stack, keys, images, rows, device).cpu()
             failed |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
+            if keeps_rankings:
+                ranks.append(ranks_of(logits.numpy()))
     return BlockRecord(
         job=job,
         votes=torch.cat(votes, dim=1).numpy(),
@@ -114,6 +130,7 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         seconds_viewing=viewed - begin,
         numerics=rounding(str(device)),
         weights=_weights(stack) if payload.keep_weights else b"",
+        ranks=np.concatenate(ranks, axis=1) if keeps_rankings else None,
     )
 
 

@@ -5,6 +5,7 @@ configuration is refused with both values. A second driver on the same ledger is
 """
 
 import json
+import math
 import shutil
 import sqlite3
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Integer, UInt
 
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.engine.lock import DriverLock, InUse
@@ -33,6 +35,7 @@ CREATE TABLE IF NOT EXISTS parts (first INTEGER PRIMARY KEY, last INTEGER NOT NU
 CREATE TABLE IF NOT EXISTS commits (at REAL NOT NULL, members INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (at REAL NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, traceback TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS weights (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS rankings (first INTEGER PRIMARY KEY, ranks BLOB NOT NULL);
 """
 
 
@@ -240,6 +243,7 @@ class Ledger:
             self.db.execute("INSERT INTO commits VALUES (?, ?)", (time.time(), members))
 
     def _insert(self, record: BlockRecord, num_classes: int) -> None:
+        kind = _kind(num_classes)
         row = (
             record.job.first,
             record.job.last,
@@ -249,6 +253,8 @@ class Ledger:
             record.seconds_viewing,
         )
         self.db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        if record.ranks is not None:
+            self.db.execute("INSERT INTO rankings VALUES (?, ?)", (record.job.first, record.ranks.astype(kind).tobytes()))
 
     def fail(self, job: Job, traceback: str) -> None:
         """Keep the traceback of a job that raised."""
@@ -333,46 +339,83 @@ class Ledger:
 
         Raises: ValueError if a row does not have the recorded shape.
         """
-        kind = np.dtype(np.uint8 if num_classes <= 256 else np.uint16)
-        votes, failed, noise_ids, lineages = [], [], [], set()
-        expected = 0
+        kind = _kind(num_classes)
+        members = self._gap_free()
+        if not members:
+            raise ValueError(f"{self.path} holds no votes yet")
+        votes = np.empty((members, num_tests), dtype=kind)
+        failed, noise_ids, lineages = np.empty(members, dtype=bool), np.empty(members, dtype=np.int64), set()
         with self._explained():
-            rows = self.db.execute("SELECT first, last, votes, failed, noise_ids, lineage FROM blocks ORDER BY first")
+            rows = self.db.execute(
+                "SELECT first, last, votes, failed, noise_ids, lineage FROM blocks WHERE last <= ? ORDER BY first", (members,)
+            )
             for first, last, vote_bytes, failed_bytes, noise_bytes, lineage in rows:
-                if first != expected:
-                    break
-                members = last - first
+                number = last - first
                 if (len(vote_bytes), len(failed_bytes), len(noise_bytes)) != (
-                    members * num_tests * kind.itemsize,
-                    members,
-                    8 * members,
+                    number * num_tests * kind.itemsize,
+                    number,
+                    8 * number,
                 ):
                     raise ValueError(f"{self.path}: members {first} to {last - 1} have a row of the wrong size; it is damaged")
-                block = np.frombuffer(vote_bytes, dtype=kind).reshape(members, num_tests)
-                if members and block.size and block.max() >= num_classes:
-                    raise ValueError(
-                        f"{self.path}: members {first} to {last - 1} vote for class {block.max()} of {num_classes}; it is damaged"
-                    )
-                votes.append(block.astype(np.int64))
-                failed.append(np.frombuffer(failed_bytes, dtype=np.uint8).astype(bool))
-                noise_ids.append(np.frombuffer(noise_bytes, dtype="<i8").astype(np.int64))
+                votes[first:last] = np.frombuffer(vote_bytes, dtype=kind).reshape(number, num_tests)
+                failed[first:last] = np.frombuffer(failed_bytes, dtype=np.uint8)
+                noise_ids[first:last] = np.frombuffer(noise_bytes, dtype="<i8")
                 lineages.add(Lineage.from_json(json.loads(lineage)))
-                expected = last
-        if not votes:
-            raise ValueError(f"{self.path} holds no votes yet")
+                highest = int(votes[first:last].max(initial=0))
+                if highest >= num_classes:
+                    raise ValueError(
+                        f"{self.path}: members {first} to {last - 1} vote for class {highest} of {num_classes}; it is damaged"
+                    )
         return Ballots(
-            votes=np.concatenate(votes),
-            failed=np.concatenate(failed),
+            votes=votes,
+            failed=failed,
             num_classes=num_classes,
             lineages=tuple(sorted(lineages, key=str)),
-            noise_ids=np.concatenate(noise_ids),
+            noise_ids=noise_ids,
             provenance=provenance,
+            ranks=self._ranks(votes, failed, num_classes),
         )
+
+    def _gap_free(self) -> int:
+        """How many members have voted without a gap from member 0 on."""
+        members = 0
+        for job in self.jobs():
+            if job.first != members:
+                break
+            members = job.last
+        return members
+
+    def _ranks(
+        self, votes: Integer[np.ndarray, "members n_test"], failed: Bool[np.ndarray, "members"], num_classes: int
+    ) -> UInt[np.ndarray, "members n_test classes"] | None:
+        """The members' rankings of the classes, if they were kept, checked against the votes of all that did not fail."""
+        with self._explained():
+            if self.db.execute("SELECT first FROM rankings LIMIT 1").fetchone() is None:
+                return None
+            ranks = np.empty((*votes.shape, num_classes), dtype=votes.dtype)
+            rows = self.db.execute(
+                "SELECT first, last, ranks FROM blocks LEFT JOIN rankings USING (first) WHERE last <= ?", (len(votes),)
+            )
+            for first, last, found in rows:
+                shape = ranks[first:last].shape
+                if found is None or len(found) != math.prod(shape) * ranks.itemsize:
+                    raise ValueError(
+                        f"{self.path}: members {first} to {last - 1} lack rankings of the recorded shape; it is damaged"
+                    )
+                ranks[first:last] = np.frombuffer(found, dtype=ranks.dtype).reshape(shape)
+        if not np.array_equal(ranks.argmin(axis=2)[~failed], votes[~failed]):
+            raise ValueError(f"{self.path}: rankings and votes disagree about first choices; it is damaged")
+        return ranks
+
+
+def _kind(num_classes: int) -> np.dtype[Any]:
+    """The smallest number format that holds a class index."""
+    return np.dtype(np.uint8 if num_classes <= 256 else np.uint16)
 
 
 def _evidence(record: BlockRecord, num_classes: int) -> tuple[bytes, bytes, bytes]:
     """Votes, failures and noise identities as they are stored."""
-    kind = np.uint8 if num_classes <= 256 else np.uint16
+    kind = _kind(num_classes)
     failed, noise_ids = record.failed.astype(np.uint8), record.noise_ids.astype("<i8")
     return record.votes.astype(kind).tobytes(), failed.tobytes(), noise_ids.tobytes()
 

@@ -11,6 +11,7 @@ from certidote.verbs.models import Trained, train
 from certidote.verbs.prediction import Predicted, predict
 from certidote.verbs.reports import demo, report
 from certidote.verbs.runs import Merged, Status, merge, status
+from certidote.verbs.threats import ThreatMap, threat_map
 
 __all__ = [
     "Certified",
@@ -20,6 +21,7 @@ __all__ = [
     "Predicted",
     "Status",
     "Stopped",
+    "ThreatMap",
     "Trained",
     "certify",
     "demo",
@@ -31,5 +33,6 @@ __all__ = [
     "predict",
     "report",
     "status",
+    "threat_map",
     "train",
 ]

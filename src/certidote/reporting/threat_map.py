@@ -1,0 +1,123 @@
+"""The picture of a threat map: one small panel for each kind of attacker, every method in each, also where it proves nothing."""
+
+import math
+import textwrap
+from typing import Any
+
+from certidote.reporting import svg, words
+from certidote.reporting.figures import NARROW, WIDE
+from certidote.types import Json
+
+PANELS = ("linf-4", "l2-0.5", "any", "frobenius")
+"""The axes that are drawn; the others are in the table."""
+
+DASHES: tuple[Any, ...] = ("solid", (0, (4, 2.5)))
+STYLES = ((0, 0), (0, 1), (1, 0), (2, 1), (3, 0), (3, 1))
+"""Colour and dash of the first, second, ... method."""
+
+
+def threat_map_figure(record: Json, *, width: int = WIDE) -> str:
+    """Certified accuracy against the budget, for each kind of attacker in `PANELS`.
+
+    Args:
+        record: a "certidote threat map".
+        width: CSS pixels; a phone gets one panel below the other.
+    Returns: an SVG element.
+    Raises: ValueError if there are more methods than distinct styles.
+    """
+    methods = list(dict.fromkeys(curve["method"] for curve in record["curves"]))
+    if len(methods) > len(STYLES):
+        raise ValueError(f"{len(methods)} methods, but only {len(STYLES)} can be told apart; draw fewer")
+    styles = {name: {"color": svg.SERIES[c], "linestyle": DASHES[d]} for name, (c, d) in zip(methods, STYLES, strict=False)}
+    axes_of = {axis["name"]: axis for axis in record["axes"]}
+    wide = width > NARROW
+    columns = 2 if wide else 1
+    above = 19 * math.ceil(len(methods) / columns) + 40
+    grid = (2, 2) if wide else (4, 1)
+    name = f"threat-map-{width}"
+    with svg.drawing(name):
+        figure = svg.new_figure(width, above + 290 * grid[0], above=above)
+        spaces = {"wspace": 0.1, "hspace": 0.36}
+        panels = figure.subplots(*grid, squeeze=False, sharey=True, gridspec_kw=spaces).ravel()
+        lines: dict[str, Any] = {}
+        for axes, wanted in zip(panels, PANELS, strict=True):
+            curves = [curve for curve in record["curves"] if curve["axis"] == wanted]
+            for curve in curves:
+                if curve["sizes"]:
+                    lines[curve["method"]] = _curve(axes, axes_of[wanted], curve, styles[curve["method"]])
+            _frame(axes, axes_of[wanted], curves, wide)
+            _remarks(axes, curves, styles, 46 if wide else 40)
+        for i, axes in enumerate(panels):
+            if not wide or i % 2 == 0:
+                axes.set_ylabel("certified accuracy")
+        shown = [method for method in methods if method in lines]
+        figure.legend(
+            [lines[method] for method in shown], shown, ncols=columns, loc="upper left", bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.2
+        )  # fmt: skip
+        return svg.to_svg(figure, name, _description(record, axes_of))
+
+
+def _curve(axes: Any, axis: Json, curve: Json, style: Json) -> Any:
+    """A step function; where only k = 0 is proved (nothing altered), a dot on the left edge."""
+    sizes, shares = list(curve["sizes"]), list(curve["shares"])
+    if axis["unit"] == "count":
+        sizes = [max(size - 1, 0) for size in sizes]  # a share holds up to and including the k before its fall
+        axes.plot(sizes[1:2], shares[:1], "o", color=style["color"], markersize=4, clip_on=False)
+        points = [(0, shares[0])]
+        for size, share, before in zip(sizes[1:], shares[1:], shares, strict=False):
+            points += [(size, before), (size, share)]
+        return axes.plot(*zip(*points, strict=True), **style)[0]
+    return axes.plot(sizes, shares, drawstyle="steps-post", **style)[0]
+
+
+def _frame(axes: Any, axis: Json, curves: list[Json], wide: bool) -> None:
+    largest = max((curve["sizes"][-1] for curve in curves if curve["sizes"]), default=1.0)
+    axes.set_xlim(0, 1.04 * largest)
+    axes.set_ylim(0, 1.02)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.set_title("\n".join(textwrap.wrap(_TITLES[axis["name"]], 44 if wide else 42)), fontsize=12)
+    axes.set_xlabel("images altered" if axis["unit"] == "count" else "l2 norm, [0, 1] pixel units")
+
+
+_TITLES = {
+    "linf-4": "each altered pixel moves by up to 4/255",
+    "l2-0.5": "each altered image moves by up to 0.5 (l2)",
+    "any": "altered images are replaced by anything",
+    "frobenius": "the whole training set moves by this much",
+}
+
+
+def _remarks(axes: Any, curves: list[Json], styles: dict[str, Json], width: int) -> None:
+    """What methods do not prove here, and what else they need, in words in the empty upper right of the panel."""
+    grouped: dict[str, list[str]] = {}
+    for curve in curves:
+        if curve["note"]:
+            text = curve["note"] if curve["sizes"] else f"proves nothing: {curve['note']}"
+            grouped.setdefault(text, []).append(curve["method"])
+    y = 0.97
+    for text, methods in grouped.items():
+        names = " and ".join(methods) if len(methods) < 3 else f"{', '.join(methods[:-1])} and {methods[-1]}"
+        wrapped = textwrap.wrap(f"{names}: {text}", width)
+        axes.text(
+            0.99, y, "\n".join(wrapped), transform=axes.transAxes, ha="right", va="top", fontsize=10.5, color=styles[methods[0]]["color"]
+        )  # fmt: skip
+        y -= 0.062 * len(wrapped) + 0.03
+
+
+def _description(record: Json, axes_of: Json) -> str:
+    parts = []
+    for wanted in PANELS:
+        told = []
+        for curve in record["curves"]:
+            if curve["axis"] != wanted:
+                continue
+            if not curve["sizes"]:
+                told.append(f"{curve['method']} proves nothing")
+            else:
+                last = curve["sizes"][-1] - 1 if axes_of[wanted]["unit"] == "count" else curve["sizes"][-1]
+                reach = words.counted(int(last), "image") if axes_of[wanted]["unit"] == "count" else words.length(last)
+                told.append(f"{curve['method']} from {words.percent(curve['shares'][0])} down to nothing beyond {reach}")
+        parts.append(f"{_TITLES[wanted]}: {'; '.join(told)}")
+    return "Certified accuracy against four kinds of attackers. " + ". ".join(parts) + "."

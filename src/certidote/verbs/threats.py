@@ -1,0 +1,132 @@
+"""`threat-map`: what several defenses prove about the digits, on common axes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certidote.verbs.choices import command_line, dtype_of_run, recipe_named
+from certidote.verbs.options import Dtype, Sigma
+
+if TYPE_CHECKING:
+    from certidote.engine.local import Pool
+    from certidote.results.threat_map import Method
+    from certidote.types import ImageDataset, Progress
+
+LEVELS = 255
+"""Steps between black and white of stored images."""
+
+
+@dataclass(frozen=True)
+class ThreatMap:
+    """What `threat_map` made: threat_map.json as a dict, and where it lies."""
+
+    record: dict[str, Any]
+    out: Path
+
+
+def threat_map(
+    *,
+    out: Annotated[Path, typer.Option(help="where ledgers, figures, JSON and CSV go; the same command goes on")],
+    models: Annotated[int, typer.Option(help="counted models of each smoothing method")] = 500,
+    n0: Annotated[int, typer.Option(help="models that select the answers, on top")] = 100,
+    sigma: Sigma = 0.5,
+    parts: Annotated[int, typer.Option(help="parts of deep partition aggregation, one model each")] = 50,
+    workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
+    dtype: Dtype = "auto",
+    progress: "Progress | None" = None,
+) -> ThreatMap:
+    """Certified accuracy of several defenses on the digits against the same attackers, in one picture.
+
+    Leaves in OUT: threat_map.svg (and a narrow one), threat_map.json, threat_map.csv, and one run directory for each method.
+    """
+    from certidote.data import load
+    from certidote.engine.local import Pool
+    from certidote.reporting.threat_map import threat_map_figure
+    from certidote.results.files import write_csv, write_json, write_text
+    from certidote.results.record import versions
+    from certidote.results.threat_map import record as record_of
+    from certidote.results.threat_map import rows
+
+    train, test = load("digits", "train"), load("digits:test", "test")
+    with Pool(workers) as pool:
+        methods = [
+            *_smoothed(out, train, test, sigma, models, n0, dtype, progress, pool),
+            *_partitioned(out, train, test, parts, dtype, progress, pool),
+        ]
+    curves = [curve for method in methods for curve in method.curves()]
+    facts = {
+        "data": "digits",
+        "training_images": len(train),
+        "test_images": len(test),
+        "command": command_line(),
+        "versions": versions(),
+    }
+    facts |= {"sigma": sigma, "models": models, "n0": n0, "parts": parts, "alpha": 0.001, "statement": "per test image"}
+    record = record_of(curves, facts)
+    write_json(out / "threat_map.json", record)
+    write_csv(out / "threat_map.csv", ("method", "axis", "unit", "budget", "certified_accuracy", "note"), rows(curves))
+    write_text(out / "threat_map.svg", threat_map_figure(record))
+    write_text(out / "threat_map-narrow.svg", threat_map_figure(record, width=360))
+    return ThreatMap(record, out)
+
+
+def _smoothed(
+    out: Path, train: "ImageDataset", test: "ImageDataset", sigma: float, models: int, n0: int, dtype: str,
+    progress: "Progress | None", pool: "Pool",
+) -> "Iterator[Method]":  # fmt: skip
+    """Smoothing with the packaged denoiser, and with noise only."""
+    import numpy as np
+
+    from certidote.results.threat_map import of_nothing, of_radii
+    from certidote.verbs.certification import Certified, certify
+
+    for denoiser, name in (("digits", "denoised smoothing"), ("none", "noise-only smoothing")):
+        run = certify(
+            "digits", out=out / name.replace(" ", "-"), sigma=sigma, models=models, n0=n0, denoiser=denoiser, dtype=dtype,
+            progress=progress, pool=pool, label=name,
+        )  # fmt: skip
+        assert isinstance(run, Certified)
+        if not run.proved:
+            yield of_nothing(name, run.record["reasons"][0], len(test))
+            continue
+        label, radius = (np.array(run.record["per_image"][column]) for column in ("label", "radius"))
+        yield of_radii(name, label, radius.astype(np.float64), test.labels.numpy(), train)
+
+
+def _partitioned(
+    out: Path, train: "ImageDataset", test: "ImageDataset", parts: int, dtype: str, progress: "Progress | None", pool: "Pool"
+) -> "Iterator[Method]":
+    """Deep partition aggregation by plurality and by run-off, from one ledger of members without noise."""
+    from certidote import engine
+    from certidote.defenses.deep_partition import PUBLIC_ROOT, DeepPartition
+    from certidote.engine.ledger import Ledger
+    from certidote.results.threat_map import of_counts, of_nothing
+    from certidote.training.pooled import trainer_for
+    from certidote.types import CountCertificate, Untrusted
+
+    directory = out / "deep-partition"
+    directory.mkdir(parents=True, exist_ok=True)
+    number_format = dtype_of_run(directory, dtype, "cpu")
+    recipe = recipe_named("auto", train).model_copy(update=PART_RECIPE)
+    scheme, trainer, untrusted = DeepPartition(parts, by_label=True), trainer_for(recipe, number_format), Untrusted(train)  # type: ignore[arg-type]
+    config = engine.configuration(
+        scheme, trainer, untrusted, test, {"dtype": number_format, "device": "cpu", "recipe": recipe.to_json()}
+    )
+    with Ledger(directory / "ledger.sqlite") as ledger:
+        ballots = engine.run(
+            scheme, trainer, untrusted, test,
+            ledger=ledger, pool=pool, config=config, seed=PUBLIC_ROOT, progress=progress, stage="deep partition",
+        )  # fmt: skip
+    for each, name in ((scheme, f"DPA, {parts} parts"), (replace(scheme, run_off=True), f"DPA + run-off, {parts} parts")):
+        outcome = each.certify(ballots)
+        if isinstance(outcome, CountCertificate):
+            yield of_counts(name, outcome, test.labels.numpy(), LEVELS)
+        else:
+            yield of_nothing(name, outcome.reasons[0], len(test))
+
+
+PART_RECIPE = {"epochs": 40, "learning_rate": 0.1}
+"""Parts of ten images are one batch each: more epochs, smaller steps. Chosen on the digits, like the catalogue of recipes."""
