@@ -75,7 +75,7 @@ class DenoisedSmoothing:
 
     def certify(self, ballots: Ballots) -> Certificate | Unproved:
         """The certificate for each test image, or why there is none."""
-        found = objections(ballots, self.sigma, self.members, self.denoiser.card)
+        found = objections(ballots, self.sigma, self.members, self.denoiser.card, self.describe())
         if found:
             return Unproved(found)
         sigma = self.sigma / draws_divisor(ballots)

@@ -1,9 +1,13 @@
 """Run a scheme: every member's votes into a ledger, then out as ballots."""
 
+from dataclasses import asdict, replace
+
+from certidote.engine.code import code_identity
 from certidote.engine.jobs import Payload, plan
 from certidote.engine.ledger import Ledger
 from certidote.engine.local import Pool
-from certidote.types import Ballots, ImageDataset, Json, Progress, Provenance, Scheme, Silent, Trainer, Untrusted
+from certidote.engine.self_check import pick, retrain
+from certidote.types import Ballots, ImageDataset, Json, Progress, Provenance, Retrained, Scheme, Silent, Trainer, Untrusted
 
 
 def configuration(scheme: Scheme, trainer: Trainer, data: Untrusted, test: ImageDataset, facts: Json) -> Json:
@@ -14,6 +18,7 @@ def configuration(scheme: Scheme, trainer: Trainer, data: Untrusted, test: Image
         "block": trainer.stack_size,
         "data": data.digest,
         "test": test.digest(),
+        "code": code_identity(scheme, trainer),
         **facts,
     }
 
@@ -34,6 +39,9 @@ def run(
 ) -> Ballots:
     """Train and poll every member that is not in the ledger yet, and return all ballots.
 
+    Once all have voted, one of them, picked by the operating system, is trained again alone: on a CPU its votes must be the same,
+    or something crosses the stack. The outcome is recorded in the ledger and goes into the provenance.
+
     Args:
         config: from `configuration`; the ledger refuses to go on under another.
         seed: root of the random streams, for a reproduction; by default drawn from the operating system after the
@@ -52,5 +60,16 @@ def run(
         ledger.commit(record, test.num_classes)
         progress.advance(record.job.last - record.job.first)
     progress.finish()
-    provenance = Provenance(data.digest, ledger.get("root_source") or "given", overlap)
-    return ledger.ballots(len(test), test.num_classes, provenance)
+    provenance = Provenance(data.digest, ledger.get("root_source") or "given", overlap, config["scheme"])
+    ballots = ledger.ballots(len(test), test.num_classes, provenance)
+    if ledger.get("retrained") is None and len(ballots) == scheme.members:
+        exact = config.get("device", "cpu") == "cpu"
+        again = retrain(pool, payload, ballots, pick(len(ballots), 1), exact)[0]
+        ledger.put("retrained", asdict(again))
+    return replace(ballots, provenance=replace(provenance, retrained=recorded_check(ledger)))
+
+
+def recorded_check(ledger: Ledger) -> Retrained | None:
+    """The member that was trained again alone at the end of a run, if that is on record."""
+    recorded = ledger.get("retrained")
+    return None if recorded is None else Retrained(**recorded)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from certidote.certification.lineage import first_difference
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.streams import Key, fresh_root
 from certidote.types import Ballots, Json, Lineage, Provenance, digest_of
@@ -95,7 +96,7 @@ class Ledger:
         if recorded is None:
             self.put("config", config)
         elif recorded != config:
-            name, old, new = _first_difference(recorded, config)
+            name, old, new = first_difference(recorded, config)
             raise ValueError(
                 f"{self.path.parent} holds a run with {name}={old}, but this command asks for {name}={new}; a certificate's "
                 "configuration is fixed before its first model trains. Give another run directory, or the recorded value to go on"
@@ -201,14 +202,3 @@ class Ledger:
             noise_ids=np.concatenate(noise_ids),
             provenance=provenance,
         )
-
-
-def _first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:
-    for name in sorted({*old, *new}):
-        left, right = old.get(name, "nothing"), new.get(name, "nothing")
-        if left == right:
-            continue
-        if isinstance(left, dict) and isinstance(right, dict):
-            return _first_difference(left, right, f"{path}{name}.")
-        return f"{path}{name}", left, right
-    raise RuntimeError("the two configurations are equal")

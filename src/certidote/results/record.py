@@ -3,8 +3,9 @@
 Reports and tables read these records and never recompute them.
 """
 
+import math
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -29,54 +30,58 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 UNIT = "l2 norm over all pixels of all training images (Frobenius), [0, 1] pixel units"
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """How a run came about. `seconds` is the time workers spent on members, summed over workers."""
+BOUND = "fixed number of models; one-sided Clopper-Pearson bound; the answer is selected by separate models"
 
-    label: str
-    command: str
-    recipe: Json
-    config_digest: str
-    root: str
-    root_source: str
-    device: str
-    dtype: str
-    seconds: float
-    seconds_denoising: float
-    workers: int
+
+def subject_of(
+    data: tuple[str, ImageDataset], test: tuple[str, ImageDataset], card: DenoiserCard, overlap: int | None
+) -> Json:
+    """What a run is about, recorded in its ledger before the first member trains, so that its record follows from the ledger alone.
+
+    Args:
+        data, test: name and data set.
+        card: of the denoiser.
+        overlap: images of `data` that the denoiser was trained on; None if unknown.
+    """
+    return {
+        "data": _data_facts(*data),
+        "test": _data_facts(*test),
+        "test_labels": test[1].labels.tolist(),
+        "denoiser": {
+            "name": card.name,
+            "kind": card.kind,
+            "digest": card.digest,
+            "trained_on": card.trained_on,
+            "details": card.details,
+        },
+        "denoiser_overlap": overlap,
+    }
 
 
 def certificate_record(
-    outcome: Certificate | Unproved,
-    prediction: Prediction,
-    ballots: Ballots,
-    described: Json,
-    card: DenoiserCard,
-    train: tuple[str, ImageDataset],
-    test: tuple[str, ImageDataset],
-    facts: RunFacts,
+    outcome: Certificate | Unproved, prediction: Prediction, ballots: Ballots, described: Json, subject: Json, run: Json
 ) -> Json:
-    """Everything worth knowing about one run.
+    """Everything worth knowing about one run, as one JSON value that `docs/certificate.schema.json` describes.
 
     Args:
         outcome: what was proved, or why nothing was ("empirical only").
         prediction: of all members, for accuracies.
         described: the scheme's description of itself.
-        card: of the denoiser.
-        train, test: name and data set.
+        subject: from `subject_of`.
+        run: how the run came about: the entries of `audit.run_facts`.
     """
-    labels = test[1].labels.numpy()
+    labels = np.array(subject["test_labels"], dtype=np.int64)
     votes = ballots.votes[~ballots.failed]
     results: Json = {
         "vote_accuracy": float((prediction.labels == labels).mean()),
         "member_accuracy": float((votes == labels).mean()) if len(votes) else 0.0,
     }
-    record: Json = {"format": "certidote certificate", "version": 1, "label": facts.label}
+    record: Json = {"format": "certidote certificate", "version": 1, "label": run["label"]}
     if isinstance(outcome, Certificate):
         record |= {"proved": True, "reasons": [], "claim": outcome.claim, "statement": outcome.statement}
         record |= {"alpha": outcome.alpha, "alpha_each": outcome.alpha_each, "failed": outcome.failed}
         record["assumptions"] = [asdict(item) for item in outcome.assumptions]
-        results |= _proved_results(outcome, labels, train[1])
+        results |= _proved_results(outcome, labels, subject["data"])
         record["per_image"] = {
             "true": labels.tolist(),
             "label": outcome.labels.tolist(),
@@ -84,6 +89,7 @@ def certificate_record(
             "lower_bound": outcome.lower_bounds.tolist(),
             "top_count": outcome.top_counts.tolist(),
         }
+        record["per_image"] |= k_max_table(outcome.radii, subject["data"])
     else:
         record |= {"proved": False, "reasons": list(outcome.reasons), "statement": "per test image"}
         record["claim"] = "Empirical only: no certificate follows from this run."
@@ -94,15 +100,25 @@ def certificate_record(
         record["per_image"] = {"true": labels.tolist(), "label": prediction.labels.tolist()}
         record["per_image"] |= {name: [] for name in ("radius", "lower_bound", "top_count")}
     record |= {"sigma": described["sigma"], "sigma_symmetric": 2 * described["sigma"], "conditioning": described["conditioning"]}
-    record |= {"n0": described["n0"], "n": described["n"], "unit": UNIT}
-    record |= {"data": _data_facts(*train), "test": _data_facts(*test)}
-    record["denoiser"] = {"name": card.name, "kind": card.kind, "digest": card.digest, "details": card.details}
-    run = asdict(facts)
-    del run["label"]
-    return record | run | {"versions": versions(), "results": results}
+    record |= {"n0": described["n0"], "n": described["n"], "bound": BOUND, "unit": UNIT}
+    record |= {name: subject[name] for name in ("data", "test", "denoiser")}
+    return record | {name: value for name, value in run.items() if name != "label"} | {"results": results}
 
 
-def _proved_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
+def k_max_table(radii: Float64[np.ndarray, "n_test"], data: Json) -> dict[str, list[int]]:
+    """For each of `THREATS`, how many training images may move so far under each test image's radius; -1 where it has none."""
+    pixels = math.prod(data["image_shape"])
+    return {
+        f"k_max_{norm}_{_short(norm, epsilon)}": k_max(radii, epsilon, norm, pixels, data["images"]).tolist()
+        for norm, epsilon in THREATS
+    }
+
+
+def _short(norm: Norm, epsilon: float) -> str:
+    return f"{epsilon * 255:g}/255" if norm == "linf" else f"{epsilon:g}"
+
+
+def _proved_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], data: Json) -> Json:
     steps = curve(certificate, labels)
     correct = np.where(certificate.labels == labels, certificate.radii, 0.0)
     cap = radius_cap(certificate.sigma, certificate.n, certificate.alpha_each)
@@ -112,15 +128,15 @@ def _proved_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"
         "average_radius": average_radius(certificate, labels),
         "median_radius": median_radius(certificate, labels),
         "cap": cap,
-        "threats": [_threat(norm, epsilon, correct, train) for norm, epsilon in THREATS],
+        "threats": [_threat(norm, epsilon, correct, data) for norm, epsilon in THREATS],
         "sentences": [],
     }
 
 
-def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
+def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_test"], data: Json) -> Json:
     """How many images of this change the answers survive; images that are wrong or abstain survive none."""
-    pixels = int(np.prod(train.image_shape))
-    survived = np.maximum(k_max(correct_radii, epsilon, norm, pixels, len(train)), 0)
+    pixels = math.prod(data["image_shape"])
+    survived = np.maximum(k_max(correct_radii, epsilon, norm, pixels, data["images"]), 0)
     return {
         "norm": norm,
         "epsilon": epsilon,
@@ -128,7 +144,7 @@ def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_te
         "per_image_norm": image_norm(epsilon, norm, pixels),
         "median_k": int(np.median(survived)),
         "max_k": int(survived.max()),
-        "certified_accuracy_at_k": [[k, float((survived >= k).mean())] for k in COUNTS if k <= len(train)],
+        "certified_accuracy_at_k": [[k, float((survived >= k).mean())] for k in COUNTS if k <= data["images"]],
     }
 
 

@@ -113,35 +113,23 @@ def _run_and_record(
     from certidote.engine.ledger import Ledger
     from certidote.engine.local import Pool
     from certidote.reporting.words import plain
-    from certidote.results.record import RunFacts, certificate_record
+    from certidote.results.audit import complete, record_of
+    from certidote.results.record import subject_of
 
     out.mkdir(parents=True, exist_ok=True)
     config = engine.configuration(scheme, trainer, untrusted, test[1], facts)
     with Ledger(out / "ledger.sqlite") as ledger:
         ledger.configure(config)
+        if ledger.get("subject") is None:
+            ledger.put("subject", subject_of(train, test, scheme.denoiser.card, overlap))
         with Pool(workers) if pool is None else nullcontext(pool) as used:
-            ballots = engine.run(
+            engine.run(
                 scheme, trainer, untrusted, test[1],
                 ledger=ledger, pool=used, config=config, seed=seed, overlap=overlap, progress=progress, stage=label or "models",
             )  # fmt: skip
             number_of_workers = used.workers
-        seconds, seconds_viewing = ledger.seconds()
-        run_facts = RunFacts(
-            label=label or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}",
-            command=command_line(),
-            recipe=facts["recipe"],
-            config_digest=ledger.config_digest(),
-            root=ledger.get("root"),
-            root_source=ledger.get("root_source"),
-            device=facts["device"],
-            dtype=facts["dtype"],
-            seconds=seconds,
-            seconds_denoising=seconds_viewing,
-            workers=number_of_workers,
-        )
-    outcome = scheme.certify(ballots)
-    record = certificate_record(
-        outcome, scheme.aggregate(ballots), ballots, scheme.describe(), scheme.denoiser.card, train, test, run_facts
-    )
+        named = label or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}"
+        complete(ledger, named, command_line(), number_of_workers)
+        record = record_of(ledger)
     write_results(out, record)
     return Certified(record, out, record["proved"])
