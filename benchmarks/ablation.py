@@ -28,7 +28,7 @@ DENOISERS = {
 KEPT = Path("results/ablation")
 
 
-def certify_all(runs: Path, workers: int, only: list[str]) -> None:
+def certify_all(runs: Path, workers: int, only: list[str], sigmas: list[float]) -> None:
     with Pool(workers) as pool:
         for name in only:
             label, denoiser = DENOISERS[name]
@@ -36,7 +36,7 @@ def certify_all(runs: Path, workers: int, only: list[str]) -> None:
                 from tiny_ddpm import train
 
                 train(DDPM)
-            for sigma in SIGMAS:
+            for sigma in sigmas:
                 kept = KEPT / f"{name}-{sigma:g}"
                 if (kept / COMPRESSED).is_file():
                     continue
@@ -67,11 +67,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(DENOISERS), choices=list(DENOISERS))
+    parser.add_argument("--sigmas", nargs="*", type=float, default=list(SIGMAS))
     parser.add_argument("--figure", action="store_true", help="draw from the kept records, train nothing")
     options = parser.parse_args()
     if not options.figure:
         options.runs.mkdir(parents=True, exist_ok=True)
-        certify_all(options.runs, options.workers, options.only)
+        certify_all(options.runs, options.workers, options.only, options.sigmas)
 
 
 if __name__ == "__main__":

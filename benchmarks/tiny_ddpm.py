@@ -12,7 +12,7 @@ import torch
 from certidote.data.digits import load_digits
 from certidote.numerics import keep_freed_memory
 
-STEPS, BATCH, RATE, SEED = 4_000, 128, 2e-3, 0
+STEPS, BATCH, RATE, SEED = 2_000, 128, 2e-3, 0
 
 
 def train(directory: Path) -> None:

@@ -4,9 +4,10 @@
 """
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from certidote.engine import recorded_check
 from certidote.engine.code import package_digest
 from certidote.engine.ledger import Ledger
 from certidote.results.record import certificate_record, versions
+from certidote.results.schema import check_form
 from certidote.streams import Key
 from certidote.types import Ballots, DenoiserCard, Images, Json, Provenance
 
@@ -77,8 +79,10 @@ def recorded_scheme(ledger: Ledger) -> DenoisedSmoothing:
     config, subject = ledger.get("config"), ledger.get("subject")
     if config is None or subject is None or ledger.get("root") is None:
         raise ValueError(f"{ledger.path} records no certification run of this release; give the directory of one")
-    told, known = config["scheme"], subject["denoiser"]
     try:
+        told, known = config["scheme"], subject["denoiser"]
+        for name in ("data", "test", "code", "recipe", "device", "dtype"):
+            config[name]
         card = DenoiserCard(known["name"], known["kind"], known["digest"], None, known["trained_on"], details=known["details"])
         denoiser = RecordedDenoiser(card, told["conditioning"])
         scheme = DenoisedSmoothing(
@@ -111,5 +115,147 @@ def record_of(ledger: Ledger) -> Json:
         raise ValueError(f"the run of {ledger.path} is not finished; the command that started it goes on with it")
     ballots = ballots_of(ledger)
     return certificate_record(
-        scheme.certify(ballots), scheme.aggregate(ballots), ballots, scheme.describe(), ledger.get("subject"), run_facts(ledger, ballots)
+        scheme.certify(ballots),
+        scheme.aggregate(ballots),
+        ballots,
+        scheme.describe(),
+        ledger.get("subject"),
+        run_facts(ledger, ballots),
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------- checking
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked, and how it came out; a "note" decides nothing."""
+
+    verdict: Literal["right", "wrong", "note"]
+    text: str
+
+
+SHOWN = 12
+"""Differing fields that are listed one by one."""
+
+UNSEEN = (
+    "whether the votes were really cast: a ledger can be made up. Retraining members (--rerun) tests some of them",
+    "whether the data and the test labels are what they are said to be, and nobody touched labels, number or order",
+    "whether the denoiser's training images were out of the attacker's reach",
+    "whether the root came from the operating system, and other runs on these data were looked at before this one was chosen",
+    "times, command and versions: they are as the ledger tells",
+    "report.html and figures: 'certidote report RUN' draws them again from certificate.json",
+)
+"""What no check of a ledger can see."""
+
+
+def audit(certificate: Json, ledger: Ledger) -> list[Finding]:
+    """Work the certificate out again from the ledger alone and compare every field.
+
+    Args:
+        certificate: what certificate.json holds.
+        ledger: of the run it is said to come from.
+    Raises: ValueError as `recorded_scheme` and `Ledger.ballots`.
+    """
+    scheme, ballots = recorded_scheme(ledger), ballots_of(ledger)
+    findings = [_form(certificate), _members(ledger, ballots, scheme.members), _noise(ledger, ballots), _subject(ledger)]
+    findings += [_digest("configuration", certificate.get("config_digest"), ledger.config_digest())]
+    findings += [_digest("record of votes", certificate.get("votes_digest"), votes_digest(ballots))]
+    recomputed = json.loads(json.dumps(record_of(ledger)))
+    compared, differing = differences(certificate, recomputed)
+    if not differing:
+        findings.append(
+            Finding("right", f"all {compared:,} fields follow from the ledger: claim, assumptions, counts, radii, curves")
+        )
+    findings += [Finding("wrong", text) for text in differing[:SHOWN]]
+    if len(differing) > SHOWN:
+        findings.append(Finding("wrong", f"and {len(differing) - SHOWN:,} more fields differ"))
+    here, there = package_digest(), recomputed["code"]["certidote"]
+    if here != there:
+        findings.append(
+            Finding(
+                "note", f"the run was made with other code ({there[:12]}) than this installation ({here[:12]}), which checked it"
+            )
+        )
+    return findings
+
+
+def _digest(what: str, told: Any, ours: str) -> Finding:
+    if told == ours:
+        return Finding("right", f"the ledger's {what} is the one the certificate names")
+    return Finding("wrong", f"this is not the certificate's ledger: its {what} has the digest {ours[:12]}, not {str(told)[:12]}")
+
+
+def _form(certificate: Json) -> Finding:
+    problem = check_form(certificate)
+    if problem:
+        return Finding("wrong", f"the file is no certificate of version 1: {problem}")
+    return Finding("right", "the file has the form of a certificate of version 1")
+
+
+def _members(ledger: Ledger, ballots: Ballots, members: int) -> Finding:
+    if len(ballots) == members:
+        return Finding(
+            "right", f"members 0 to {members - 1} have voted, each once; {int(ballots.failed.sum())} of them diverged and count"
+        )
+    later = [job.first for job in ledger.jobs() if job.first > len(ballots)]
+    gap = f"; members from {later[0]} on are there" if later else ""
+    return Finding("wrong", f"member {len(ballots)} is missing of {members} that were fixed beforehand{gap}")
+
+
+def _noise(ledger: Ledger, ballots: Ballots) -> Finding:
+    """The noise identities are a function of the root and the member numbers."""
+    members = Key(int(ledger.get("root"), 16)) / "members"
+    expected = np.array([(members / i / "noise").identity() for i in range(len(ballots))], dtype=np.int64)
+    wrong = np.flatnonzero(expected != ballots.noise_ids)
+    if len(wrong):
+        return Finding(
+            "wrong", f"the noise of member {wrong[0]} does not come from the disclosed root; {len(wrong)} members are so"
+        )
+    return Finding("right", "the noise of every member comes from the disclosed root, under its own number")
+
+
+def _subject(ledger: Ledger) -> Finding:
+    config, subject = ledger.get("config"), ledger.get("subject")
+    for what, told in (("data", subject["data"]["digest"]), ("test", subject["test"]["digest"])):
+        if config[what] != told:
+            return Finding(
+                "wrong", f"the ledger contradicts itself: {what} is {config[what][:12]} in its configuration, {told[:12]} beside it"
+            )
+    return Finding("right", "data, test images and denoiser are those fixed before the first member trained")
+
+
+def differences(given: Any, ours: Any) -> tuple[int, list[str]]:
+    """Number of fields compared, and a sentence for each that differs, entries of lists last.
+
+    Numbers must agree exactly: JSON gives back the float that was written.
+    """
+    compared, texts = _compare(given, ours, "")
+    return compared, sorted(texts, key=lambda text: "[" in text.split(" is ")[0])
+
+
+def _compare(given: Any, ours: Any, place: str) -> tuple[int, list[str]]:
+    if isinstance(given, dict) and isinstance(ours, dict):
+        pairs = [
+            (f"{place}.{name}" if place else name, given.get(name, _Nothing), ours.get(name, _Nothing))
+            for name in {**ours, **given}
+        ]
+    elif isinstance(given, list) and isinstance(ours, list) and len(given) == len(ours):
+        pairs = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(given, ours, strict=True))]
+    elif given == ours and type(given) is type(ours):
+        return 1, []
+    else:
+        return 1, [f"{place} is {_shown(given)} in the certificate, but {_shown(ours)} by the ledger"]
+    parts = [_compare(left, right, name) for name, left, right in pairs]
+    return sum(count for count, _ in parts), [text for _, texts in parts for text in texts]
+
+
+class _Nothing:
+    """Stands for a field that is not there."""
+
+
+def _shown(value: Any) -> str:
+    if value is _Nothing:
+        return "absent"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:76]} ..."

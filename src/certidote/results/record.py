@@ -33,9 +33,7 @@ UNIT = "l2 norm over all pixels of all training images (Frobenius), [0, 1] pixel
 BOUND = "fixed number of models; one-sided Clopper-Pearson bound; the answer is selected by separate models"
 
 
-def subject_of(
-    data: tuple[str, ImageDataset], test: tuple[str, ImageDataset], card: DenoiserCard, overlap: int | None
-) -> Json:
+def subject_of(data: tuple[str, ImageDataset], test: tuple[str, ImageDataset], card: DenoiserCard, overlap: int | None) -> Json:
     """What a run is about, recorded in its ledger before the first member trains, so that its record follows from the ledger alone.
 
     Args:

@@ -8,11 +8,13 @@ from certidote.verbs.certification import Certified, Plan, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.models import Trained, train
 from certidote.verbs.reports import demo, report
+from certidote.verbs.verification import Verified, verify
 
 __all__ = [
     "Certified",
     "Plan",
     "Trained",
+    "Verified",
     "certify",
     "demo",
     "denoiser_info",
@@ -20,4 +22,5 @@ __all__ = [
     "denoiser_train",
     "report",
     "train",
+    "verify",
 ]
