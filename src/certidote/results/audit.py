@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from certidote.certification.lineage import first_difference
 from certidote.defenses.smoothing import DenoisedSmoothing
@@ -22,7 +24,7 @@ from certidote.streams import Key
 from certidote.types import Ballots, DenoiserCard, Images, Json, Provenance
 
 
-@dataclass(frozen=True)
+@dataclass
 class RecordedDenoiser:
     """A denoiser as a ledger remembers it: what it was, not what it does."""
 
@@ -31,7 +33,7 @@ class RecordedDenoiser:
     sigma_min: float = 0.0
     sigma_max: float = math.inf
 
-    def __call__(self, noisy: Images, sigma: Any) -> Images:
+    def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
         raise RuntimeError("a recorded denoiser cannot denoise; load the real one")
 
     def conditioning(self, sigma: float) -> str:

@@ -10,7 +10,7 @@ from certidote.verbs.choices import check_device, denoiser_named
 from certidote.verbs.reports import read_certificate, tables
 
 if TYPE_CHECKING:
-    from certidote.engine.evidence import Evidence
+    from certidote.engine.ledger import Ledger
     from certidote.results.audit import Finding
     from certidote.types import Progress
 
@@ -74,7 +74,7 @@ def _tables_beside(certificate: Path, record: dict[str, Any]) -> "list[Finding]"
 
 
 def _retrained(
-    ledger: "Evidence", wanted: int, data: str, test: str, denoiser: str, workers: int, progress: "Progress | None"
+    ledger: "Ledger", wanted: int, data: str, test: str, denoiser: str, workers: int, progress: "Progress | None"
 ) -> "list[Finding]":
     from certidote.data import load
     from certidote.engine.code import code_identity
