@@ -5,8 +5,8 @@ Each command of `certidote` is a function here, with the same name and parameter
 
 from typing import Any
 
-_VERBS = ("certify", "verify", "train", "report", "demo", "denoiser_train", "denoiser_list", "denoiser_info")
-__all__ = ["certify", "demo", "denoiser_info", "denoiser_list", "denoiser_train", "load", "report", "train", "verify"]
+_VERBS = ("certify", "verify", "plan", "train", "report", "demo", "denoiser_train", "denoiser_list", "denoiser_info")
+__all__ = ["certify", "demo", "denoiser_info", "denoiser_list", "denoiser_train", "load", "plan", "report", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

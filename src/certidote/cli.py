@@ -114,6 +114,7 @@ def _say_path(result: Path) -> None:
 
 _command(app, verbs.demo, _say_demo)
 _command(app, verbs.certify, _say_certified)
+_command(app, verbs.plan, _say_demo)
 _command(app, verbs.verify, _say_verified)
 _command(app, verbs.train, _say_trained)
 _command(app, verbs.report, _say_path)

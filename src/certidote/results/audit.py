@@ -92,8 +92,9 @@ def recorded_scheme(ledger: Ledger) -> DenoisedSmoothing:
         )
     except KeyError as error:
         raise ValueError(f"{ledger.path} does not record {error}; it was written by another release: use that one") from None
-    if scheme.describe() != told:
-        name, old, new = first_difference(told, scheme.describe())
+    described = {name: value for name, value in scheme.describe().items() if name in told}
+    if described != told:  # entries that later releases add have their defaults, which is what earlier ones did
+        name, old, new = first_difference(told, described)
         raise ValueError(f"{ledger.path} records {name}={old}, which this release reads as {new}; use the release that wrote it")
     return scheme
 
@@ -101,8 +102,9 @@ def recorded_scheme(ledger: Ledger) -> DenoisedSmoothing:
 def ballots_of(ledger: Ledger) -> Ballots:
     """The gap-free prefix of a ledger's votes, with the provenance recorded beside them."""
     config, subject = ledger.get("config"), ledger.get("subject")
+    described = recorded_scheme(ledger).describe()
     provenance = Provenance(
-        config["data"], ledger.get("root_source"), subject["denoiser_overlap"], config["scheme"], recorded_check(ledger)
+        config["data"], ledger.get("root_source"), subject["denoiser_overlap"], described, recorded_check(ledger)
     )
     return ledger.ballots(len(subject["test_labels"]), len(subject["test"]["classes"]), provenance)
 

@@ -7,12 +7,14 @@ to do; nothing half-written stays behind.
 from certidote.verbs.certification import Certified, Plan, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.models import Trained, train
+from certidote.verbs.planning import Planned, plan
 from certidote.verbs.reports import demo, report
 from certidote.verbs.verification import Verified, verify
 
 __all__ = [
     "Certified",
     "Plan",
+    "Planned",
     "Trained",
     "Verified",
     "certify",
@@ -20,6 +22,7 @@ __all__ = [
     "denoiser_info",
     "denoiser_list",
     "denoiser_train",
+    "plan",
     "report",
     "train",
     "verify",
