@@ -18,6 +18,8 @@ _VERBS = (
     "predict",
     "export",
     "threat_map",
+    "verify",
+    "plan",
 )
 __all__ = [
     "certify",
@@ -28,11 +30,13 @@ __all__ = [
     "export",
     "load",
     "merge",
+    "plan",
     "predict",
     "report",
     "status",
     "threat_map",
     "train",
+    "verify",
 ]
 
 

@@ -165,6 +165,19 @@ def _say_info(result: Any) -> None:
     print(json.dumps(result, indent=2))
 
 
+def _say_verified(result: Any) -> None:
+    signs = {"right": "  ok     ", "wrong": "  WRONG  ", "note": "  note   "}
+    print("Checked:")
+    print("\n".join(signs[each.verdict] + each.text for each in result.findings))
+    print("No check can see:")
+    print("\n".join(f"  - {text}" for text in result.unseen))
+    if not result.ok:
+        print("NOT VERIFIED: the certificate does not follow from this run.")
+        raise typer.Exit(1)
+    nothing = "" if result.proved else " It proves nothing: the run is empirical only."
+    print(f"Verified: the certificate is what this run's votes prove.{nothing}")
+
+
 def _say_path(result: Path) -> None:
     print(f"Report: {result}")
 
@@ -185,6 +198,8 @@ _command(app, verbs.demo, _say_demo)
 _command(app, verbs.certify, _say_certified)
 _command(app, verbs.status, _say_status)
 _command(app, verbs.merge, _say_merged)
+_command(app, verbs.plan, _say_demo)
+_command(app, verbs.verify, _say_verified)
 _command(app, verbs.train, _say_trained)
 _command(app, verbs.predict, _say_predicted)
 _command(app, verbs.export, _say_exported)

@@ -37,6 +37,10 @@ class Key:
         """A fresh generator at the start of this stream: called twice, it gives the same numbers twice."""
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.entropy())))
 
+    def under(self, other: "Key") -> bool:
+        """Whether this stream is `other` or one of those named below it."""
+        return self.root == other.root and self.path[: len(other.path)] == other.path
+
     def identity(self) -> int:
         """63 bits naming this stream, for records that must show two streams to be different."""
         return self.entropy() >> 193

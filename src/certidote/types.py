@@ -132,6 +132,7 @@ class Lineage:
         denoiser: digest of the denoiser that processed the noised images; "" for none.
         start: how the member's weights start.
         trusted: images that the attacker cannot have touched, which were used as they are.
+        own_noise: whether all of its noise came from streams below the member's own key.
     """
 
     sigma: float = 0.0
@@ -140,6 +141,7 @@ class Lineage:
     denoiser: str = ""
     start: Start = "fresh"
     trusted: int = 0
+    own_noise: bool = True
 
     def to_json(self) -> Json:
         return {**asdict(self), "unsealed": list(self.unsealed)}
@@ -188,6 +190,8 @@ class Reads:
     sigmas: list[float] = field(default_factory=list)
     noise_ids: list[int] = field(default_factory=list)
     draws: Counter[int] = field(default_factory=Counter)
+    strengths: dict[tuple[int, int], float] = field(default_factory=dict)
+    own_noise: bool = True
 
     def amend(self, lineage: Lineage) -> Lineage:
         """The lineage that a scheme states, corrected by what was really read."""
@@ -196,6 +200,7 @@ class Reads:
             sigma=min(self.sigmas, default=0.0),
             draws=max(self.draws.values(), default=0),
             unsealed=tuple(dict.fromkeys([*lineage.unsealed, *self.unsealed])),
+            own_noise=self.own_noise,
         )
 
     def noise_id(self) -> int:
@@ -222,24 +227,35 @@ class Untrusted:
         self.names = data.names
         self.notes = data.notes
         self.image_shape = data.image_shape
-        self.digest = data.digest()
+        self.__digest = data.digest()
+        self.__member: Key | None = None
         self.reads = Reads()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def watched(self) -> "Untrusted":
-        """The same data set with an empty record of reads, for one member."""
+    @property
+    def digest(self) -> str:
+        """Of the stored images. A function of un-noised pixels: a member that asks for it leaves a mark as `unsealed` does."""
+        self._content_told("the digest of the images")
+        return self.__digest
+
+    def watched(self, member: Key) -> "Untrusted":
+        """The same data set with an empty record of reads, for the member with this key."""
         twin = copy.copy(self)
-        twin.reads = Reads()
+        twin.reads, twin.__member = Reads(), member
         return twin
+
+    def _content_told(self, what: str) -> None:
+        if self.__member is not None:
+            self.reads.unsealed.append(what)
 
     def noised(self, sigma: float, key: Key, rows: range) -> Traced:
         """One block of images plus N(0, sigma^2) noise, added in float32 before anything else happens to them.
 
         Args:
             sigma: noise std, [0, 1] pixel units, > 0.
-            key: the member's noise stream; one stream per member, or the votes are not independent.
+            key: the member's noise stream, below the member's own key, or the votes are not independent.
             rows: an aligned block from `streams.row_blocks`.
         Returns: (len(rows), c, h, w), not clipped, and the lineage that says so. Trusted images among them are as they are.
         """
@@ -249,8 +265,14 @@ class Untrusted:
         noise = normal_block(key, rows, self.image_shape)
         self.reads.sigmas.append(sigma)
         self.reads.draws[rows.start] += 1
-        if key.identity() not in self.reads.noise_ids:
-            self.reads.noise_ids.append(key.identity())
+        identity = key.identity()
+        if identity not in self.reads.noise_ids:
+            self.reads.noise_ids.append(identity)
+        if self.__member is not None and not key.under(self.__member):
+            self.reads.own_noise = False
+        if self.reads.strengths.setdefault((identity, rows.start), sigma) != sigma:
+            # y1 = x + s1 z and y2 = x + s2 z together give x away.
+            self.reads.unsealed.append("one noise draw at two strengths, from which the pixels can be solved for")
         within = slice(bisect_left(self.trusted, rows.start), bisect_left(self.trusted, rows.stop))
         exempt = tuple(row - rows.start for row in self.trusted[within])
         images = noise.mul_(sigma).add_(clean)
@@ -268,7 +290,8 @@ class Untrusted:
         return twin
 
     def overlap(self, hashes: frozenset[int]) -> int:
-        """How many of the images have one of these content hashes. For reports; no training ever sees it."""
+        """How many of the images have one of these content hashes. For reports; a member that asks leaves a mark."""
+        self._content_told("how many images are among known ones")
         return sum(value in hashes for value in content_hashes(self.__data.images))
 
     def unsealed(self, reason: str, rows: Int64[Tensor, "m"] | None = None) -> Traced:
@@ -491,6 +514,23 @@ class Trainer(Protocol):
 
 
 @dataclass(frozen=True)
+class Retrained:
+    """One member trained again without the others of its stack: votes that differ show that something crosses the stack.
+
+    Attributes:
+        member: its number, drawn from the operating system after its votes were committed.
+        votes: how many it cast.
+        differing: how many of them came out otherwise, all of them if it diverged only once.
+        exact: whether arithmetic on this device does not depend on the stack, so that none may differ.
+    """
+
+    member: int
+    votes: int
+    differing: int
+    exact: bool
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Facts about a run that decide what its ballots may prove, recorded before the first member trained.
 
@@ -499,12 +539,16 @@ class Provenance:
         root_source: who drew the root of all random streams: "operating system" after the data digest was recorded, or "given".
         denoiser_overlap: images of the untrusted set that the denoiser was trained on; None where its training set is unknown.
         mixture: which members were computed with which numerics, if not all with the same; assigned before any of them voted.
+        scheme: the recorded description of the scheme that the ballots were cast for; None if none was recorded.
+        retrained: the member that was trained again, alone; None if none was.
     """
 
     data_digest: str
     root_source: Literal["operating system", "given"]
     denoiser_overlap: int | None
     mixture: tuple[str, ...] = ()
+    scheme: Json | None = None
+    retrained: Retrained | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ def run(path: Path, pool: Workers, stack_size: int = 4, **options: object) -> Ba
     with Ledger(path) as ledger:
         config = engine.configuration(SCHEME, trainer, data, TEST, {})
         engine.fill(SCHEME, trainer, data, TEST, ledger=ledger, pool=pool, config=config, seed=5, **options)  # type: ignore[arg-type]
-        return engine.ballots(ledger, data, TEST)
+        return engine.ballots(ledger, TEST)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def run(path: Path, trainer: Faulty, pool: Workers, observer: RemovesANode | Non
     with Ledger(path) as ledger:
         config = engine.configuration(SCHEME, trainer, data, TEST, {})
         engine.fill(SCHEME, trainer, data, TEST, ledger=ledger, pool=pool, config=config, seed=5, observer=observer)
-        return engine.ballots(ledger, data, TEST)
+        return engine.ballots(ledger, TEST)
 
 
 @pytest.fixture(scope="module")

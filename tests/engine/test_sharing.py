@@ -12,8 +12,8 @@ from certidote.engine.assignment import assign, parse_members
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.engine.ledger import Ledger, Part
 from certidote.engine.merging import merge_ledgers
-from certidote.types import Ballots, DenoiserCard, ImageDataset, Lineage, Untrusted
-from faulty import TEST, TRAIN
+from certidote.types import Ballots, DenoiserCard, ImageDataset, Lineage
+from faulty import TEST
 
 HERE = {"device": "cpu", "processor": "x86_64 AVX2"}
 THERE = {"device": "cpu", "processor": "x86_64 AVX512"}
@@ -41,7 +41,7 @@ def ledger_at(
 
 def ballots_at(path: Path, test: ImageDataset = TEST) -> Ballots:
     with Ledger(path) as ledger:
-        return engine.ballots(ledger, Untrusted(TRAIN), test)
+        return engine.ballots(ledger, test)
 
 
 # ------------------------------------------------------------------------------------------------------------ assignment

@@ -5,14 +5,22 @@ names the fault and what to do; a run with objections is "empirical only".
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
-from certidote.types import Assumption, Ballots, DenoiserCard, Lineage
+from certidote.types import Assumption, Ballots, DenoiserCard, Json, Lineage, Retrained
 
 
 def objections(
-    ballots: Ballots, sigma: float, members: int, denoiser: DenoiserCard, selecting: int = 0, anytime: bool = False
+    ballots: Ballots,
+    sigma: float,
+    members: int,
+    denoiser: DenoiserCard,
+    described: Json | None = None,
+    *,
+    selecting: int = 0,
+    anytime: bool = False,
 ) -> tuple[str, ...]:
     """Why no smoothing certificate follows from these ballots; empty if one does.
 
@@ -21,10 +29,19 @@ def objections(
         sigma: the noise std that the scheme promised, [0, 1] pixel units.
         members: n0 + n, fixed before the first member trained.
         denoiser: of the scheme.
+        described: the scheme's description of itself, compared with the one recorded before the first member trained.
         selecting: n0, of these.
         anytime: whether the bound holds at every number of counted members, so that the first few of them are enough.
     """
     found = []
+    recorded = ballots.provenance.scheme
+    if recorded is not None and described is not None and recorded != described:
+        name, old, new = first_difference(recorded, described)
+        found.append(
+            f"the members were trained for {name}={old}, but the claim is about {name}={new}; nothing may change after votes were "
+            "cast: start another run"
+        )
+    found.extend(_stack_objections(ballots.provenance.retrained))
     if anytime and len(ballots) < members:
         if len(ballots) <= selecting:
             found.append(
@@ -49,11 +66,38 @@ def _lineage_objections(lineage: Lineage, sigma: float, denoiser: DenoiserCard) 
     found = [f"untrusted pixels were read without noise ({reason}); only noised pixels may be used" for reason in lineage.unsealed]
     if lineage.start == "untrusted":
         found.append("members started from weights trained on the untrusted data; start fresh or from trusted data")
+    if not lineage.own_noise:
+        found.append(
+            "noise was drawn from a stream that is not the member's own, so members may share it or the data may decide it; draw it "
+            "below the member's key"
+        )
     if lineage.sigma != sigma and not lineage.unsealed:
         found.append(f"members saw noise of std {lineage.sigma}, but the claim is about sigma={sigma}")
     if lineage.denoiser != denoiser.digest and not lineage.unsealed:
         found.append(f"members used denoiser {lineage.denoiser[:12] or 'none'}, but the claim is about {denoiser.digest[:12]}")
     return found
+
+
+def _stack_objections(retrained: Retrained | None) -> list[str]:
+    if retrained is None or not retrained.differing or not retrained.exact:
+        return []
+    return [
+        f"member {retrained.member}, trained again alone, cast {retrained.differing} of {retrained.votes} votes otherwise; something "
+        "crosses the stack (gradient clipping, batch statistics, a shared loss scale) or is drawn from no key, so votes are not "
+        "independent: compute everything for each member by itself"
+    ]
+
+
+def first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:
+    """The first entry in which two JSON objects differ, in alphabetical order: its dotted name and both values."""
+    for name in sorted({*old, *new}):
+        left, right = old.get(name, "nothing"), new.get(name, "nothing")
+        if left == right:
+            continue
+        if isinstance(left, dict) and isinstance(right, dict):
+            return first_difference(left, right, f"{path}{name}.")
+        return f"{path}{name}", left, right
+    raise RuntimeError("the two values are equal")
 
 
 def draws_divisor(ballots: Ballots) -> float:
@@ -84,7 +128,7 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard, sigma_x: float = 0.0, 
         Assumption(
             "Votes are independent: every member has its own noise, and coins are its own or fixed once for all members.",
             "enforced",
-            f"{len(np.unique(ballots.noise_ids))} distinct noise streams for {len(ballots)} members",
+            f"{len(np.unique(ballots.noise_ids))} distinct noise streams for {len(ballots)} members{_alone(ballots.provenance.retrained)}",
         ),
         Assumption(
             f"{'Bound' if anytime else 'Number of models'}, alpha, noise, recipe and test images were fixed before the first member "
@@ -143,6 +187,14 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard, sigma_x: float = 0.0, 
         )
     )
     return tuple(entries)
+
+
+def _alone(retrained: Retrained | None) -> str:
+    if retrained is None:
+        return ""
+    same = f"{retrained.votes - retrained.differing} of {retrained.votes} votes again"
+    rounding = "" if retrained.exact else " (kernels of this device may round otherwise in another stack)"
+    return f"; member {retrained.member}, picked after it voted and trained again alone, cast {same}{rounding}"
 
 
 def _root_assumption(ballots: Ballots) -> Assumption:

@@ -108,7 +108,7 @@ class PartitionedSmoothing:
     def certify(self, ballots: Ballots) -> Certificate | Unproved:
         """The certificate for each test image, or why there is none."""
         base = self.base
-        found = objections(ballots, base.sigma, self.members, base.denoiser.card)
+        found = objections(ballots, base.sigma, self.members, base.denoiser.card, self.describe())
         if found:
             return Unproved(found)
         sigma = base.sigma / draws_divisor(ballots)

@@ -107,7 +107,9 @@ class DenoisedSmoothing:
     def certify(self, ballots: Ballots) -> Certificate | Unproved:
         """The certificate for each test image, or why there is none."""
         anytime = self.bound == "anytime"
-        found = objections(ballots, self.sigma, self.members, self.denoiser.card, self.n0, anytime)
+        found = objections(
+            ballots, self.sigma, self.members, self.denoiser.card, self.describe(), selecting=self.n0, anytime=anytime
+        )
         if found:
             return Unproved(found)
         sigma = self.sigma / draws_divisor(ballots)

@@ -5,12 +5,15 @@ committed together. Only this process writes the ledger.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from time import monotonic
 from typing import Protocol, runtime_checkable
 
 from certidote.engine.assignment import assign
+from certidote.engine.code import code_identity
 from certidote.engine.jobs import BlockRecord, Job, Payload, plan
 from certidote.engine.ledger import Ledger
+from certidote.engine.self_check import pick, retrain
 from certidote.engine.until import Until
 from certidote.engine.weights import WeightStore
 from certidote.engine.workers import JobFailed, Workers
@@ -20,6 +23,7 @@ from certidote.types import (
     Json,
     Progress,
     Provenance,
+    Retrained,
     Scheme,
     Silent,
     Trainer,
@@ -61,6 +65,7 @@ def configuration(scheme: Scheme, trainer: Trainer, data: Untrusted, test: Image
         "data": data.digest,
         **trusted,
         "test": test.digest(),
+        "code": code_identity(scheme, trainer),
         **facts,
     }
 
@@ -85,7 +90,9 @@ def run(
         scheme, trainer, data, test,
         ledger=ledger, pool=pool, config=config, seed=seed, progress=progress, stage=stage, weights=weights,
     )  # fmt: skip
-    return ballots(ledger, data, test, overlap)
+    if ledger.voted() == scheme.members:
+        self_check(scheme, trainer, data, test, ledger=ledger, pool=pool)
+    return ballots(ledger, test, overlap)
 
 
 def fill(
@@ -107,6 +114,9 @@ def fill(
     weights: WeightStore | None = None,
 ) -> int:
     """Train and poll the members that are not in the ledger yet, and commit their votes.
+
+    Once all have voted, one of them, picked by the operating system, is trained again alone: on a CPU its votes must be the same,
+    or something crosses the stack. The outcome is recorded in the ledger and goes into the provenance.
 
     Args:
         pool: where jobs run: `local.Pool` or `cluster.RayWorkers`. Cannot change a vote.
@@ -160,17 +170,42 @@ def fill(
     return total - ledger.voted()
 
 
-def ballots(ledger: Ledger, data: Untrusted, test: ImageDataset, overlap: int | None = None) -> Ballots:
+def ballots(ledger: Ledger, test: ImageDataset, overlap: int | None = None) -> Ballots:
     """The votes of members 0, 1, ... up to the first one missing.
 
     Args:
-        overlap: images of `data` that the denoiser was trained on, None if unknown; goes into the provenance.
+        overlap: images of the training set that the denoiser was trained on, None if unknown; goes into the provenance.
     Raises: ValueError if member 0 has not voted yet, or the ledger is damaged.
     """
-    parts = ledger.parts()
+    return ledger.ballots(len(test), test.num_classes, provenance(ledger, overlap))
+
+
+def provenance(ledger: Ledger, overlap: int | None) -> Provenance:
+    """What the ledger tells about its ballots; `overlap` as in `ballots`."""
+    config, parts = ledger.get("config"), ledger.parts()
     mixture = tuple(map(str, parts)) if len({str(part.numerics) for part in parts}) > 1 else ()
-    provenance = Provenance(data.digest, ledger.get("root_source") or "given", overlap, mixture)
-    return ledger.ballots(len(test), test.num_classes, provenance)
+    source = ledger.get("root_source") or "given"
+    return Provenance(config["data"], source, overlap, mixture, config["scheme"], recorded_check(ledger))
+
+
+def self_check(scheme: Scheme, trainer: Trainer, data: Untrusted, test: ImageDataset, *, ledger: Ledger, pool: Workers) -> None:
+    """Train one member again alone, unless that is on record: votes that differ show that something crosses a stack.
+
+    To be called once members have voted; the member is drawn from the operating system then.
+    """
+    if ledger.get("retrained") is not None:
+        return
+    config = ledger.get("config")
+    cast = ledger.ballots(len(test), test.num_classes, provenance(ledger, None))
+    exact = config.get("device", "cpu") == "cpu" and not cast.provenance.mixture
+    payload = Payload(scheme, trainer, data, test.images, ledger.key(None))
+    ledger.put("retrained", asdict(retrain(pool, payload, cast, pick(len(cast), 1), exact)[0]))
+
+
+def recorded_check(ledger: Ledger) -> Retrained | None:
+    """The member that was trained again alone at the end of a run, if that is on record."""
+    recorded = ledger.get("retrained")
+    return None if recorded is None else Retrained(**recorded)
 
 
 def _check_numerics(record: BlockRecord, numerics: Json) -> None:

@@ -100,11 +100,16 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     keys = [payload.key / "members" / member for member in range(job.first, job.last)]
     views, reads = [], []
     for member, key in zip(range(job.first, job.last), keys, strict=True):
-        data = payload.data.watched()
+        data = payload.data.watched(key)
         views.append(payload.scheme.view(data, member, key))
         reads.append(data.reads)
     viewed = time.perf_counter()
     stack = payload.trainer.fit(views, keys, payload.key / "common")
+    if len(stack.failed) != len(views):
+        raise RuntimeError(
+            f"{len(views)} members were to be trained, {len(stack.failed)} came back; a failed member is marked and counted, "
+            "never dropped"
+        )
     lineages = {replace(read.amend(view.lineage), start=payload.trainer.start) for view, read in zip(views, reads, strict=True)}
     if len(lineages) != 1:
         raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Integer, UInt
 
+from certidote.certification.lineage import first_difference
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.engine.lock import DriverLock, InUse
 from certidote.engine.weights import Kept
@@ -418,15 +419,3 @@ def _evidence(record: BlockRecord, num_classes: int) -> tuple[bytes, bytes, byte
     kind = _kind(num_classes)
     failed, noise_ids = record.failed.astype(np.uint8), record.noise_ids.astype("<i8")
     return record.votes.astype(kind).tobytes(), failed.tobytes(), noise_ids.tobytes()
-
-
-def first_difference(old: Json, new: Json, path: str = "") -> tuple[str, Any, Any]:
-    """The first entry in which two different configurations differ, by its dotted name, with both values."""
-    for name in sorted({*old, *new}):
-        left, right = old.get(name, "nothing"), new.get(name, "nothing")
-        if left == right:
-            continue
-        if isinstance(left, dict) and isinstance(right, dict):
-            return first_difference(left, right, f"{path}{name}.")
-        return f"{path}{name}", left, right
-    raise RuntimeError("the two configurations are equal")

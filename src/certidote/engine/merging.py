@@ -4,7 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-from certidote.engine.ledger import Ledger, Part, first_difference
+from certidote.certification.lineage import first_difference
+from certidote.engine.ledger import Ledger, Part
 
 
 def merge_ledgers(sources: list[Path], target: Path) -> int:

@@ -39,12 +39,17 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
 
     Raises: ValueError if a row is longer or shorter than the header.
     """
+    write_text(path, csv_text(header, rows))
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """The text of a table, as `write_csv` writes it."""
     for number, row in enumerate(rows):
         if len(row) != len(header):
             raise ValueError(f"row {number} has {len(row)} cells, but the header has {len(header)}; give one cell per column")
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def _floats(value: Any, place: str) -> Iterator[tuple[str, float]]:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from certidote.certification.partition import altered_images, part_sizes, replaced_images, sum_radius
-from certidote.types import Certificate, ImageDataset, Json, PartVotes
+from certidote.types import Certificate, Json, PartVotes
 
 
 def altered_counts(parts: PartVotes, image_norm: float, untrusted: int) -> Int64[np.ndarray, "n_test"]:
@@ -13,7 +13,7 @@ def altered_counts(parts: PartVotes, image_norm: float, untrusted: int) -> Int64
     return altered_images(parts.votes, parts.radii, sizes, parts.num_classes, image_norm)
 
 
-def partition_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
+def partition_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], images: int) -> Json:
     """One block of results: the parts, and two threats that a radius does not speak of.
 
     Returns: "partition" with the number of parts and their smallest size; for the sum of the images' l2 norms the median and largest
@@ -22,7 +22,7 @@ def partition_results(certificate: Certificate, labels: Int64[np.ndarray, "n_tes
     """
     parts = certificate.parts
     assert parts is not None
-    sizes = part_sizes(len(train) - certificate.trusted, parts.votes.shape[1])
+    sizes = part_sizes(images - certificate.trusted, parts.votes.shape[1])
     correct = certificate.labels == labels
     summed = np.where(correct, sum_radius(parts.votes, parts.radii, parts.num_classes), 0.0)
     replaced = np.where(correct, np.maximum(replaced_images(parts.votes, parts.radii, sizes, parts.num_classes), 0), 0)

@@ -3,8 +3,10 @@
 Reports and tables read these records and never recompute them.
 """
 
+import math
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -29,55 +31,62 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 UNIT = "l2 norm over all pixels of all training images (Frobenius), [0, 1] pixel units"
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """How a run came about. `seconds` is the time workers spent on members, summed over workers."""
+def subject_of(
+    data: tuple[str, ImageDataset],
+    test: tuple[str, ImageDataset],
+    card: DenoiserCard,
+    overlap: int | None,
+    trusted: Sequence[int] = (),
+) -> Json:
+    """What a run is about, recorded in its ledger before the first member trains, so that its record follows from the ledger alone.
 
-    label: str
-    command: str
-    recipe: Json
-    config_digest: str
-    root: str
-    root_source: str
-    device: str
-    dtype: str
-    seconds: float
-    seconds_denoising: float
-    workers: int
+    Args:
+        data, test: name and data set.
+        card: of the denoiser.
+        overlap: images of `data` that the denoiser was trained on; None if unknown.
+        trusted: rows of `data` that the attacker cannot have touched.
+    """
+    return {
+        "data": _data_facts(*data),
+        "test": _data_facts(*test),
+        "test_labels": test[1].labels.tolist(),
+        "denoiser": {
+            "name": card.name,
+            "kind": card.kind,
+            "digest": card.digest,
+            "trained_on": card.trained_on,
+            "details": card.details,
+        },
+        "denoiser_overlap": overlap,
+        "trusted_rows": list(trusted),
+    }
 
 
 def certificate_record(
-    outcome: Certificate | Unproved,
-    prediction: Prediction,
-    ballots: Ballots,
-    described: Json,
-    card: DenoiserCard,
-    train: tuple[str, ImageDataset],
-    test: tuple[str, ImageDataset],
-    facts: RunFacts,
+    outcome: Certificate | Unproved, prediction: Prediction, ballots: Ballots, described: Json, subject: Json, run: Json
 ) -> Json:
-    """Everything worth knowing about one run.
+    """Everything worth knowing about one run, as one JSON value that `docs/certificate.schema.json` describes.
 
     Args:
         outcome: what was proved, or why nothing was ("empirical only").
         prediction: of all members, for accuracies.
         described: the scheme's description of itself.
-        card: of the denoiser.
-        train, test: name and data set.
+        subject: from `subject_of`.
+        run: how the run came about: the entries of `audit.run_facts`.
     """
-    labels = test[1].labels.numpy()
+    labels = np.array(subject["test_labels"], dtype=np.int64)
     votes = ballots.votes[~ballots.failed]
     results: Json = {
         "vote_accuracy": float((prediction.labels == labels).mean()),
         "member_accuracy": float((votes == labels).mean()) if len(votes) else 0.0,
     }
-    record: Json = {"format": "certidote certificate", "version": 1, "label": facts.label}
+    record: Json = {"format": "certidote certificate", "version": 1, "label": run["label"]}
     if isinstance(outcome, Certificate):
         record |= {"proved": True, "reasons": [], "claim": outcome.claim, "statement": outcome.statement}
         record |= {"alpha": outcome.alpha, "alpha_each": outcome.alpha_each, "failed": outcome.failed}
         record["assumptions"] = [asdict(item) for item in outcome.assumptions]
         record |= {"trusted": outcome.trusted}
-        results |= _proved_results(outcome, labels, train[1])
+        results |= _proved_results(outcome, labels, subject["data"])
         record["per_image"] = {
             "true": labels.tolist(),
             "label": outcome.labels.tolist(),
@@ -85,9 +94,10 @@ def certificate_record(
             "lower_bound": outcome.lower_bounds.tolist(),
             "top_count": outcome.top_counts.tolist(),
         }
+        record["per_image"] |= k_max_table(outcome, subject["data"])
         if outcome.parts is not None:
             record["per_image"]["lower_bound"] = []  # a plurality of parts has no single probability
-            results |= partition_results(outcome, labels, train[1])
+            results |= partition_results(outcome, labels, subject["data"]["images"])
     else:
         record |= {"proved": False, "reasons": list(outcome.reasons), "statement": "per test image"}
         record["claim"] = "Empirical only: no certificate follows from this run."
@@ -100,44 +110,48 @@ def certificate_record(
     record |= {"sigma": described["sigma"], "sigma_symmetric": 2 * described["sigma"], "conditioning": described["conditioning"]}
     record |= {name: described.get(name) for name in ("bound", "test_input", "sigma_x")}
     record |= {"n0": described["n0"], "n": outcome.n if isinstance(outcome, Certificate) else described["n"], "unit": UNIT}
-    record |= {"data": _data_facts(*train), "test": _data_facts(*test)}
-    record["denoiser"] = {"name": card.name, "kind": card.kind, "digest": card.digest, "details": card.details}
-    run = asdict(facts)
-    del run["label"]
-    return record | run | {"versions": versions(), "results": results}
+    record |= {name: subject[name] for name in ("data", "test", "denoiser")}
+    return record | {name: value for name, value in run.items() if name != "label"} | {"results": results}
 
 
-def _proved_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
+def k_max_table(certificate: Certificate, data: Json) -> dict[str, list[int]]:
+    """For each of `THREATS`, how many training images may move so far for each test image; -1 where nothing is certified."""
+    return {
+        f"k_max_{norm}_{_short(norm, epsilon)}": altered_images(certificate, norm, epsilon, data).tolist()
+        for norm, epsilon in THREATS
+    }
+
+
+def _short(norm: Norm, epsilon: float) -> str:
+    return f"{epsilon * 255:g}/255" if norm == "linf" else f"{epsilon:g}"
+
+
+def _proved_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], data: Json) -> Json:
     steps = curve(certificate, labels)
-    altered = len(train) - certificate.trusted
-    pixels = int(np.prod(train.image_shape))
     return {
         "abstained": int((certificate.labels < 0).sum()),
         "certified_accuracy": [list(point) for point in zip(steps["radius"], steps["certified_accuracy"], strict=True)],
         "average_radius": average_radius(certificate, labels),
         "median_radius": median_radius(certificate, labels),
         "cap": certificate.cap,
-        "threats": [
-            _threat(norm, epsilon, _survived(certificate, labels, norm, epsilon, pixels, altered), pixels, altered)
-            for norm, epsilon in THREATS
-        ],
+        "threats": [_threat(certificate, labels, norm, epsilon, data) for norm, epsilon in THREATS],
         "sentences": [],
     }
 
 
-def _survived(
-    certificate: Certificate, labels: Int64[np.ndarray, "n_test"], norm: Norm, epsilon: float, pixels: int, altered: int
-) -> Int64[np.ndarray, "n_test"]:
-    """How many of `altered` untrusted images may change by epsilon; 0 for test images that are wrong or abstain."""
+def altered_images(certificate: Certificate, norm: Norm, epsilon: float, data: Json) -> Int64[np.ndarray, "n_test"]:
+    """How many untrusted images may each move by epsilon without changing an answer; -1 where nothing is certified."""
+    pixels, altered = math.prod(data["image_shape"]), data["images"] - certificate.trusted
     if certificate.parts is not None:
-        counts = altered_counts(certificate.parts, image_norm(epsilon, norm, pixels), altered)
-    else:
-        counts = k_max(certificate.radii, epsilon, norm, pixels, altered)
-    return np.where(certificate.labels == labels, np.maximum(counts, 0), 0)
+        return altered_counts(certificate.parts, image_norm(epsilon, norm, pixels), altered)
+    return k_max(certificate.radii, epsilon, norm, pixels, altered)
 
 
-def _threat(norm: Norm, epsilon: float, survived: Int64[np.ndarray, "n_test"], pixels: int, altered: int) -> Json:
-    """How many images of this change the answers survive."""
+def _threat(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], norm: Norm, epsilon: float, data: Json) -> Json:
+    """How many images of this change the answers survive; images that are wrong or abstain survive none."""
+    pixels, altered = math.prod(data["image_shape"]), data["images"] - certificate.trusted
+    counts = altered_images(certificate, norm, epsilon, data)
+    survived = np.where(certificate.labels == labels, np.maximum(counts, 0), 0)
     return {
         "norm": norm,
         "epsilon": epsilon,

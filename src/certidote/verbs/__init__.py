@@ -8,21 +8,25 @@ from certidote.verbs.certification import Certified, Plan, Stopped, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
+from certidote.verbs.planning import Planned, plan
 from certidote.verbs.prediction import Predicted, predict
 from certidote.verbs.reports import demo, report
 from certidote.verbs.runs import Merged, Status, merge, status
 from certidote.verbs.threats import ThreatMap, threat_map
+from certidote.verbs.verification import Verified, verify
 
 __all__ = [
     "Certified",
     "Exported",
     "Merged",
     "Plan",
+    "Planned",
     "Predicted",
     "Status",
     "Stopped",
     "ThreatMap",
     "Trained",
+    "Verified",
     "certify",
     "demo",
     "denoiser_info",
@@ -30,9 +34,11 @@ __all__ = [
     "denoiser_train",
     "export",
     "merge",
+    "plan",
     "predict",
     "report",
     "status",
     "threat_map",
     "train",
+    "verify",
 ]

@@ -226,15 +226,12 @@ def _run_and_record(
     out: Path, scheme: Any, trainer: Any, untrusted: Any, train: Any, test: Any, facts: Any, seed: int | None, overlap: int | None,
     limits: Limits, progress: Any, back_end: Any, label: str, keep_weights: bool,
 ) -> Certified | Stopped:  # fmt: skip
-    from dataclasses import replace
-
     from certidote import engine
     from certidote.engine.ledger import Ledger
     from certidote.engine.weights import WeightStore
     from certidote.reporting.words import plain
-    from certidote.results.record import RunFacts, certificate_record
-    from certidote.training.own import own_code_assumptions
-    from certidote.types import Certificate
+    from certidote.results.audit import complete, record_of
+    from certidote.results.record import subject_of
 
     if limits.until.decided and bound_of(scheme) != "anytime":
         raise ValueError(
@@ -245,48 +242,32 @@ def _run_and_record(
     config = engine.configuration(scheme, trainer, untrusted, test[1], facts)
     with Ledger(out / "ledger.sqlite") as ledger:
         ledger.configure(config)
+        if ledger.get("subject") is None:
+            ledger.put("subject", subject_of(train, test, scheme.denoiser.card, overlap, untrusted.trusted))
         if limits.prepare:
             ledger.key(seed)
             return Stopped(out, ledger.voted(), scheme.members, "")
-        observer = _interim(scheme, test[1], ledger, untrusted)
+        observer = _interim(scheme, test[1], ledger)
         with back_end as used:
             missing = engine.fill(
                 scheme, trainer, untrusted, test[1], ledger=ledger, pool=used, config=config, seed=seed, members=limits.members,
                 until=limits.until, device=facts["device"], observer=observer, progress=progress, stage=label or "models",
                 weights=WeightStore(out) if keep_weights else None,
             )  # fmt: skip
+            if (missing or ledger.voted() < scheme.members) and bound_of(scheme) != "anytime":
+                return Stopped(out, ledger.voted(), scheme.members, observer.note())
+            engine.self_check(scheme, trainer, untrusted, test[1], ledger=ledger, pool=used)
             number_of_workers = used.workers
-        if (missing or ledger.voted() < scheme.members) and bound_of(scheme) != "anytime":
-            return Stopped(out, ledger.voted(), scheme.members, observer.note())
-        ballots = engine.ballots(ledger, untrusted, test[1], overlap)
-        seconds, seconds_viewing = ledger.seconds()
-        run_facts = RunFacts(
-            label=label
-            or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}"
-            + (f", {parts} parts" if (parts := getattr(scheme, "parts", 1)) > 1 else ""),
-            command=command_line(),
-            recipe=facts["recipe"],
-            config_digest=ledger.config_digest(),
-            root=ledger.get("root"),
-            root_source=ledger.get("root_source"),
-            device=facts["device"],
-            dtype=facts["dtype"],
-            seconds=seconds,
-            seconds_denoising=seconds_viewing,
-            workers=number_of_workers,
-        )
-    outcome = scheme.certify(ballots)
-    own = own_code_assumptions(facts["recipe"]["architecture"], facts.get("test_transform", {}).get("name", ""))
-    if own and isinstance(outcome, Certificate):
-        outcome = replace(outcome, assumptions=(*outcome.assumptions, *own))
-    record = certificate_record(
-        outcome, scheme.aggregate(ballots), ballots, scheme.describe(), scheme.denoiser.card, train, test, run_facts
-    )
+        parts = getattr(scheme, "parts", 1)
+        named = f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}"
+        named += f", {parts} parts" if parts > 1 else ""
+        complete(ledger, label or named, command_line(), number_of_workers)
+        record = record_of(ledger)
     write_results(out, record)
     return Certified(record, out, record["proved"])
 
 
-def _interim(scheme: Any, test: Any, ledger: Any, untrusted: Any) -> Any:
+def _interim(scheme: Any, test: Any, ledger: Any) -> Any:
     """What is shown while models train: the votes of earlier runs counted already."""
     from certidote import engine
     from certidote.certification.anytime import anytime_lower_bound
@@ -300,7 +281,7 @@ def _interim(scheme: Any, test: Any, ledger: Any, untrusted: Any) -> Any:
     interim = Interim(test.labels.numpy(), test.num_classes, scheme.n0, alpha, function)
     jobs = ledger.jobs()
     if jobs and jobs[0].first == 0:
-        interim.resume(engine.ballots(ledger, untrusted, test))
+        interim.resume(engine.ballots(ledger, test))
     return interim
 
 

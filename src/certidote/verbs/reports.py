@@ -17,33 +17,49 @@ def write_results(out: Path, record: dict[str, Any]) -> None:
     from certidote.results.files import write_csv, write_json, write_text
 
     write_json(out / "certificate.json", record)
-    write_csv(out / "certified_accuracy.csv", ("radius", "certified_accuracy"), record["results"]["certified_accuracy"])
-    columns = {name: values for name, values in record["per_image"].items() if values}
-    rows = list(zip(*columns.values(), strict=True))
-    write_csv(out / "images.csv", ("test_image", *columns), [(i, *row) for i, row in enumerate(rows)])
+    for name, (header, rows) in tables(record).items():
+        write_csv(out / name, header, rows)
     if record["proved"]:
         write_text(out / "certified_accuracy.svg", certified_accuracy_figure([record]))
         write_text(out / "threats.svg", threat_figure([record]))
     write_report(out / "report.html", f"Certificate for {record['data']['name']}", [record])
 
 
-def report(
-    run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json, or a demo directory")],
-) -> Path:
-    """Write RUN's report.html and figures again from its certificate.json."""
+def tables(record: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[Any]]]:
+    """The tables of a record: file name -> header and rows."""
+    columns = {name: values for name, values in record["per_image"].items() if values}
+    rows = [(i, *row) for i, row in enumerate(zip(*columns.values(), strict=True))]
+    return {
+        "certified_accuracy.csv": (("radius", "certified_accuracy"), record["results"]["certified_accuracy"]),
+        "images.csv": (("test_image", *columns), rows),
+    }
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """Raises: ValueError, in one line, if the file holds no certificate."""
     import json
 
-    path = run / "certificate.json"
-    if not path.is_file():
-        raise ValueError(f"{run} holds no certificate.json; give the run directory of a finished 'certidote certify'")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}); give the certificate.json of a run") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); run the same 'certidote certify' again, its votes are in the ledger"
         ) from None
     if not isinstance(record, dict) or record.get("format") != "certidote certificate" or record.get("version") != 1:
         raise ValueError(f"{path} is not a certidote certificate of version 1")
+    return record
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json, or a demo directory")],
+) -> Path:
+    """Write RUN's report.html and figures again from its certificate.json."""
+    path = run / "certificate.json"
+    if not path.is_file():
+        raise ValueError(f"{run} holds no certificate.json; give the run directory of a finished 'certidote certify'")
+    record = read_certificate(path)
     write_results(run, record)
     return run / "report.html"
 

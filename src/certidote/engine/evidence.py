@@ -1,0 +1,66 @@
+"""A finished run's ledger as evidence: opened to be read, never written, plain or compressed."""
+
+import lzma
+import sqlite3
+from pathlib import Path
+
+from certidote.data.atomic import replacing
+from certidote.engine.ledger import Ledger
+
+LEDGER = "ledger.sqlite"
+COMPRESSED = "ledger.sqlite.xz"
+
+
+class Evidence(Ledger):
+    """The ledger of a run directory, `ledger.sqlite` or `ledger.sqlite.xz`, or such a file itself. Use as a context manager.
+
+    Nothing is written: recording a fact or a vote raises. A compressed ledger is unpacked in memory.
+
+    Raises: ValueError if there is none, it is damaged, or a run was interrupted while it wrote.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = _ledger_in(run)
+        with self._explained():
+            if self.path.suffix == ".xz":
+                self._db = sqlite3.connect(":memory:", isolation_level=None)
+                self._db.deserialize(self._unpacked())
+            else:
+                self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+            self._db.execute("PRAGMA query_only=ON")
+            verdict = self._db.execute("PRAGMA quick_check").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not {"meta", "blocks"} <= tables:
+                raise sqlite3.DatabaseError("it has no votes")
+
+    def _unpacked(self) -> bytes:
+        try:
+            return lzma.decompress(self.path.read_bytes())
+        except lzma.LZMAError as error:
+            raise sqlite3.DatabaseError(str(error)) from None
+
+
+def pack(ledger: Path, target: Path) -> None:
+    """Write a finished ledger compressed, for keeping: `target` appears complete or not at all, and is never written twice.
+
+    Raises: ValueError if `target` exists or `ledger` is no whole ledger.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; a kept ledger is written once: give another path")
+    with Evidence(ledger) as evidence:
+        content = evidence._db.serialize()
+    with replacing(target) as file:
+        file.write(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
+
+
+def _ledger_in(run: Path) -> Path:
+    if run.is_file():
+        return run
+    for name in (LEDGER, COMPRESSED):
+        if (run / name).is_file():
+            return run / name
+    if not run.exists():
+        raise ValueError(f"there is no run at {run}; give the directory of a finished 'certidote certify'")
+    raise ValueError(f"{run} holds neither {LEDGER} nor {COMPRESSED}; give the directory of a finished 'certidote certify'")

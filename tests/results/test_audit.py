@@ -1,0 +1,292 @@
+"""A certificate that somebody tampered with is found out; one that nobody touched is not."""
+
+import copy
+import json
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from certidote import cli, verbs
+from certidote.engine.evidence import Evidence, pack
+from certidote.results.audit import audit, differences, record_of
+from certidote.results.files import write_json
+
+MEMBERS = 50
+
+
+def small_run(out: Path, seed: int = 3, sigma: float = 0.5) -> Path:
+    verbs.certify("digits", out=out, sigma=sigma, models=40, n0=10, denoiser="none", seed=seed, workers=0, dtype="float32")
+    return out
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("honest") / "run")
+
+
+@pytest.fixture
+def run(honest: Path, tmp_path: Path) -> Path:
+    """A copy to tamper with."""
+    return Path(shutil.copytree(honest, tmp_path / "run"))
+
+
+def wrong(result: verbs.Verified) -> str:
+    assert not result.ok
+    return "\n".join(each.text for each in result.findings if each.verdict == "wrong")
+
+
+def verify(run: Path, ledger: Path | None = None, **options: Any) -> verbs.Verified:
+    return verbs.verify(run / "certificate.json", ledger or run, **options)
+
+
+def in_ledger(run: Path, statement: str, *values: Any) -> None:
+    database = sqlite3.connect(run / "ledger.sqlite")
+    changed = database.execute(statement, values).rowcount
+    database.commit()
+    database.close()
+    assert changed >= 1
+
+
+# -------------------------------------------------------------------------------------------------------------- accepted
+
+
+def test_an_honest_run_is_verified_and_left_as_it_is(run: Path) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    result = verify(run, rerun=3)
+    assert result.ok
+    assert result.proved
+    texts = [each.text for each in result.findings]
+    assert sum("trained again, cast all 400 votes" in text for text in texts) == 3
+    assert sum("holds what the ledger proves" in text for text in texts) == 2
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_the_same_command_writes_the_same_certificate(run: Path) -> None:
+    before = (run / "certificate.json").read_bytes()
+    small_run(run)
+    assert (run / "certificate.json").read_bytes() == before
+
+
+def test_a_compressed_ledger_is_as_good_and_written_once(run: Path) -> None:
+    pack(run / "ledger.sqlite", run / "ledger.sqlite.xz")
+    (run / "ledger.sqlite").unlink()
+    assert verify(run).ok
+    with pytest.raises(ValueError, match="written once"):
+        pack(run / "ledger.sqlite.xz", run / "ledger.sqlite.xz")
+
+
+def test_evidence_cannot_be_written(run: Path) -> None:
+    for target in (run, run / "ledger.sqlite.xz"):
+        if target.suffix:
+            pack(run / "ledger.sqlite", target)
+        with Evidence(target) as ledger, pytest.raises(ValueError, match="readonly"):
+            ledger.put("subject 2", {})
+
+
+# ------------------------------------------------------------------------------------------------ the certificate is edited
+
+
+def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """One place for every kind of leaf: of lists, the last entry."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from leaves(item, (*place, name))
+    elif isinstance(value, list) and value:
+        yield from leaves(value[-1], (*place, -1))
+    else:
+        yield place
+
+
+def edited(record: Any, place: tuple[Any, ...]) -> Any:
+    changed = copy.deepcopy(record)
+    holder = changed
+    for name in place[:-1]:
+        holder = holder[name]
+    old = holder[place[-1]]
+    if isinstance(old, bool):
+        holder[place[-1]] = not old
+    elif isinstance(old, int):
+        holder[place[-1]] = old + 1
+    elif isinstance(old, float):
+        holder[place[-1]] = float(np.nextafter(old, 9))
+    elif isinstance(old, str):
+        holder[place[-1]] = old + "."
+    else:
+        holder[place[-1]] = "something"
+    return changed
+
+
+def test_an_edit_of_any_field_is_found(honest: Path) -> None:
+    record = json.loads((honest / "certificate.json").read_text())
+    places = list(leaves(record))
+    names = {place[0] for place in places}
+    assert names == set(record), "every field of the certificate is edited once"
+    assert {"claim", "assumptions", "alpha", "n", "sigma", "results", "per_image", "code", "bound", "conditioning"} <= names
+    for place in places:
+        compared, found = differences(edited(record, place), record)
+        assert compared > 1_000
+        assert len(found) == 1
+        assert str(place[0]) in found[0]
+    for name in record:
+        rest = {key: value for key, value in record.items() if key != name}
+        assert len(differences(rest, record)[1]) == 1, name
+    with Evidence(honest) as ledger:
+        assert all(each.verdict == "right" for each in audit(record, ledger))
+        assumptions = [{**item, "verdict": "enforced"} for item in record["assumptions"]]
+        changed = record | {"certified_by": "a friend", "assumptions": assumptions}
+        found = [each.text for each in audit(changed, ledger) if each.verdict == "wrong"]
+    assumed = sum(item["verdict"] != "enforced" for item in record["assumptions"])
+    assert found[0] == 'certified_by is "a friend" in the certificate, but absent by the ledger'
+    assert [text.split(" is ")[0].split("[")[0] for text in found[1:]] == ["assumptions"] * assumed
+
+
+def test_an_edited_table_is_found(run: Path) -> None:
+    path = run / "images.csv"
+    path.write_text(path.read_text().replace("0.", "1.", 1))
+    assert wrong(verify(run)) == "images.csv does not hold what the ledger proves"
+
+
+# ----------------------------------------------------------------------------------------------------- the ledger is not its own
+
+
+def test_another_run_of_the_same_command_is_not_its_ledger(run: Path, tmp_path: Path) -> None:
+    text = wrong(verify(run, small_run(tmp_path / "other", seed=4)))
+    assert "not the certificate's ledger: its record of votes" in text
+    assert "its configuration" not in text, "the configuration is the same"
+
+
+def test_votes_of_another_configuration_are_found(run: Path, tmp_path: Path) -> None:
+    text = wrong(verify(run, small_run(tmp_path / "other", sigma=0.6)))
+    assert "not the certificate's ledger: its configuration" in text
+    assert "sigma is 0.5 in the certificate, but 0.6 by the ledger" in text
+
+
+def test_a_missing_member_is_found(run: Path) -> None:
+    in_ledger(run, "DELETE FROM blocks WHERE first = 32")
+    text = wrong(verify(run))
+    assert f"member 32 is missing of {MEMBERS}" in text
+    assert "proved is true in the certificate, but false by the ledger" in text
+
+
+def test_a_missing_block_in_the_middle_is_found(run: Path) -> None:
+    in_ledger(run, "UPDATE blocks SET first = 33, last = 51 WHERE first = 32")
+    assert "member 32 is missing of 50 that were fixed beforehand; members from 33 on are there" in wrong(verify(run))
+
+
+def change_votes(run: Path) -> None:
+    """Give every member of the last block the true answer for every test image."""
+    database = sqlite3.connect(run / "ledger.sqlite")
+    first, last = database.execute("SELECT max(first), max(last) FROM blocks").fetchone()
+    labels = json.loads(database.execute("SELECT value FROM meta WHERE name = 'subject'").fetchone()[0])["test_labels"]
+    votes = np.tile(np.array(labels, dtype=np.uint8), (last - first, 1)).tobytes()
+    database.execute("UPDATE blocks SET votes = ? WHERE first = ?", (votes, first))
+    database.commit()
+    database.close()
+
+
+def test_an_edited_vote_is_found(run: Path) -> None:
+    change_votes(run)
+    assert "its record of votes has the digest" in wrong(verify(run))
+
+
+def test_made_up_votes_with_a_fitting_certificate_are_found_by_training_again(run: Path) -> None:
+    change_votes(run)
+    with Evidence(run) as ledger:
+        record = json.loads(json.dumps(record_of(ledger)))
+    verbs.reports.write_results(run, record)
+    assert verify(run).ok, "without retraining, nobody can tell"
+    result = verify(run, rerun=MEMBERS)
+    found = [each.text for each in result.findings if each.verdict == "wrong"]
+    assert {int(text.split(",")[0].removeprefix("member ")) for text in found} == set(range(32, 50))
+
+
+def test_members_under_numbers_not_their_own_are_found(run: Path) -> None:
+    in_ledger(run, "UPDATE blocks SET first = first + 100, last = last + 100")
+    in_ledger(run, "UPDATE blocks SET first = 0, last = 18 WHERE first = 132")
+    in_ledger(run, "UPDATE blocks SET first = 18, last = 50 WHERE first = 100")
+    assert "the noise of member 0 does not come from the disclosed root; 50 members are so" in wrong(verify(run))
+
+
+def test_another_root_is_found(run: Path) -> None:
+    in_ledger(run, "UPDATE meta SET value = '\"0x4\"' WHERE name = 'root'")
+    text = wrong(verify(run))
+    assert "does not come from the disclosed root" in text
+    assert 'root is "0x3" in the certificate' in text
+
+
+def test_a_ledger_that_contradicts_itself_is_found(run: Path) -> None:
+    in_ledger(run, "UPDATE meta SET value = replace(value, '\"digest\": \"', '\"digest\": \"ff') WHERE name = 'subject'")
+    with pytest.raises(ValueError, match=r"denoiser\.digest"):
+        verify(run)
+
+
+# ---------------------------------------------------------------------------------------------------------------- training again
+
+
+def test_other_data_is_named_and_not_trained_on(run: Path) -> None:
+    text = wrong(verify(run, rerun=1, data="digits:trusted"))
+    assert "the training images found here are not the run's: digest" in text
+    assert "no member could be trained again" in text
+    assert "the test images found here" in wrong(verify(run, rerun=1, test="digits:train"))
+    assert "the denoiser found here" in wrong(verify(run, rerun=1, denoiser="digits"))
+
+
+def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
+    in_ledger(run, "DELETE FROM meta WHERE name = 'completed'")
+    with pytest.raises(ValueError, match="is not finished"):
+        verify(run)
+
+
+# ------------------------------------------------------------------------------------------------------------------ command line
+
+
+def status(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["certidote", "verify", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_the_exit_status_tells(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "certificate.json"
+    assert status(monkeypatch, path, run) == 0
+    said = capsys.readouterr().out
+    assert "all " in said
+    assert "No check can see:" in said
+    record = json.loads(path.read_text())
+    write_json(path, record | {"claim": record["claim"].replace("0.999", "0.9999")})
+    assert status(monkeypatch, path, run) == 1
+    assert "NOT VERIFIED" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_one_line_and_status_2(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificate, empty = run / "certificate.json", tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "text").write_text("no ledger" * 500)
+    (tmp_path / "packed.xz").write_bytes(b"no archive")
+    (tmp_path / "broken.json").write_text("{")
+    cases = (
+        ((tmp_path / "none.json", run), "cannot read"),
+        ((tmp_path / "broken.json", run), "is damaged"),
+        ((certificate, empty), "holds neither ledger.sqlite nor"),
+        ((certificate, tmp_path / "nowhere"), "there is no run at"),
+        ((certificate, tmp_path / "text"), "not a ledger"),
+        ((certificate, tmp_path / "packed.xz"), "not a ledger"),
+        ((certificate, run, "--rerun", "-1"), "rerun=-1"),
+        ((certificate, run, "--rerun", "1", "--data", "/nowhere"), "/nowhere"),
+    )
+    for arguments, text in cases:
+        assert status(monkeypatch, *arguments) == 2
+        error = capsys.readouterr().err
+        assert text in error
+        assert len([line for line in error.splitlines() if line.startswith("error: ")]) == 1
