@@ -31,7 +31,9 @@ def write_ledger(path: Path, members: int, tests: int) -> None:
             wrong = generator.integers(0, CLASSES, (last - first, tests))
             votes = np.where(generator.random((last - first, tests), dtype=np.float32) < 0.8, truth, wrong)
             ids = np.arange(first, last, dtype=np.int64)
-            record = BlockRecord(Job(first, last), votes, np.zeros(last - first, dtype=bool), ids, Lineage(sigma=0.5, draws=1), 0.0, 0.0)
+            record = BlockRecord(
+                Job(first, last), votes, np.zeros(last - first, dtype=bool), ids, Lineage(sigma=0.5, draws=1), 0.0, 0.0
+            )
             ledger.commit(record, CLASSES)
 
 

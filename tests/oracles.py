@@ -1,7 +1,7 @@
 """Slow, obvious or exactly solvable stand-ins for parts of the pipeline."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,9 @@ class InnerProductStack:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return torch.einsum("mkd,nd->mnk", self.means, images.flatten(1).to(self.means.dtype)).to(torch.float32)
+
+    def member(self, index: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: InnerProductStack(self.means[index : index + 1])(images)[0]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Runs a scheme through the real engine and ledger in this process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from certidote import engine
@@ -9,9 +10,16 @@ from certidote.types import Ballots, ImageDataset, Scheme, Trainer, Untrusted
 
 
 def ballots_of(
-    scheme: Scheme, trainer: Trainer, train: ImageDataset, test: ImageDataset, path: Path, seed: int | None = 0, workers: int = 0
+    scheme: Scheme,
+    trainer: Trainer,
+    train: ImageDataset,
+    test: ImageDataset,
+    path: Path,
+    seed: int | None = 0,
+    workers: int = 0,
+    trusted: Sequence[int] = (),
 ) -> Ballots:
-    data = Untrusted(train)
+    data = Untrusted(train, trusted)
     overlap = None
     with Ledger(path) as ledger, Pool(workers) as pool:
         config = engine.configuration(scheme, trainer, data, test, {})

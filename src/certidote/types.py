@@ -8,9 +8,11 @@ adds Gaussian noise) or `unsealed` (which leaves a mark in the lineage that no c
 import copy
 import hashlib
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -39,18 +41,28 @@ def digest_of(value: Json) -> str:
 class ImageDataset:
     """Labelled images of one shape. Nobody writes into these tensors after construction.
 
+    Attributes:
+        images, labels, class_names: the data; `digest` speaks of these and of nothing else.
+        names: what a person finds each image by, one for each row (the path inside the folder or archive it came from, "/" between
+            the parts); None where images have no names. Not in the digest: no model sees them, and renaming a file changes no result.
+        notes: sentences about how the images came to be ("resized to ..."), for every record about them. Not in the digest either:
+            what was done is in the pixels.
     Raises: ValueError if shapes disagree, a label is out of range, or there are fewer than two classes or no images.
     """
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, "n"]
     class_names: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise ValueError("a data set needs at least one image; this one is empty")
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels; each image needs exactly one label")
+        if self.names is not None and len(self.names) != len(self.images):
+            raise ValueError(f"{len(self.images)} images but {len(self.names)} names; give each image its name, or give none")
         if len(self.class_names) < 2:
             raise ValueError(f"{len(self.class_names)} class given; a classifier needs at least 2 classes")
         low, high = int(self.labels.min()), int(self.labels.max())
@@ -83,9 +95,14 @@ class ImageDataset:
         return h.hexdigest()
 
     def subset(self, rows: Sequence[int] | Int64[Tensor, "m"]) -> "ImageDataset":
-        """These rows, in this order, with the same classes."""
+        """These rows, in this order, with their names and the same classes."""
         index = torch.as_tensor(rows, dtype=torch.int64)
-        return ImageDataset(self.images[index], self.labels[index], self.class_names)
+        names = None if self.names is None else tuple(self.names[row] for row in index.tolist())
+        return replace(self, images=self.images[index], labels=self.labels[index], names=names)
+
+    def name_of(self, row: int) -> str:
+        """How messages and tables call the image in this row: its name, or "image 17" where it has none."""
+        return f"image {row}" if self.names is None else self.names[row]
 
 
 def content_hashes(images: UInt8[Tensor, "n c h w"]) -> list[int]:
@@ -114,6 +131,7 @@ class Lineage:
         unsealed: why untrusted pixels were read without noise; empty if they never were.
         denoiser: digest of the denoiser that processed the noised images; "" for none.
         start: how the member's weights start.
+        trusted: images that the attacker cannot have touched, which were used as they are.
     """
 
     sigma: float = 0.0
@@ -121,6 +139,7 @@ class Lineage:
     unsealed: tuple[str, ...] = ()
     denoiser: str = ""
     start: Start = "fresh"
+    trusted: int = 0
 
     def to_json(self) -> Json:
         return {**asdict(self), "unsealed": list(self.unsealed)}
@@ -132,20 +151,33 @@ class Lineage:
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """Pixels made from untrusted data, with what they were made from."""
+    """Pixels made from untrusted data, with what they were made from.
+
+    `exempt` are the places of trusted images among them, which carry no noise and are not denoised.
+    """
 
     images: Images
     lineage: Lineage
+    exempt: tuple[int, ...] = ()
 
     def denoised(self, denoiser: "Denoiser") -> "Traced":
-        """One denoiser call on these images at the noise they carry. Post-processing: the proof is not touched."""
-        sigma = torch.full((len(self.images),), self.lineage.sigma, dtype=torch.float32)
-        images = denoiser(self.images, sigma)
-        return Traced(images, replace(self.lineage, denoiser=denoiser.card.digest))
+        """One denoiser call on the noised images at the noise they carry. Post-processing: the proof is not touched."""
+        lineage = replace(self.lineage, denoiser=denoiser.card.digest)
+        if not self.exempt:
+            return Traced(denoiser(self.images, self._sigmas(len(self.images))), lineage)
+        noised = torch.ones(len(self.images), dtype=torch.bool)
+        noised[list(self.exempt)] = False
+        images = self.images.clone()
+        if noised.any():
+            images[noised] = denoiser(self.images[noised], self._sigmas(int(noised.sum())))
+        return Traced(images, lineage, self.exempt)
+
+    def _sigmas(self, count: int) -> Float[Tensor, "n"]:
+        return torch.full((count,), self.lineage.sigma, dtype=torch.float32)
 
     def to(self, device: str) -> "Traced":
         """The same pixels on another device; what follows runs there."""
-        return Traced(self.images.to(device), self.lineage)
+        return Traced(self.images.to(device), self.lineage, self.exempt)
 
 
 @dataclass
@@ -172,15 +204,23 @@ class Reads:
 
 
 class Untrusted:
-    """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed.
+    """A data set that somebody else may have altered: labels, names and shapes are open, pixels are sealed.
 
     Clean-label threat model: an attacker may have changed pixels, but not labels, number or order of the images.
+
+    Args:
+        data: the images.
+        trusted: distinct rows that the attacker cannot have touched, by assumption; their pixels are used without noise.
+    Raises: ValueError if a trusted row does not exist, is given twice, or no untrusted row is left.
     """
 
-    def __init__(self, data: ImageDataset) -> None:
+    def __init__(self, data: ImageDataset, trusted: Sequence[int] = ()) -> None:
+        self.trusted = _checked_rows(trusted, len(data))
         self.__data = data
         self.labels = data.labels
         self.class_names = data.class_names
+        self.names = data.names
+        self.notes = data.notes
         self.image_shape = data.image_shape
         self.digest = data.digest()
         self.reads = Reads()
@@ -201,7 +241,7 @@ class Untrusted:
             sigma: noise std, [0, 1] pixel units, > 0.
             key: the member's noise stream; one stream per member, or the votes are not independent.
             rows: an aligned block from `streams.row_blocks`.
-        Returns: (len(rows), c, h, w), not clipped, and the lineage that says so.
+        Returns: (len(rows), c, h, w), not clipped, and the lineage that says so. Trusted images among them are as they are.
         """
         if not sigma > 0:
             raise ValueError(f"sigma={sigma} adds no noise; give sigma > 0 ([0, 1] pixel units)")
@@ -211,7 +251,21 @@ class Untrusted:
         self.reads.draws[rows.start] += 1
         if key.identity() not in self.reads.noise_ids:
             self.reads.noise_ids.append(key.identity())
-        return Traced(noise.mul_(sigma).add_(clean), Lineage(sigma=sigma, draws=1))
+        within = slice(bisect_left(self.trusted, rows.start), bisect_left(self.trusted, rows.stop))
+        exempt = tuple(row - rows.start for row in self.trusted[within])
+        images = noise.mul_(sigma).add_(clean)
+        if exempt:
+            images[list(exempt)] = clean[list(exempt)]
+        return Traced(images, Lineage(sigma=sigma, draws=1, trusted=len(self.trusted)), exempt)
+
+    def restricted(self, rows: Sequence[int]) -> "Untrusted":
+        """These rows only, in this order. What is read of them goes into the record of the whole."""
+        known = set(self.trusted)
+        twin = copy.copy(self)
+        twin.__data = self.__data.subset(rows)
+        twin.labels, twin.names = twin.__data.labels, twin.__data.names
+        twin.trusted = tuple(place for place, row in enumerate(rows) if row in known)
+        return twin
 
     def overlap(self, hashes: frozenset[int]) -> int:
         """How many of the images have one of these content hashes. For reports; no training ever sees it."""
@@ -222,6 +276,22 @@ class Untrusted:
         self.reads.unsealed.append(reason)
         images = self.__data.images if rows is None else self.__data.images[rows]
         return Traced(as_pixels(images), Lineage(unsealed=(reason,)))
+
+
+def _checked_rows(trusted: Sequence[int], images: int) -> tuple[int, ...]:
+    rows = tuple(sorted(int(row) for row in trusted))
+    if rows and (rows[0] < 0 or rows[-1] >= images):
+        bad = rows[0] if rows[0] < 0 else rows[-1]
+        raise ValueError(f"trusted row {bad} does not exist; {images} images have rows 0 to {images - 1}")
+    for row, following in pairwise(rows):
+        if row == following:
+            raise ValueError(f"trusted row {row} is given twice; name each trusted image once")
+    if len(rows) == images:
+        raise ValueError(
+            f"all {images} images are trusted, so there is no attacker to certify against; leave out those that may have been "
+            "altered, or train on them without a certificate"
+        )
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +358,7 @@ class Poison:
         self.verify(train)
         images = train.images.clone()
         images[self.indices] = self.images
-        return ImageDataset(images, train.labels, train.class_names)
+        return replace(train, images=images)
 
     def verify(self, train: ImageDataset) -> None:
         """Check the budget on the 8-bit images, exactly; raises as `apply` does."""
@@ -392,12 +462,14 @@ class Denoiser(Protocol):
 class Stack(Protocol):
     """Trained members. Calling it classifies: [0, 1] pixels (n, c, h, w) -> logits (members, n, classes).
 
-    A member that diverged is marked in `failed`, (members,) bool.
+    A member that diverged is marked in `failed`, (members,) bool. `member` is one of them alone: pixels -> logits (n, classes).
     """
 
     failed: Bool[Tensor, "members"]
 
     def __call__(self, images: Images) -> Float[Tensor, "members n classes"]: ...
+
+    def member(self, index: int) -> Callable[[Images], Float[Tensor, "n classes"]]: ...
 
 
 @runtime_checkable
@@ -491,6 +563,21 @@ class Assumption:
 
 
 @dataclass(frozen=True, eq=False)
+class PartVotes:
+    """What each part of a partitioned training set answers.
+
+    Attributes:
+        votes: (n_test, parts) certified votes, or ABSTAIN.
+        radii: (n_test, parts) certified Frobenius radius of each vote within its part; 0 where it abstains.
+        num_classes: votes are below it.
+    """
+
+    votes: Int64[np.ndarray, "n_test parts"]
+    radii: Float64[np.ndarray, "n_test parts"]
+    num_classes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """A proved statement for each test image.
 
@@ -504,6 +591,13 @@ class Certificate:
         statement: whether alpha holds for each test image separately or for all together.
         claim: the statement in words.
         assumptions: what it rests on.
+        bound: how probabilities were bounded, one of `certification.bounds.BOUNDS`.
+        cap: the radius of a unanimous vote; no test image can have a larger one.
+        trusted: training images that the attacker cannot have touched, by assumption.
+        parts: the votes behind a plurality of parts, which say more than `radii`; then `n0`, `n`, `top_counts` (parts that agree) and
+            `alpha_each` speak of parts, and `lower_bounds` are 0.
+        sigma_x: noise std on the test image, [0, 1] pixel units. If positive, the answer also stays the same when the test image
+            moves by t and the training set by T, as long as sqrt(T^2 / sigma^2 + t^2 / sigma_x^2) < radius / sigma.
     """
 
     labels: Int64[np.ndarray, "n_test"]
@@ -519,6 +613,11 @@ class Certificate:
     statement: Literal["per test image", "simultaneous"]
     claim: str
     assumptions: tuple[Assumption, ...]
+    bound: str
+    cap: float
+    trusted: int = 0
+    sigma_x: float = 0.0
+    parts: PartVotes | None = None
 
 
 Unit = Literal[
@@ -581,6 +680,22 @@ class KeepsRankings(Protocol):
     """A scheme may say that its certificate needs each member's ranking of the classes, not the first choice alone."""
 
     keeps_rankings: bool
+
+
+@runtime_checkable
+class PreparesInputs(Protocol):
+    """A scheme that changes test images before members see them; members of other schemes see them as they are.
+
+    Attributes:
+        inputs_per_member: whether every member has inputs of its own (noise); if not, `key` must not matter.
+    """
+
+    @property
+    def inputs_per_member(self) -> bool: ...
+
+    def inputs(self, images: Images, rows: range, key: Key) -> Images:
+        """What the member with this key sees instead of `images`, which are `rows` (from a multiple of `ROW_BLOCK`)."""
+        ...
 
 
 # ---------------------------------------------------------------------------------------------------------------- progress

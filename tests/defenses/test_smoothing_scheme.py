@@ -203,7 +203,7 @@ def test_simultaneous_statements_cost_radius() -> None:
         ({"sigma": float("nan")}, "adds no noise"),
         ({"sigma": 9.0}, "exceeds this denoiser's sigma_max=2"),
         ({"n": 9}, "at least 10 are needed"),
-        ({"n0": 0}, "at least 1 member must select"),
+        ({"n0": -1}, "give the number of models that select"),
         ({"alpha": 0.7}, "not a failure probability"),
         ({"n": 18, "simultaneous": True, "num_tests": 400}, "at least 19 are needed"),
     ],

@@ -27,6 +27,8 @@ def certificate(labels, radii):
         statement="per test image",
         claim="",
         assumptions=(),
+        bound="clopper-pearson",
+        cap=1.0,
     )
 
 

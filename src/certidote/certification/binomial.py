@@ -1,4 +1,4 @@
-"""Bounds on a vote share from a fixed number of independent votes."""
+"""Bounds on a vote share, and tests between vote counts, from a fixed number of independent votes."""
 
 import math
 
@@ -6,11 +6,21 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import stats
 
+from certidote.types import ABSTAIN
+
 
 def check_alpha(alpha: float) -> None:
     """Raises ValueError unless alpha is a failure probability in (0, 1/2)."""
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha={alpha} is not a failure probability; give a number in (0, 0.5), such as 0.001")
+
+
+def check_counts(successes: Int64[np.ndarray, "..."], trials: int) -> None:
+    """Raises ValueError unless there is at least 1 trial and every count lies in 0 to `trials`."""
+    if trials < 1:
+        raise ValueError(f"trials={trials}; a bound needs at least 1 draw")
+    if successes.size and (successes.min() < 0 or successes.max() > trials):
+        raise ValueError(f"counts from {successes.min()} to {successes.max()} among {trials} trials; 0 to {trials} are possible")
 
 
 def lower_confidence_bound(successes: Int64[np.ndarray, "n"], trials: int, alpha: float) -> Float64[np.ndarray, "n"]:
@@ -28,14 +38,35 @@ def lower_confidence_bound(successes: Int64[np.ndarray, "n"], trials: int, alpha
     Source: Clopper and Pearson (1934). One-sided, as smoothing certificates need (Cohen et al. 2019, section 3.2.2).
     """
     check_alpha(alpha)
-    if trials < 1:
-        raise ValueError(f"trials={trials}; a bound needs at least 1 draw")
-    if successes.size and (successes.min() < 0 or successes.max() > trials):
-        raise ValueError(f"counts from {successes.min()} to {successes.max()} among {trials} trials; 0 to {trials} are possible")
+    check_counts(successes, trials)
     bounds = np.zeros(successes.shape, dtype=np.float64)
     some = successes > 0
     bounds[some] = stats.beta.ppf(alpha, successes[some], trials - successes[some] + 1)
     return bounds
+
+
+def upper_confidence_bound(successes: Int64[np.ndarray, "n"], trials: int, alpha: float) -> Float64[np.ndarray, "n"]:
+    """Clopper-Pearson upper bound: one minus the lower bound on the probability of failure. 1 where all trials succeeded."""
+    check_counts(successes, trials)
+    return 1 - lower_confidence_bound(trials - successes, trials, alpha)
+
+
+def predict(counts: Int64[np.ndarray, "n_test classes"], alpha: float) -> Int64[np.ndarray, "n_test"]:
+    """The most likely class where the votes leave no doubt about it, else ABSTAIN. No radius, fewer votes needed.
+
+    For every vote distribution, a class that is not the most likely one is returned with probability at most `alpha`, separately
+    for each row. The number of votes must have been fixed before they were seen.
+
+    Args:
+        counts: votes for each class; those of failed members are missing and do no harm.
+        alpha: failure probability, in (0, 0.5).
+    Source: Cohen et al. 2019, Predict: a two-sided binomial test of the two largest counts (Hung and Fithian 2019).
+    """
+    check_alpha(alpha)
+    ordered = np.sort(counts, axis=1)
+    first, second = ordered[:, -1], ordered[:, -2]
+    p_value = np.minimum(1.0, 2 * stats.binom.sf(first - 1, first + second, 0.5))
+    return np.where(p_value <= alpha, counts.argmax(axis=1), ABSTAIN).astype(np.int64)
 
 
 def minimum_trials(alpha: float) -> int:

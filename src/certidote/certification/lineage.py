@@ -11,7 +11,9 @@ import numpy as np
 from certidote.types import Assumption, Ballots, DenoiserCard, Lineage
 
 
-def objections(ballots: Ballots, sigma: float, members: int, denoiser: DenoiserCard) -> tuple[str, ...]:
+def objections(
+    ballots: Ballots, sigma: float, members: int, denoiser: DenoiserCard, selecting: int = 0, anytime: bool = False
+) -> tuple[str, ...]:
     """Why no smoothing certificate follows from these ballots; empty if one does.
 
     Args:
@@ -19,9 +21,17 @@ def objections(ballots: Ballots, sigma: float, members: int, denoiser: DenoiserC
         sigma: the noise std that the scheme promised, [0, 1] pixel units.
         members: n0 + n, fixed before the first member trained.
         denoiser: of the scheme.
+        selecting: n0, of these.
+        anytime: whether the bound holds at every number of counted members, so that the first few of them are enough.
     """
     found = []
-    if len(ballots) != members:
+    if anytime and len(ballots) < members:
+        if len(ballots) <= selecting:
+            found.append(
+                f"{len(ballots)} members have voted, and the first {selecting} only select the answer; resume the run until some "
+                "are counted"
+            )
+    elif len(ballots) != members:
         found.append(f"{len(ballots)} members have voted, but {members} were fixed beforehand; resume the run until all have")
     if len(np.unique(ballots.noise_ids)) != len(ballots.noise_ids):
         found.append("two counted members share one noise draw, so their votes are not independent; every member needs its own")
@@ -51,8 +61,13 @@ def draws_divisor(ballots: Ballots) -> float:
     return math.sqrt(max(max(lineage.draws, 1) for lineage in ballots.lineages))
 
 
-def assumptions(ballots: Ballots, denoiser: DenoiserCard) -> tuple[Assumption, ...]:
-    """What the certificate rests on: what software enforced, and what its reader must believe."""
+def assumptions(ballots: Ballots, denoiser: DenoiserCard, sigma_x: float = 0.0, anytime: bool = False) -> tuple[Assumption, ...]:
+    """What the certificate rests on: what software enforced, and what its reader must believe.
+
+    Args:
+        sigma_x: noise std on the test image; 0 if it is not noised and may not have been tampered with.
+        anytime: whether the number of models may depend on counts, because the bound holds at every number.
+    """
     draws = max(lineage.draws for lineage in ballots.lineages)
     entries = [
         Assumption(
@@ -72,7 +87,8 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard) -> tuple[Assumption, .
             f"{len(np.unique(ballots.noise_ids))} distinct noise streams for {len(ballots)} members",
         ),
         Assumption(
-            "Number of models, alpha, noise, recipe and test images were fixed before the first member trained.",
+            f"{'Bound' if anytime else 'Number of models'}, alpha, noise, recipe and test images were fixed before the first member "
+            "trained." + (" The number of models may depend on the votes: the bound holds at every number." if anytime else ""),
             "enforced",
             "the ledger stores the configuration digest first and refuses to go on under another",
         ),
@@ -84,6 +100,24 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard) -> tuple[Assumption, .
         _root_assumption(ballots),
         _denoiser_assumption(denoiser, ballots.provenance.denoiser_overlap),
     ]
+    trusted = ballots.lineages[0].trusted
+    if trusted:
+        entries.insert(
+            1,
+            Assumption(
+                f"{trusted} trusted images: the attacker cannot have touched them. Members see them without noise.",
+                "assumed",
+                "named by whoever ran this; their rows are part of the recorded configuration",
+            ),
+        )
+    if sigma_x:
+        entries.append(
+            Assumption(
+                "Models, votes and noise were secret until the test images were fixed.",
+                "assumed",
+                f"needed because the test image may come from the attacker; every member adds its own noise of std {sigma_x:g} to it",
+            )
+        )
     if any(lineage.start == "trusted" for lineage in ballots.lineages):
         entries.append(
             Assumption(

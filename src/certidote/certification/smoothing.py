@@ -1,14 +1,16 @@
 """The certificate of data-set smoothing: from vote counts to a radius around the training set.
 
 g(D) is the most likely prediction when Gaussian noise is added to every training pixel before anything else happens. If its
-probability is at least p, then no training set D' with ||D' - D||_F < sigma * Phi^-1(p) has another most likely prediction.
+probability is at least p_A, and that of every other class at most p_B, then no training set D' with
+||D' - D||_F < sigma / 2 * (Phi^-1(p_A) - Phi^-1(p_B)) has another most likely prediction. With p_B = 1 - p_A that is
+sigma * Phi^-1(p_A).
 """
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import stats
 
-from certidote.certification.binomial import lower_confidence_bound
+from certidote.certification.bounds import Bound, level, probability_bounds
 from certidote.types import ABSTAIN
 
 ROUND_DOWN = 1 - 1e-9
@@ -29,31 +31,61 @@ def radius(lower_bounds: Float64[np.ndarray, "n"], sigma: float) -> Float64[np.n
     return np.where(lower_bounds > 0.5, sigma * stats.norm.ppf(np.maximum(lower_bounds, 0.5)) * ROUND_DOWN, 0.0)
 
 
-def radius_cap(sigma: float, n: int, alpha_each: float) -> float:
-    """The radius of a unanimous vote of n members: no test image can have a larger one."""
-    return float(radius(lower_confidence_bound(np.array([n]), n, alpha_each), sigma)[0])
+def two_sided_radius(
+    lower_bounds: Float64[np.ndarray, "n"], upper_bounds: Float64[np.ndarray, "n"], sigma: float
+) -> Float64[np.ndarray, "n"]:
+    """Certified Frobenius radius from both bounds; never below `radius`, and 0 where p_A <= p_B.
+
+    Args:
+        lower_bounds: (n,) lower bounds p_A on the answer's probability, in [0, 1).
+        upper_bounds: (n,) upper bounds p_B on that of every other class, at most 1 - p_A.
+        sigma: noise std, [0, 1] pixel units.
+    Source: Cohen et al. 2019, theorem 1.
+    """
+    proved = lower_bounds > upper_bounds
+    gap = stats.norm.ppf(np.where(proved, lower_bounds, 0.5)) - stats.norm.ppf(np.where(proved, upper_bounds, 0.5))
+    return np.maximum(radius(lower_bounds, sigma), np.where(proved, sigma / 2 * gap * ROUND_DOWN, 0.0))
+
+
+def radius_cap(
+    sigma: float, n: int, alpha: float, bound: Bound = "clopper-pearson", num_classes: int = 2, separate: bool = True
+) -> float:
+    """The radius of a unanimous vote of n members: no test image can have a larger one.
+
+    Args:
+        alpha: failure probability of one test image's certificate.
+        num_classes, separate: as in `bounds.level`.
+    """
+    counts = np.zeros((1, 2), dtype=np.int64)
+    counts[0, 0] = n
+    each = level(bound, alpha, num_classes, separate)
+    return float(two_sided_radius(*probability_bounds(bound, counts, np.zeros(1, dtype=np.int64), n, each), sigma)[0])
 
 
 def certify_counts(
-    selection: Int64[np.ndarray, "n_test classes"],
+    selection: Int64[np.ndarray, "n_test classes"] | None,
     estimation: Int64[np.ndarray, "n_test classes"],
     n: int,
     sigma: float,
     alpha: float,
+    bound: Bound = "clopper-pearson",
 ) -> tuple[Int64[np.ndarray, "n_test"], Float64[np.ndarray, "n_test"], Float64[np.ndarray, "n_test"], Int64[np.ndarray, "n_test"]]:
-    """Select a class by one set of votes, bound its probability by another, and turn the bound into a radius.
+    """Select a class, bound its probability by the counted votes, and turn the bound into a radius.
 
     Args:
-        selection: votes of the n0 selecting members; the most voted class is the candidate, ties to the smaller index.
+        selection: votes of the n0 selecting members; the most voted class is the candidate, ties to the smaller index. None: the
+            counted votes select, at the stricter level of `bounds.level`.
         estimation: votes of the n counted members, disjoint from the selecting ones. Failed members vote for nobody.
         n: counted members, failed ones included.
         sigma: noise std, [0, 1] pixel units.
         alpha: failure probability for each test image.
-    Returns: labels (ABSTAIN where the bound is at most 1/2), radii, lower bounds, and the candidates' counts.
+        bound: how the probability is bounded; fixed before any vote was seen.
+    Returns: labels (ABSTAIN where nothing is proved), radii, lower bounds, and the candidates' counts.
     Source: paper, Algorithm 1; Cohen et al. 2019, Certify.
     """
-    candidates = selection.argmax(axis=1)
+    candidates = (estimation if selection is None else selection).argmax(axis=1)
+    each = level(bound, alpha, estimation.shape[1], selection is not None)
+    lower, upper = probability_bounds(bound, estimation, candidates, n, each)
+    labels = np.where(lower > upper, candidates, ABSTAIN)
     hits = estimation[np.arange(len(estimation)), candidates]
-    bounds = lower_confidence_bound(hits, n, alpha)
-    labels = np.where(bounds > 0.5, candidates, ABSTAIN)
-    return labels.astype(np.int64), radius(bounds, sigma), bounds, hits.astype(np.int64)
+    return labels.astype(np.int64), two_sided_radius(lower, upper, sigma), lower, hits.astype(np.int64)

@@ -28,3 +28,19 @@ def sanitized(data: Untrusted, denoiser: Denoiser, sigma: float, key: Key, devic
         )
     blocks = [data.noised(sigma, key, rows).to(device).denoised(denoiser) for rows in row_blocks(len(data))]
     return Traced(torch.cat([block.images for block in blocks]), blocks[0].lineage)
+
+
+def check_sigma(sigma: float, denoiser: Denoiser, name: str = "sigma") -> None:
+    """Raises ValueError unless the noise std called `name` > 0 lies in the denoiser's range."""
+    if not sigma > 0:
+        raise ValueError(f"{name}={sigma} adds no noise and certifies nothing; give {name} > 0 ([0, 1] pixel units)")
+    if sigma > denoiser.sigma_max:
+        raise ValueError(
+            f"{name}={sigma:g} exceeds this denoiser's sigma_max={denoiser.sigma_max:g} ([0, 1] pixel units); lower {name} or use a "
+            "denoiser trained for more noise"
+        )
+    if sigma < denoiser.sigma_min:
+        raise ValueError(
+            f"{name}={sigma:g} is below this denoiser's sigma_min={denoiser.sigma_min:g} ([0, 1] pixel units); raise {name} or use a "
+            "denoiser trained for less noise"
+        )

@@ -3,16 +3,18 @@
 from certidote.engine.jobs import Payload, plan
 from certidote.engine.ledger import Ledger
 from certidote.engine.local import Pool
-from certidote.types import Ballots, ImageDataset, Json, Progress, Provenance, Scheme, Silent, Trainer, Untrusted
+from certidote.types import Ballots, ImageDataset, Json, Progress, Provenance, Scheme, Silent, Trainer, Untrusted, digest_of
 
 
 def configuration(scheme: Scheme, trainer: Trainer, data: Untrusted, test: ImageDataset, facts: Json) -> Json:
     """Everything that decides a run's votes and what they may prove; recorded before its first member trains."""
+    trusted = {"trusted": {"images": len(data.trusted), "digest": digest_of({"rows": data.trusted})}} if data.trusted else {}
     return {
         "scheme": scheme.describe(),
         "trainer": trainer.describe(),
         "block": trainer.stack_size,
         "data": data.digest,
+        **trusted,
         "test": test.digest(),
         **facts,
     }

@@ -5,19 +5,19 @@ in which order, cannot change a vote.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt, UInt8
+from jaxtyping import Bool, Float, Int64, UInt, UInt8
 from torch import Tensor
 
 from certidote.certification.rankings import ranks_of
-from certidote.streams import Key
-from certidote.types import KeepsRankings, Lineage, Scheme, Trainer, Untrusted, as_pixels
+from certidote.streams import ROW_BLOCK, Key
+from certidote.types import Images, KeepsRankings, Lineage, PreparesInputs, Scheme, Stack, Trainer, Untrusted, as_pixels
 
-TEST_CHUNK = 4096
+TEST_CHUNK = 4 * ROW_BLOCK
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
         for start in range(0, len(payload.test_images), TEST_CHUNK):
-            images = payload.test_images[start : start + TEST_CHUNK]
-            logits = stack(as_pixels(images).to(device)).cpu()
+            rows = range(start, min(start + TEST_CHUNK, len(payload.test_images)))
+            images = as_pixels(payload.test_images[rows.start : rows.stop])
+            logits = _polled(payload.scheme, stack, keys, images, rows, device).cpu()
             failed |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
             if keeps_rankings:
@@ -99,3 +100,14 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         seconds_viewing=viewed - begin,
         ranks=np.concatenate(ranks, axis=1) if keeps_rankings else None,
     )
+
+
+def _polled(
+    scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range, device: torch.device
+) -> Float[Tensor, "members n classes"]:
+    """Logits of all members for these rows of the test set, each on the inputs that the scheme gives it."""
+    if not isinstance(scheme, PreparesInputs):
+        return stack(images.to(device))
+    if not scheme.inputs_per_member:
+        return stack(scheme.inputs(images, rows, keys[0]).to(device))
+    return torch.stack([stack.member(i)(scheme.inputs(images, rows, key).to(device)) for i, key in enumerate(keys)])

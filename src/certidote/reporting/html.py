@@ -235,7 +235,8 @@ def _facts_of(certificate: Json) -> list[tuple[str, str]]:
         ("denoiser digest", denoiser["digest"] or "none"),
         *((f"denoiser: {name}", _compact(value)) for name, value in denoiser["details"].items()),
         ("told about the noise", certificate["conditioning"] or "nothing"),
-        ("models", f"{certificate['n0']:,} select the answer, {certificate['n']:,} others are counted"),
+        ("models", _models(certificate)),
+        *_optional_facts(certificate),
         ("failed models", f"{certificate['failed']:,} of those counted, voting for no class"),
         ("alpha", f"{alpha} for {_scope(certificate)}; {each} used for each"),
         ("unit of radii", certificate["unit"]),
@@ -252,6 +253,44 @@ def _facts_of(certificate: Json) -> list[tuple[str, str]]:
             f"{certificate['seconds']:,.1f} s over all workers, {certificate['seconds_denoising']:,.1f} s of it denoising",
         ),
     ]
+
+
+def _models(certificate: Json) -> str:
+    if not certificate["n0"]:
+        return f"{certificate['n']:,}, counted and selecting the answer"
+    return f"{certificate['n0']:,} select the answer, {certificate['n']:,} others are counted"
+
+
+def _optional_facts(certificate: Json) -> list[tuple[str, str]]:
+    """Facts that records of plain runs, or older ones, do not have."""
+    facts = []
+    if partition := certificate["results"].get("partition"):
+        replaced, summed = partition["replaced_images"], partition["sum_of_norms"]
+        facts.append(
+            (
+                "parts",
+                f"{partition['parts']:,} disjoint ones with models of their own, of at least {partition['images_in_a_part']:,} images",
+            )
+        )
+        facts.append(
+            ("images replaced altogether", f"answers survive {replaced['median_k']:,} (median) to {replaced['max_k']:,} (best)")
+        )
+        facts.append(
+            (
+                "sum of the images' l2 norms",
+                f"radius {words.length(summed['median'])} (median) to {words.length(summed['max'])} (best)",
+            )
+        )
+    if certificate.get("bound"):
+        facts.append(("bound", certificate["bound"]))
+    if certificate.get("trusted"):
+        facts.append(("trusted images", f"{certificate['trusted']:,}, without noise and outside the threat model"))
+    if certificate.get("test_input") not in (None, "clean"):
+        also = (
+            f", noise of std {words.plain(certificate['sigma_x'])}, one draw for each model" if certificate.get("sigma_x") else ""
+        )
+        facts.append(("test images as seen", certificate["test_input"] + also))
+    return facts
 
 
 def _data_facts(kind: str, data: Json) -> list[tuple[str, str]]:

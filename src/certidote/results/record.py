@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
-from certidote.certification.smoothing import radius_cap
 from certidote.certification.threats import image_norm, k_max
+from certidote.results.partition import altered_counts, partition_results
 from certidote.results.summary import average_radius, curve, median_radius
 from certidote.types import Ballots, Certificate, DenoiserCard, ImageDataset, Json, Norm, Prediction, Unproved
 
@@ -76,6 +76,7 @@ def certificate_record(
         record |= {"proved": True, "reasons": [], "claim": outcome.claim, "statement": outcome.statement}
         record |= {"alpha": outcome.alpha, "alpha_each": outcome.alpha_each, "failed": outcome.failed}
         record["assumptions"] = [asdict(item) for item in outcome.assumptions]
+        record |= {"trusted": outcome.trusted}
         results |= _proved_results(outcome, labels, train[1])
         record["per_image"] = {
             "true": labels.tolist(),
@@ -84,6 +85,9 @@ def certificate_record(
             "lower_bound": outcome.lower_bounds.tolist(),
             "top_count": outcome.top_counts.tolist(),
         }
+        if outcome.parts is not None:
+            record["per_image"]["lower_bound"] = []  # a plurality of parts has no single probability
+            results |= partition_results(outcome, labels, train[1])
     else:
         record |= {"proved": False, "reasons": list(outcome.reasons), "statement": "per test image"}
         record["claim"] = "Empirical only: no certificate follows from this run."
@@ -94,7 +98,8 @@ def certificate_record(
         record["per_image"] = {"true": labels.tolist(), "label": prediction.labels.tolist()}
         record["per_image"] |= {name: [] for name in ("radius", "lower_bound", "top_count")}
     record |= {"sigma": described["sigma"], "sigma_symmetric": 2 * described["sigma"], "conditioning": described["conditioning"]}
-    record |= {"n0": described["n0"], "n": described["n"], "unit": UNIT}
+    record |= {name: described.get(name) for name in ("bound", "test_input", "sigma_x")}
+    record |= {"n0": described["n0"], "n": outcome.n if isinstance(outcome, Certificate) else described["n"], "unit": UNIT}
     record |= {"data": _data_facts(*train), "test": _data_facts(*test)}
     record["denoiser"] = {"name": card.name, "kind": card.kind, "digest": card.digest, "details": card.details}
     run = asdict(facts)
@@ -104,23 +109,35 @@ def certificate_record(
 
 def _proved_results(certificate: Certificate, labels: Int64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
     steps = curve(certificate, labels)
-    correct = np.where(certificate.labels == labels, certificate.radii, 0.0)
-    cap = radius_cap(certificate.sigma, certificate.n, certificate.alpha_each)
+    altered = len(train) - certificate.trusted
+    pixels = int(np.prod(train.image_shape))
     return {
         "abstained": int((certificate.labels < 0).sum()),
         "certified_accuracy": [list(point) for point in zip(steps["radius"], steps["certified_accuracy"], strict=True)],
         "average_radius": average_radius(certificate, labels),
         "median_radius": median_radius(certificate, labels),
-        "cap": cap,
-        "threats": [_threat(norm, epsilon, correct, train) for norm, epsilon in THREATS],
+        "cap": certificate.cap,
+        "threats": [
+            _threat(norm, epsilon, _survived(certificate, labels, norm, epsilon, pixels, altered), pixels, altered)
+            for norm, epsilon in THREATS
+        ],
         "sentences": [],
     }
 
 
-def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_test"], train: ImageDataset) -> Json:
-    """How many images of this change the answers survive; images that are wrong or abstain survive none."""
-    pixels = int(np.prod(train.image_shape))
-    survived = np.maximum(k_max(correct_radii, epsilon, norm, pixels, len(train)), 0)
+def _survived(
+    certificate: Certificate, labels: Int64[np.ndarray, "n_test"], norm: Norm, epsilon: float, pixels: int, altered: int
+) -> Int64[np.ndarray, "n_test"]:
+    """How many of `altered` untrusted images may change by epsilon; 0 for test images that are wrong or abstain."""
+    if certificate.parts is not None:
+        counts = altered_counts(certificate.parts, image_norm(epsilon, norm, pixels), altered)
+    else:
+        counts = k_max(certificate.radii, epsilon, norm, pixels, altered)
+    return np.where(certificate.labels == labels, np.maximum(counts, 0), 0)
+
+
+def _threat(norm: Norm, epsilon: float, survived: Int64[np.ndarray, "n_test"], pixels: int, altered: int) -> Json:
+    """How many images of this change the answers survive."""
     return {
         "norm": norm,
         "epsilon": epsilon,
@@ -128,7 +145,7 @@ def _threat(norm: Norm, epsilon: float, correct_radii: Float64[np.ndarray, "n_te
         "per_image_norm": image_norm(epsilon, norm, pixels),
         "median_k": int(np.median(survived)),
         "max_k": int(survived.max()),
-        "certified_accuracy_at_k": [[k, float((survived >= k).mean())] for k in COUNTS if k <= len(train)],
+        "certified_accuracy_at_k": [[k, float((survived >= k).mean())] for k in COUNTS if k <= altered],
     }
 
 

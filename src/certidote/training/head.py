@@ -5,7 +5,7 @@ steps together as one batched matrix product, though each sees only its own imag
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,11 @@ class Heads:
         return torch.stack(
             [nn.functional.linear(shared, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
         )
+
+    def member(self, index: int) -> Callable[[Images], Float[Tensor, "n classes"]]:
+        """One member alone, bit for bit what calling all of them gives."""
+        one = Heads(self.extractor, self.weights[index : index + 1], self.biases[index : index + 1], self.failed[index : index + 1])
+        return lambda images: one(images)[0]
 
 
 class HeadTrainer:

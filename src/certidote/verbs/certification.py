@@ -7,21 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import check_device, command_line, denoiser_named, dtype_of_run, recipe_named, test_split_of
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, RecipeName, Seed, Sigma
+from certidote.verbs.options import (
+    BoundName,
+    Data,
+    DenoiserName,
+    Device,
+    Dtype,
+    RecipeName,
+    Seed,
+    Sigma,
+    SigmaX,
+    TestInputName,
+    Trusted,
+)
 from certidote.verbs.reports import write_results
 
 if TYPE_CHECKING:
     from certidote.engine.local import Pool
-    from certidote.types import Progress
+    from certidote.types import Certificate, CountCertificate, Progress, Unproved
 
 
 @dataclass(frozen=True)
 class Certified:
-    """What `certify` made: the record (certificate.json as a dict), where it lies, and whether it is a proof."""
+    """What `certify` made: the record (certificate.json as a dict), where it lies, whether it is a proof, and the proof itself."""
 
     record: dict[str, Any]
     out: Path
     proved: bool
+    outcome: "Certificate | CountCertificate | Unproved"
 
 
 @dataclass(frozen=True)
@@ -38,9 +51,19 @@ def certify(
     test: Annotated[str, typer.Option(help="test images; default: the test split of DATA")] = "",
     sigma: Sigma = 0.25,
     models: Annotated[int, typer.Option(help="n, the models whose votes are counted")] = 1000,
-    n0: Annotated[int, typer.Option(help="models that select the answers, on top of n")] = 100,
+    n0: Annotated[
+        int, typer.Option(help="models that select the answers, on top of n; 0: the counted ones do, at a stricter level")
+    ] = 100,
     alpha: Annotated[float, typer.Option(help="failure probability of the statement")] = 0.001,
     simultaneous: Annotated[bool, typer.Option(help="one statement about the whole test set (Bonferroni)")] = False,
+    bound: BoundName = "clopper-pearson",
+    trusted: Trusted = None,
+    parts: Annotated[
+        int,
+        typer.Option(help="cut the training set into this many parts, each with n0 + n models of its own, and let the parts vote"),
+    ] = 1,
+    test_input: TestInputName = "clean",
+    sigma_x: SigmaX = None,
     denoiser: DenoiserName = "auto",
     recipe: RecipeName = "auto",
     seed: Seed = None,
@@ -56,9 +79,12 @@ def certify(
 
     Leaves in OUT: ledger.sqlite (every vote), certificate.json, certified_accuracy.csv, images.csv, figures as SVG, report.html.
     """
-    from certidote.certification.smoothing import radius_cap
+    from certidote.certification.bounds import check_bound
     from certidote.data import load
     from certidote.data.checks import check_same_classes
+    from certidote.data.trusted import trusted_rows
+    from certidote.defenses.inputs import test_input_named
+    from certidote.defenses.partition import PartitionedSmoothing, rows_of_parts
     from certidote.defenses.smoothing import DenoisedSmoothing
     from certidote.training.pooled import trainer_for
     from certidote.types import Untrusted
@@ -70,19 +96,28 @@ def certify(
     check_same_classes(train_set, test_set)
     number_format = dtype_of_run(out, dtype, device)
     chosen = denoiser_named(denoiser, train_set, number_format)
-    scheme = DenoisedSmoothing(chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device)
+    input_kind = test_input_named(test_input)
+    noise_x = (sigma if input_kind == "noised-denoised" else 0.0) if sigma_x is None else sigma_x
+    smoothing = DenoisedSmoothing(
+        chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device,
+        check_bound(bound), train_set.num_classes, input_kind, noise_x,
+    )  # fmt: skip
+    scheme = smoothing if parts == 1 else PartitionedSmoothing(smoothing, parts)
+    untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))
+    rows_of_parts(len(train_set), untrusted.trusted, parts)  # refuses more parts than images
     used_recipe = recipe_named(recipe, train_set)
     trainer = trainer_for(used_recipe, number_format)  # type: ignore[arg-type]
     if dry_run:
         return Plan(
             (
-                f"{scheme.members} models ({n0} select, {models} are counted) on {len(train_set)} images, {len(test_set)} test images",
+                f"{scheme.members} models ({models_in_words(smoothing, parts)}) on {len(train_set)} images, {len(test_set)} test images",
+                *plan_lines(smoothing, untrusted),
                 f"sigma {sigma:g}, denoiser {chosen.card.name} ({chosen.conditioning(sigma)}), recipe {used_recipe.to_json()}",
-                f"largest radius that {models} models can certify at alpha {scheme.alpha_each:g}: {radius_cap(sigma, models, scheme.alpha_each):.4f}",
+                f"largest radius that {models} models {'of each part ' if parts > 1 else ''}can certify at alpha {scheme.alpha_each:g}: "
+                f"{scheme.cap():.4f} ({bound} bound)",
                 f"votes: {scheme.members * len(test_set) / 1e6:.1f} MB in {out / 'ledger.sqlite'}",
             )
         )
-    untrusted = Untrusted(train_set)
     hashes = chosen.card.training_images
     overlap = None if hashes is None else untrusted.overlap(hashes)
     facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json()}
@@ -101,6 +136,28 @@ def certify(
         pool,
         label,
     )
+
+
+def models_in_words(smoothing: Any, parts: int) -> str:
+    """How many models select and how many are counted."""
+    each = f", for each of {parts} parts" if parts > 1 else ""
+    if not smoothing.n0:
+        return f"all {smoothing.n} select and are counted{each}"
+    return f"{smoothing.n0} select, {smoothing.n} are counted{each}"
+
+
+def plan_lines(scheme: Any, untrusted: Any) -> list[str]:
+    """What is out of the ordinary about test images and trusted images."""
+    lines = []
+    if untrusted.trusted:
+        lines.append(
+            f"{len(untrusted.trusted)} of these images are trusted: no noise on them, and the certificate is about the others"
+        )
+    if scheme.test_input == "denoised":
+        lines.append("test images are denoised without noise")
+    if scheme.sigma_x:
+        lines.append(f"test images: noise of std {scheme.sigma_x:g}, one draw for each model, then denoised")
+    return lines
 
 
 def _run_and_record(
@@ -127,7 +184,9 @@ def _run_and_record(
             number_of_workers = used.workers
         seconds, seconds_viewing = ledger.seconds()
         run_facts = RunFacts(
-            label=label or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}",
+            label=label
+            or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}"
+            + (f", {parts} parts" if (parts := getattr(scheme, "parts", 1)) > 1 else ""),
             command=command_line(),
             recipe=facts["recipe"],
             config_digest=ledger.config_digest(),
@@ -144,4 +203,4 @@ def _run_and_record(
         outcome, scheme.aggregate(ballots), ballots, scheme.describe(), scheme.denoiser.card, train, test, run_facts
     )
     write_results(out, record)
-    return Certified(record, out, record["proved"])
+    return Certified(record, out, record["proved"], outcome)

@@ -45,6 +45,7 @@ def train(
     from certidote.results.record import versions
     from certidote.streams import Key, fresh_root
     from certidote.training.model_dir import check_vacant, save_model
+    from certidote.training.models import Classifier
     from certidote.training.pooled import trainer_for
     from certidote.types import Scheme, Untrusted
 
@@ -63,7 +64,8 @@ def train(
     stack = trainer_for(used_recipe, number_format).fit([view], [key / "members" / 0], key / "common")
     if bool(stack.failed[0]):
         raise ValueError("training diverged (weights are not finite); lower the learning rate in a recipe file and try again")
-    model = stack.member(0)  # type: ignore[attr-defined]
+    model = stack.member(0)
+    assert isinstance(model, Classifier)
     accuracy = None
     if test or has_test_split(data):
         test_set = load(test or test_split_of(data), "test")

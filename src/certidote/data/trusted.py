@@ -1,0 +1,64 @@
+"""Which images the attacker cannot have touched, as a text file names them: one row number or path a line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from certidote.data.checks import quoted
+from certidote.types import ImageDataset
+
+MAX_BYTES = 64 << 20
+
+
+def trusted_rows(file: Path, data: ImageDataset, name: str) -> tuple[int, ...]:
+    """The rows of `data` that a file lists, in ascending order.
+
+    A line holds a row number (0 is the first image) or a path relative to the data folder, as in "train/cat/7.png"; empty lines count
+    for nothing. Images without names (an .npz file, digits) have row numbers only.
+
+    Args:
+        file: UTF-8 text.
+        data: the training set.
+        name: of the training set, for messages.
+    Raises: ValueError naming the line for an unknown path, a row out of range or an image named twice; for a file that cannot be
+        read or names no image.
+    """
+    places = {} if data.names is None else {path: row for row, path in enumerate(data.names)}
+    found: dict[int, int] = {}
+    for number, line in _lines(file):
+        row = _row(line, places, len(data), f"{quoted(file)}, line {number}", name)
+        if row in found:
+            raise ValueError(f"{quoted(file)}, line {number}: {line!r} is the image of line {found[row]}; name each image once")
+        found[row] = number
+    if not found:
+        raise ValueError(f"{quoted(file)} names no image; write one path or row number a line, or leave --trusted out")
+    return tuple(sorted(found))
+
+
+def _lines(file: Path) -> Sequence[tuple[int, str]]:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(
+                f"{quoted(file)} is larger than {MAX_BYTES >> 20} MB; give a text file with one path or row number a line"
+            )
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{quoted(file)} cannot be read ({error.strerror}); give a text file of trusted images") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{quoted(file)} is not UTF-8 text; write one path or row number a line") from None
+    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def _row(line: str, places: dict[str, int], images: int, where: str, name: str) -> int:
+    if line in places:
+        return places[line]
+    if line.isascii() and line.isdigit():
+        if len(line) > 18 or int(line) >= images:
+            raise ValueError(f"{where}: row {line[:20]} does not exist; {name} has rows 0 to {images - 1}")
+        return int(line)
+    if not places:
+        raise ValueError(
+            f"{where}: {line[:80]!r} is no row number; the images of {name} have no paths, give rows 0 to {images - 1}"
+        )
+    raise ValueError(
+        f"{where}: {name} has no image {line[:80]!r}; give paths relative to that folder (such as {next(iter(places))}), or row numbers"
+    )

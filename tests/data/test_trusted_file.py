@@ -1,0 +1,52 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from certidote.data.tiny import tiny
+from certidote.data.trusted import trusted_rows
+from certidote.streams import Key
+from certidote.types import ImageDataset
+
+DATA = tiny(3, 2, (1, 8, 8), Key(0))
+NAMED = replace(DATA, names=("train/a/1.png", "train/a/2.png", "train/a/12", "train/b/1.png", "train/b/2 3.png", "7"))
+
+
+def rows(text: str | bytes, folder: Path, data: ImageDataset = DATA) -> tuple[int, ...]:
+    file = folder / "trusted.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return trusted_rows(file, data, "photos")
+
+
+def test_rows_and_paths_are_found(tmp_path: Path) -> None:
+    assert rows("4\n0\n\n 2\r\n", tmp_path) == (0, 2, 4)
+    assert rows("train/b/2 3.png\ntrain/a/1.png\n2", tmp_path, NAMED) == (0, 2, 4)
+    assert rows("7\n", tmp_path, NAMED) == (5,), "a path that looks like a number is a path"
+    assert rows(b"\xef\xbb\xbf3\n", tmp_path) == (3,), "the mark that Windows editors write is no part of the first line"
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "expected"),
+    [
+        ("0\n6\n", DATA, "trusted.txt', line 2: row 6 does not exist; photos has rows 0 to 5"),
+        ("9" * 30, DATA, "does not exist"),
+        ("-1\n", DATA, "'-1' is no row number; the images of photos have no paths, give rows 0 to 5"),
+        ("a/1.png", DATA, "have no paths"),
+        ("train/a/3.png", NAMED, "photos has no image 'train/a/3.png'; give paths relative to that folder (such as train/a/1.png)"),
+        ("../train/a/1.png", NAMED, "has no image"),
+        ("1\ntrain/a/2.png", NAMED, "line 2: 'train/a/2.png' is the image of line 1; name each image once"),
+        ("\n \n", DATA, "names no image"),
+        (b"\xff\xfe1", DATA, "is not UTF-8 text"),
+    ],
+)
+def test_lines_that_cannot_be_are_refused(text: str | bytes, data: ImageDataset, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=".") as refusal:
+        rows(text, tmp_path, data)
+    assert expected in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.txt", tmp_path):
+        with pytest.raises(ValueError, match="cannot be read"):
+            trusted_rows(path, DATA, "photos")

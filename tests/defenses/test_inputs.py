@@ -1,0 +1,168 @@
+"""Test inputs of members, and the joint certificate where it can be solved exactly: a decision linear in training set and input."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from certidote.data.tiny import tiny
+from certidote.defenses.inputs import prepared
+from certidote.defenses.smoothing import DenoisedSmoothing
+from certidote.streams import Key, normal_block
+from certidote.types import Certificate, ImageDataset, Images, Start, View
+from false_alarms import assert_rate_is
+from fixtures_transfer import KernelDenoiser
+from oracles import IdentityDenoiser, linear_case
+from running import ballots_of
+
+SIGMA, SIGMA_X = 0.4, 0.25
+CASE = linear_case(seed=2)
+TRAIN_WEIGHTS = CASE.weights()
+INPUT_WEIGHTS = (Key(5) / "input weights").numpy().normal(size=16)
+STD = float(np.sqrt(SIGMA**2 * (TRAIN_WEIGHTS**2).sum() + SIGMA_X**2 * (INPUT_WEIGHTS**2).sum()))
+CLEAN_INPUT = CASE.test_image.numpy().astype(np.float64).ravel() / 255
+OFFSET = STD - float((TRAIN_WEIGHTS * CASE.pixels()).sum() + INPUT_WEIGHTS @ CLEAN_INPUT)
+"""Puts the noiseless margin of class 1 at one standard deviation of the noised one."""
+TEST = ImageDataset(torch.stack([CASE.test_image] * 2), torch.tensor([1, 1]), ("a", "b"))
+
+
+def margin(pixels: np.ndarray, image: np.ndarray) -> float:
+    return float((TRAIN_WEIGHTS * pixels).sum() + INPUT_WEIGHTS @ image + OFFSET)
+
+
+class JointlyLinearStack:
+    def __init__(self, offsets: torch.Tensor) -> None:
+        self.offsets = offsets
+        self.failed = torch.zeros(len(offsets), dtype=torch.bool)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        margins = self.offsets[:, None] + (images.flatten(1).double() @ torch.from_numpy(INPUT_WEIGHTS))[None]
+        return torch.stack([-margins, margins], dim=2).float()
+
+    def member(self, index: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: JointlyLinearStack(self.offsets[index : index + 1])(images)[0]
+
+
+@dataclass(frozen=True)
+class JointlyLinearTrainer:
+    stack_size: int = 64
+    start: Start = "fresh"
+
+    def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> JointlyLinearStack:
+        weights = torch.from_numpy(TRAIN_WEIGHTS)
+        return JointlyLinearStack(torch.stack([(v.images.flatten(1).double() * weights).sum() + OFFSET for v in views]))
+
+    def describe(self) -> dict[str, object]:
+        return {"trainer": "jointly linear"}
+
+
+@dataclass(frozen=True)
+class SharedTestNoise(DenoisedSmoothing):
+    """Faulty: the noise on the test image is one coin for all members."""
+
+    def inputs(self, images: Images, rows: range, key: Key) -> Images:
+        return DenoisedSmoothing.inputs(self, images, rows, Key(0) / "shared")
+
+
+@dataclass(frozen=True)
+class CleanAfterAll(DenoisedSmoothing):
+    """Faulty: claims noise on the test image and adds none."""
+
+    def inputs(self, images: Images, rows: range, key: Key) -> Images:
+        return images
+
+
+def scheme(kind: type[DenoisedSmoothing] = DenoisedSmoothing, n: int = 1_000) -> DenoisedSmoothing:
+    return kind(IdentityDenoiser(), SIGMA, 50, n, test_input="noised-denoised", sigma_x=SIGMA_X)
+
+
+def test_votes_have_exactly_the_probability_of_the_closed_form(tmp_path: Path) -> None:
+    ballots = ballots_of(scheme(), JointlyLinearTrainer(), CASE.train, TEST, tmp_path / "l")
+    for image in range(2):
+        assert_rate_is(int(ballots.votes[:, image].sum()), len(ballots), float(scipy.stats.norm.cdf(1)))
+    assert (ballots.votes[:, 0] != ballots.votes[:, 1]).any(), "every test image has its own noise"
+
+
+@pytest.mark.parametrize("faulty", [SharedTestNoise, CleanAfterAll])
+def test_the_closed_form_catches_wrong_noise_on_the_input(faulty: type[DenoisedSmoothing], tmp_path: Path) -> None:
+    ballots = ballots_of(scheme(faulty), JointlyLinearTrainer(), CASE.train, TEST, tmp_path / "l")
+    with pytest.raises(AssertionError, match="hits at rate"):
+        assert_rate_is(int(ballots.votes[:, 0].sum()), len(ballots), float(scipy.stats.norm.cdf(1)))
+
+
+def test_the_joint_ball_is_exact() -> None:
+    """rho is 1 here: the cheapest joint change, in the norm of the claim, flips at 1 + 1e-6 and not at 1 - 1e-6."""
+    for factor, flips in ((1 - 1e-6, False), (1 + 1e-6, True)):
+        delta_train, delta_input = -factor * SIGMA**2 * TRAIN_WEIGHTS / STD, -factor * SIGMA_X**2 * INPUT_WEIGHTS / STD
+        size = np.sqrt((delta_train**2).sum() / SIGMA**2 + (delta_input**2).sum() / SIGMA_X**2)
+        assert size == pytest.approx(factor, rel=1e-12)
+        assert (margin(CASE.pixels() + delta_train, CLEAN_INPUT + delta_input) < 0) == flips
+
+
+def test_joint_certificate_says_so(tmp_path: Path) -> None:
+    defense = scheme(n=200)
+    certificate = defense.certify(ballots_of(defense, JointlyLinearTrainer(), CASE.train, TEST, tmp_path / "l"))
+    assert isinstance(certificate, Certificate)
+    assert certificate.sigma_x == SIGMA_X
+    assert 0 < certificate.radii[0] / SIGMA < 1
+    assert "sqrt(T^2 / sigma^2 + t^2 / sigma_x^2) < radius / sigma" in certificate.claim
+    assert any("secret until the test images were fixed" in item.text for item in certificate.assumptions)
+
+
+def test_what_members_see() -> None:
+    known, data = tiny(5, 3, (1, 8, 8), Key(3)), tiny(4, 3, (1, 8, 8), Key(0))
+    denoiser, images = KernelDenoiser(known), data.pixels()
+    key = Key(7) / "test noise"
+
+    def seen(kind: str, sigma_x: float) -> torch.Tensor:
+        return prepared(images, range(len(data)), denoiser, kind, 0.3, sigma_x, key, "cpu")  # type: ignore[arg-type]
+
+    assert torch.equal(seen("clean", 0.0), images)
+    torch.testing.assert_close(seen("denoised", 0.0), denoiser(images, torch.full((len(data),), 0.3)))
+    noisy = images + 0.2 * normal_block(key, range(len(data)), data.image_shape)
+    torch.testing.assert_close(seen("noised-denoised", 0.2), denoiser(noisy, torch.full((len(data),), 0.2)), rtol=0, atol=1e-5)
+
+
+def test_noise_does_not_depend_on_how_the_test_set_is_cut() -> None:
+    images = tiny(700, 3, (1, 8, 8), Key(0)).pixels()
+    key = Key(7)
+
+    def noised(rows: range) -> torch.Tensor:
+        part = images[rows.start : rows.stop]
+        return prepared(part, rows, IdentityDenoiser(), "noised-denoised", 0.5, 0.5, key, "cpu")
+
+    assert len(images) > 2_048
+    whole = noised(range(len(images)))
+    assert torch.equal(whole[2_048:], noised(range(2_048, len(images))))
+    assert not torch.equal((whole - images)[:1_024], (whole - images)[1_024:2_048])
+
+
+def test_clean_and_denoised_inputs_leave_the_certificate_about_training_sets(tmp_path: Path) -> None:
+    clean = DenoisedSmoothing(KernelDenoiser(linear_case(seed=9).train), 0.5, 10, 40)
+    trainer = JointlyLinearTrainer(stack_size=8)
+    for kind in ("clean", "denoised"):
+        defense = replace(clean, test_input=kind)  # type: ignore[arg-type]
+        outcome = defense.certify(ballots_of(defense, trainer, CASE.train, TEST, tmp_path / kind))
+        assert isinstance(outcome, Certificate)
+        assert outcome.sigma_x == 0
+        assert "test image can change" not in outcome.claim
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"sigma_x": 0.2}, "needs test input noised-denoised"),
+        ({"sigma_x": 0.2, "test_input": "denoised"}, "needs test input noised-denoised"),
+        ({"test_input": "noised-denoised"}, "sigma_x=0.0 adds no noise"),
+        ({"test_input": "noised-denoised", "sigma_x": float("nan")}, "sigma_x=nan adds no noise"),
+        ({"test_input": "noised-denoised", "sigma_x": 3.0}, "sigma_x=3 exceeds this denoiser's sigma_max=2"),
+        ({"test_input": "denoised"}, "denoiser none changes nothing"),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused(change: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        DenoisedSmoothing(**{"denoiser": IdentityDenoiser(sigma_max=2.0), "sigma": 0.5, "n0": 10, "n": 40} | change)
