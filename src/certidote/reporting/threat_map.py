@@ -12,7 +12,7 @@ PANELS = ("linf-4", "l2-0.5", "any", "frobenius")
 """The axes that are drawn; the others are in the table."""
 
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 2.5)))
-STYLES = ((0, 0), (0, 1), (1, 0), (2, 1), (3, 0), (3, 1))
+STYLES = ((0, 0), (0, 1), (3, 0), (1, 0), (2, 1))
 """Colour and dash of the first, second, ... method."""
 
 
@@ -58,11 +58,11 @@ def threat_map_figure(record: Json, *, width: int = WIDE) -> str:
 
 
 def _curve(axes: Any, axis: Json, curve: Json, style: Json) -> Any:
-    """A step function; where only k = 0 is proved (nothing altered), a dot on the left edge."""
+    """A step function; a dot on the left edge is what holds as long as nothing is altered."""
     sizes, shares = list(curve["sizes"]), list(curve["shares"])
     if axis["unit"] == "count":
         sizes = [max(size - 1, 0) for size in sizes]  # a share holds up to and including the k before its fall
-        axes.plot(sizes[1:2], shares[:1], "o", color=style["color"], markersize=4, clip_on=False)
+        axes.plot([0], shares[:1], "o", color=style["color"], markersize=4, clip_on=False)
         points = [(0, shares[0])]
         for size, share, before in zip(sizes[1:], shares[1:], shares, strict=False):
             points += [(size, before), (size, share)]
@@ -96,7 +96,7 @@ def _remarks(axes: Any, curves: list[Json], styles: dict[str, Json], width: int)
         if curve["note"]:
             text = curve["note"] if curve["sizes"] else f"proves nothing: {curve['note']}"
             grouped.setdefault(text, []).append(curve["method"])
-    y = 0.97
+    y = 0.97 if curves and curves[0]["axis"] != "frobenius" else 0.36  # where the panel is empty
     for text, methods in grouped.items():
         names = " and ".join(methods) if len(methods) < 3 else f"{', '.join(methods[:-1])} and {methods[-1]}"
         wrapped = textwrap.wrap(f"{names}: {text}", width)

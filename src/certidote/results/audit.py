@@ -25,7 +25,7 @@ from certidote.results.record import certificate_record, versions
 from certidote.results.schema import check_form
 from certidote.streams import Key
 from certidote.training.own import own_code_assumptions
-from certidote.types import Ballots, Certificate, Denoiser, DenoiserCard, Images, Json
+from certidote.types import Ballots, Certificate, Denoiser, DenoiserCard, Images, Json, Unproved
 
 
 @dataclass
@@ -119,6 +119,14 @@ def ballots_of(ledger: Ledger) -> Ballots:
     return ledger.ballots(len(subject["test_labels"]), len(subject["test"]["classes"]), evidence)
 
 
+def outcome_of(ledger: Ledger) -> Certificate | Unproved:
+    """What the votes of a ledger prove, or why they prove nothing. Raises: as `recorded_scheme`."""
+    scheme, config = recorded_scheme(ledger), ledger.get("config")
+    outcome = scheme.certify(ballots_of(ledger))
+    own = own_code_assumptions(config["recipe"]["architecture"], config.get("test_transform", {}).get("name", ""))
+    return replace(outcome, assumptions=(*outcome.assumptions, *own)) if isinstance(outcome, Certificate) else outcome
+
+
 def record_of(ledger: Ledger) -> Json:
     """The certificate that a ledger proves, or its record as "empirical only" with the reasons.
 
@@ -127,13 +135,9 @@ def record_of(ledger: Ledger) -> Json:
     scheme = recorded_scheme(ledger)
     if ledger.get("completed") is None:
         raise ValueError(f"the run of {ledger.path} is not finished; the command that started it goes on with it")
-    ballots, config = ballots_of(ledger), ledger.get("config")
-    outcome = scheme.certify(ballots)
-    own = own_code_assumptions(config["recipe"]["architecture"], config.get("test_transform", {}).get("name", ""))
-    if isinstance(outcome, Certificate):
-        outcome = replace(outcome, assumptions=(*outcome.assumptions, *own))
+    ballots = ballots_of(ledger)
     return certificate_record(
-        outcome,
+        outcome_of(ledger),
         scheme.aggregate(ballots),
         ballots,
         scheme.describe(),

@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from certidote.certification import budgets
+from certidote.certification.partition import part_sizes, replaced_images
 from certidote.certification.threats import image_norm, k_max
-from certidote.types import ABSTAIN, CountCertificate, ImageDataset, Json, Norm
+from certidote.results.partition import altered_counts
+from certidote.types import ABSTAIN, Certificate, CountCertificate, ImageDataset, Json, Norm
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class ThreatCurve:
 
     method: str
     axis: Axis
-    sizes: tuple[float, ...]
-    shares: tuple[float, ...]
+    sizes: tuple[int | float, ...]
+    shares: tuple[int | float, ...]
     note: str = ""
 
 
@@ -89,46 +91,44 @@ class Method:
         return found
 
 
-def count_curve(survived: Int64[np.ndarray, "n_test"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def count_curve(survived: Int64[np.ndarray, "n_test"]) -> tuple[tuple[int | float, ...], tuple[int | float, ...]]:
     """Share of test images that survive k altered images, for every k where it falls; -1 survives not even k = 0."""
     sizes = np.unique(np.append(survived[survived >= 0] + 1, 0))
     return tuple(sizes.tolist()), tuple(float((survived >= k).mean()) for k in sizes)
 
 
-def norm_curve(radii: Float64[np.ndarray, "n_test"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def norm_curve(radii: Float64[np.ndarray, "n_test"]) -> tuple[tuple[int | float, ...], tuple[int | float, ...]]:
     """Share of test images whose radius is greater than r, for every r where it falls."""
     sizes = np.unique(np.append(radii, 0.0))
     return tuple(sizes.tolist()), tuple(float((radii > r).mean()) for r in sizes)
 
 
-def of_radii(
-    name: str,
-    predicted: Int64[np.ndarray, "n_test"],
-    radii: Float64[np.ndarray, "n_test"],
-    labels: Int64[np.ndarray, "n_test"],
-    train: ImageDataset,
-) -> Method:
-    """A smoothing certificate, a Frobenius radius for each test image, on every axis.
+def of_certificate(name: str, certificate: Certificate, labels: Int64[np.ndarray, "n_test"], train: ImageDataset) -> Method:
+    """A smoothing certificate, of the whole training set or of parts that vote, on every axis.
 
     Args:
-        predicted: certified classes, ABSTAIN where there is none.
-        radii: [0, 1] pixel units over the whole training set, 0 where it abstains.
         labels: true classes.
         train: the training set, for the size and number of its images.
     """
-    pixels = int(np.prod(train.image_shape))
+    pixels, radii, parts = int(np.prod(train.image_shape)), certificate.radii, certificate.parts
+    untrusted = len(train) - certificate.trusted
     survived: dict[str, np.ndarray | str] = {}
     for axis in AXES:
         if axis.unit == "norm":
             survived[axis.name] = radii
+        elif parts is not None and axis.epsilon:
+            survived[axis.name] = altered_counts(parts, image_norm(axis.epsilon, axis.norm, pixels), untrusted)
+        elif parts is not None:
+            sizes = part_sizes(untrusted, parts.votes.shape[1])
+            survived[axis.name] = replaced_images(parts.votes, parts.radii, sizes, parts.num_classes)
         elif axis.epsilon:
-            survived[axis.name] = k_max(radii, axis.epsilon, axis.norm, pixels, len(train))
+            survived[axis.name] = k_max(radii, axis.epsilon, axis.norm, pixels, untrusted)
         else:
             survived[axis.name] = _if_any(
-                budgets.altered_under_frobenius(radii, pixels, len(train)),
+                budgets.altered_under_frobenius(radii, pixels, untrusted),
                 f"not one image: it may move by {image_norm(1.0, 'linf', pixels):g}, beyond every radius proved",
             )
-    return Method(name, (predicted == labels) & (predicted != ABSTAIN), survived, {})
+    return Method(name, (certificate.labels == labels) & (certificate.labels != ABSTAIN), survived, {})
 
 
 def of_nothing(name: str, reason: str, num_tests: int) -> Method:

@@ -47,16 +47,17 @@ from certidote.verbs.reports import write_results
 if TYPE_CHECKING:
     from certidote.engine.until import Until
     from certidote.engine.workers import Workers
-    from certidote.types import Progress
+    from certidote.types import Certificate, Progress, Unproved
 
 
 @dataclass(frozen=True)
 class Certified:
-    """What `certify` made: the record (certificate.json as a dict), where it lies, and whether it is a proof."""
+    """What `certify` made: the record (certificate.json as a dict), where it lies, whether it is a proof, and the proof itself."""
 
     record: dict[str, Any]
     out: Path
     proved: bool
+    outcome: "Certificate | Unproved"
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _run_and_record(
     from certidote.engine.ledger import Ledger
     from certidote.engine.weights import WeightStore
     from certidote.reporting.words import plain
-    from certidote.results.audit import complete, record_of
+    from certidote.results.audit import complete, outcome_of, record_of
     from certidote.results.record import subject_of
 
     if limits.until.decided and bound_of(scheme) != "anytime":
@@ -262,9 +263,9 @@ def _run_and_record(
         named = f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}"
         named += f", {parts} parts" if parts > 1 else ""
         complete(ledger, label or named, command_line(), number_of_workers)
-        record = record_of(ledger)
+        outcome, record = outcome_of(ledger), record_of(ledger)
     write_results(out, record)
-    return Certified(record, out, record["proved"])
+    return Certified(record, out, record["proved"], outcome)
 
 
 def _interim(scheme: Any, test: Any, ledger: Any) -> Any:

@@ -33,6 +33,7 @@ def threat_map(
     models: Annotated[int, typer.Option(help="counted models of each smoothing method")] = 500,
     n0: Annotated[int, typer.Option(help="models that select the answers, on top")] = 100,
     sigma: Sigma = 0.5,
+    smoothed_parts: Annotated[int, typer.Option(help="parts of partitioned smoothing, n0 + n models each")] = 5,
     parts: Annotated[int, typer.Option(help="parts of deep partition aggregation, one model each")] = 50,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     dtype: Dtype = "auto",
@@ -53,7 +54,7 @@ def threat_map(
     train, test = load("digits", "train"), load("digits:test", "test")
     with Pool(workers) as pool:
         methods = [
-            *_smoothed(out, train, test, sigma, models, n0, dtype, progress, pool),
+            *_smoothed(out, train, test, sigma, models, n0, smoothed_parts, dtype, progress, pool),
             *_partitioned(out, train, test, parts, dtype, progress, pool),
         ]
     curves = [curve for method in methods for curve in method.curves()]
@@ -64,7 +65,15 @@ def threat_map(
         "command": command_line(),
         "versions": versions(),
     }
-    facts |= {"sigma": sigma, "models": models, "n0": n0, "parts": parts, "alpha": 0.001, "statement": "per test image"}
+    facts |= {
+        "sigma": sigma,
+        "models": models,
+        "n0": n0,
+        "smoothed_parts": smoothed_parts,
+        "parts": parts,
+        "alpha": 0.001,
+        "statement": "per test image",
+    }
     record = record_of(curves, facts)
     write_json(out / "threat_map.json", record)
     write_csv(out / "threat_map.csv", ("method", "axis", "unit", "budget", "certified_accuracy", "note"), rows(curves))
@@ -74,26 +83,29 @@ def threat_map(
 
 
 def _smoothed(
-    out: Path, train: "ImageDataset", test: "ImageDataset", sigma: float, models: int, n0: int, dtype: str,
+    out: Path, train: "ImageDataset", test: "ImageDataset", sigma: float, models: int, n0: int, parts: int, dtype: str,
     progress: "Progress | None", pool: "Pool",
 ) -> "Iterator[Method]":  # fmt: skip
-    """Smoothing with the packaged denoiser, and with noise only."""
-    import numpy as np
-
-    from certidote.results.threat_map import of_nothing, of_radii
+    """Smoothing with the packaged denoiser, with noise only, and with the denoiser in parts that vote."""
+    from certidote.results.threat_map import of_certificate, of_nothing
+    from certidote.types import Certificate
     from certidote.verbs.certification import Certified, certify
 
-    for denoiser, name in (("digits", "denoised smoothing"), ("none", "noise-only smoothing")):
+    runs = (
+        ("denoised smoothing", "digits", 1),
+        ("noise-only smoothing", "none", 1),
+        (f"denoised smoothing, {parts} parts", "digits", parts),
+    )
+    for name, denoiser, number in runs:
         run = certify(
-            "digits", out=out / name.replace(" ", "-"), sigma=sigma, models=models, n0=n0, denoiser=denoiser, dtype=dtype,
-            progress=progress, pool=pool, label=name,
+            "digits", out=out / name.replace(",", "").replace(" ", "-"), sigma=sigma, models=models, n0=n0, denoiser=denoiser,
+            parts=number, dtype=dtype, progress=progress, pool=pool, label=name,
         )  # fmt: skip
         assert isinstance(run, Certified)
-        if not run.proved:
+        if isinstance(run.outcome, Certificate):
+            yield of_certificate(name, run.outcome, test.labels.numpy(), train)
+        else:
             yield of_nothing(name, run.record["reasons"][0], len(test))
-            continue
-        label, radius = (np.array(run.record["per_image"][column]) for column in ("label", "radius"))
-        yield of_radii(name, label, radius.astype(np.float64), test.labels.numpy(), train)
 
 
 def _partitioned(
