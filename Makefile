@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow lint bench ablation clean
 
 demo: $(VENV)/.installed
 	$(BIN)/certidote demo --out runs/demo
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/certification_loop.py
+
+ablation: $(VENV)/.installed
+	$(BIN)/python benchmarks/ablation.py
 
 # torch first and by its exact pin, so that a CPU build is taken where the package index offers one.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -1,7 +1,8 @@
 """What does the denoiser buy? Five denoisers at four noise levels on the digits, each a run of 100 + 1,000 models.
 
 `python benchmarks/ablation.py` goes on with an interrupted run, keeps every finished ledger in results/ablation as a compressed file
-written once, and draws docs/ablation.svg and the table from what is kept. `--figure` draws only.
+written once, and draws docs/ablation.svg and the table of docs/ablation.md from what is kept. `--figure` draws only; `--records` first
+makes the certificates again from the kept ledgers, as this release words them.
 """
 
 import argparse
@@ -9,10 +10,13 @@ import json
 from pathlib import Path
 
 from certidote import verbs
-from certidote.engine.evidence import COMPRESSED, pack
+from certidote.engine.evidence import COMPRESSED, Evidence, pack
 from certidote.engine.local import Pool
 from certidote.progress import for_stream
-from certidote.results.files import write_json
+from certidote.reporting import svg
+from certidote.reporting.words import length, percent
+from certidote.results.audit import record_of
+from certidote.results.files import write_json, write_text
 
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 DDPM = Path("runs/tiny-ddpm")
@@ -26,6 +30,8 @@ DENOISERS = {
 """Name of the run -> what figures call it, and what `certidote certify --denoiser` takes."""
 
 KEPT = Path("results/ablation")
+PAGE, FIGURE = Path("docs/ablation.md"), Path("docs/ablation.svg")
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 
 def certify_all(runs: Path, workers: int, only: list[str], sigmas: list[float]) -> None:
@@ -62,6 +68,71 @@ def kept_records() -> dict[str, dict[float, dict]]:
     return found
 
 
+def remake_records() -> None:
+    for path in sorted(KEPT.glob(f"*/{COMPRESSED}")):
+        with Evidence(path) as ledger:
+            write_json(path.parent / "certificate.json", record_of(ledger))
+
+
+def draw(found: dict[str, dict[float, dict]]) -> str:
+    """Certified accuracy against the radius, one panel for each sigma, one line for each denoiser."""
+    name = "ablation"
+    styles = {
+        "none": (svg.MUTED, (0, (4, 2.5))),
+        "linear": (svg.SERIES[1], "solid"),
+        "kernel": (svg.SERIES[2], (0, (1.5, 1.5))),
+        "network": (svg.SERIES[0], "solid"),
+        "ddpm": (svg.SERIES[3], (0, (6, 1.5, 1.5, 1.5))),
+    }
+    with svg.drawing(name):
+        figure = svg.new_figure(720, 560, above=62, left=66)
+        panels = figure.subplots(2, 2, sharey=True, gridspec_kw={"hspace": 0.32, "wspace": 0.08}).ravel()
+        lines: dict[str, object] = {}
+        for axes, sigma in zip(panels, SIGMAS, strict=True):
+            for key, (label, _) in DENOISERS.items():
+                record = found.get(key, {}).get(sigma)
+                if record is None:
+                    continue
+                radii, shares = (list(column) for column in zip(*record["results"]["certified_accuracy"], strict=True))
+                color, dash = styles[key]
+                lines[label] = axes.plot(radii, shares, color=color, linestyle=dash, drawstyle="steps-post")[0]
+            axes.set_title(f"sigma {sigma:g}")
+            axes.set_xlim(0, 2.6 * sigma)
+            axes.set_ylim(0, 1.02)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+            axes.grid(axis="y")
+            axes.set_axisbelow(True)
+        for axes in panels[::2]:
+            axes.set_ylabel("certified accuracy")
+        for axes in panels[2:]:
+            axes.set_xlabel("radius: l2 norm over the whole training set")
+        figure.legend(list(lines.values()), list(lines), ncols=3, loc="upper left", bbox_to_anchor=(0, 1))
+        return svg.to_svg(figure, name, "Certified accuracy falling with the radius, one panel for each noise level.")
+
+
+def table(found: dict[str, dict[float, dict]]) -> str:
+    rows = [
+        "| sigma | denoiser | one model right | vote right | certified accuracy at 0 | at 0.5 sigma | at 1 sigma | at 2 sigma | mean radius |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for sigma in SIGMAS:
+        for key, (label, _) in DENOISERS.items():
+            record = found.get(key, {}).get(sigma)
+            if record is None:
+                rows.append(f"| {sigma:g} | {label} | not run |" + " |" * 6)
+                continue
+            results = record["results"]
+            curve = [share_at(results["certified_accuracy"], factor * sigma) for factor in (0, 0.5, 1, 2)]
+            shares = [results["member_accuracy"], results["vote_accuracy"], *curve]
+            rows.append(f"| {sigma:g} | {label} | {' | '.join(map(percent, shares))} | {length(results['average_radius'])} |")
+    return "\n".join(rows) + "\n"
+
+
+def share_at(curve: list[list[float]], radius: float) -> float:
+    """CA(radius): the value of the last step at or before it."""
+    return [share for start, share in curve if start <= radius][-1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
@@ -69,10 +140,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(DENOISERS), choices=list(DENOISERS))
     parser.add_argument("--sigmas", nargs="*", type=float, default=list(SIGMAS))
     parser.add_argument("--figure", action="store_true", help="draw from the kept records, train nothing")
+    parser.add_argument(
+        "--records", action="store_true", help="make the kept certificates again from their ledgers; trains nothing"
+    )
     options = parser.parse_args()
-    if not options.figure:
+    if not (options.figure or options.records):
         options.runs.mkdir(parents=True, exist_ok=True)
         certify_all(options.runs, options.workers, options.only, options.sigmas)
+    if options.records:
+        remake_records()
+    found = kept_records()
+    write_text(FIGURE, draw(found))
+    if PAGE.is_file():
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+        write_text(PAGE, before + BEGIN + table(found) + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":
