@@ -6,7 +6,19 @@ Each command of `certidote` is a function here, with the same name and parameter
 from typing import Any
 
 _VERBS = ("certify", "train", "predict", "export", "report", "demo", "denoiser_train", "denoiser_list", "denoiser_info")
-__all__ = ["certify", "demo", "denoiser_info", "denoiser_list", "denoiser_train", "export", "load", "predict", "export", "report", "train"]
+__all__ = [
+    "certify",
+    "demo",
+    "denoiser_info",
+    "denoiser_list",
+    "denoiser_train",
+    "export",
+    "load",
+    "predict",
+    "export",
+    "report",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

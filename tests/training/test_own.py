@@ -22,7 +22,15 @@ SMALL = RECIPES["cnn"].model_copy(update={"architecture": "ownmodels:small", "ep
 
 @pytest.mark.parametrize(
     ("name", "own"),
-    [("mymodels:small", True), ("a.b.c:f", True), ("cnn-32-64", False), ("a:b:c", False), ("a/b:c", False), (":f", False), ("a:", False)],
+    [
+        ("mymodels:small", True),
+        ("a.b.c:f", True),
+        ("cnn-32-64", False),
+        ("a:b:c", False),
+        ("a/b:c", False),
+        (":f", False),
+        ("a:", False),
+    ],
 )
 def test_which_names_are_code(name: str, own: bool) -> None:
     assert is_own(name) == own

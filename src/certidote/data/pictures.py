@@ -52,7 +52,9 @@ def read_pictures(path: str, channels: int | None = None) -> Pictures:
         images = torch.from_numpy(read_npz_images(place, "test"))
         return Pictures(tuple(f"{place.name}[{row}]" for row in range(len(images))), _colored(images, channels, quoted(place)))
     if place.suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"{quoted(place)} is no image file; give one of {', '.join(EXTENSIONS)}, a folder of them, or an .npz file")
+        raise ValueError(
+            f"{quoted(place)} is no image file; give one of {', '.join(EXTENSIONS)}, a folder of them, or an .npz file"
+        )
     return _read([place], [place.name], channels)
 
 
@@ -64,7 +66,9 @@ def _files(folder: Path) -> list[Path]:
         return image_files(folder)
     loose = next((entry for entry in entries if entry.suffix.lower() in EXTENSIONS and not entry.is_dir()), None)
     if loose is not None:
-        raise ValueError(f"folder {quoted(folder)} holds both images ({loose.name!r}) and folders ({folders[0].name!r}); give one kind")
+        raise ValueError(
+            f"folder {quoted(folder)} holds both images ({loose.name!r}) and folders ({folders[0].name!r}); give one kind"
+        )
     if "test" in [each.name for each in folders] and any(each.name in SPLIT_NAMES for each in folders if each.name != "test"):
         return _files(folder / "test")
     return [file for each in folders for file in image_files(each)]
@@ -78,7 +82,9 @@ def _read(files: Sequence[Path], names: Sequence[str], channels: int | None) -> 
         image = _colored(torch.from_numpy(image_levels(file).copy())[None], channels, quoted(file))[0]
         if images and image.shape != images[0].shape:
             given, first = ("x".join(map(str, each.shape[1:])) for each in (image, images[0]))
-            raise ValueError(f"{quoted(file)} has {given} pixels but {quoted(files[0])} has {first} (height x width); resize one of them")
+            raise ValueError(
+                f"{quoted(file)} has {given} pixels but {quoted(files[0])} has {first} (height x width); resize one of them"
+            )
         images.append(image)
     return Pictures(tuple(names), torch.stack(images))
 

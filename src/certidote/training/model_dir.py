@@ -175,9 +175,7 @@ def check_sources(recorded: str, model: nn.Module, architecture: str, where: str
         )
 
 
-def filled(
-    architecture: str, image_shape: tuple[int, int, int], num_classes: int, state: Mapping[str, torch.Tensor]
-) -> nn.Module:
+def filled(architecture: str, image_shape: tuple[int, int, int], num_classes: int, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """A model of this architecture with these weights, frozen, in eval mode; ValueError if they are not its weights."""
     own = is_own(architecture)
     if own:

@@ -69,7 +69,9 @@ def vote_proto(
             collected[name].append(state[name].numpy().copy())
             size += collected[name][-1].nbytes
         if size > LARGEST:
-            raise ValueError(f"{count} members take {size / 1e9:.1f} GB already, an ONNX file holds at most 2; export single members")
+            raise ValueError(
+                f"{count} members take {size / 1e9:.1f} GB already, an ONNX file holds at most 2; export single members"
+            )
     if not count:
         raise ValueError("there is no member that can vote; all have failed")
     graph.input.extend(value for value in body.input if value.name == INPUT)

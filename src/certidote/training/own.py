@@ -46,7 +46,9 @@ def imported(reference: str, what: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except Exception as error:  # importing runs code of the user's, which may raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"cannot import {what} {reference!r} ({reason}); its module must lie in this folder or be installed") from error
+        raise ValueError(
+            f"cannot import {what} {reference!r} ({reason}); its module must lie in this folder or be installed"
+        ) from error
     found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f"module {module_name!r} has no function {name!r} (asked for as {what} {reference!r}); correct the name")
@@ -99,7 +101,9 @@ def own_model(reference: str, image_shape: tuple[int, int, int], num_classes: in
             model = factory(image_shape, num_classes)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ValueError(f"model {reference!r} fails for images of shape {image_shape} and {num_classes} classes ({reason})") from error
+            raise ValueError(
+                f"model {reference!r} fails for images of shape {image_shape} and {num_classes} classes ({reason})"
+            ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model {reference!r} returns {type(model).__name__}, but a torch.nn.Module is needed; "
@@ -159,7 +163,9 @@ def _check_answers(reference: str, model: nn.Module, image_shape: tuple[int, int
         alone = torch.cat([_answer(reference, model, images[i : i + 1]) for i in (2, 1, 0)]).flip(0)
         repeated = _answer(reference, model, images)
     if not torch.equal(answers, repeated):
-        raise ValueError(f"model {reference!r} answers one image differently each time in eval mode; a vote must be a fixed function")
+        raise ValueError(
+            f"model {reference!r} answers one image differently each time in eval mode; a vote must be a fixed function"
+        )
     if not torch.allclose(answers, alone, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ValueError(
             f"model {reference!r} answers an image differently when others are in its batch, in eval mode; "

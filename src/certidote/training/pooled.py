@@ -24,7 +24,9 @@ from certidote.types import Json, Start, Trainer, View
 class PooledTrainer:
     """A `Trainer` for any architecture: each member starts from its own key, and all see the same order of rows."""
 
-    def __init__(self, recipe: Recipe, dtype: DType = "float32", stack_size: int = 4, start: Start = "fresh", sources: str = "") -> None:
+    def __init__(
+        self, recipe: Recipe, dtype: DType = "float32", stack_size: int = 4, start: Start = "fresh", sources: str = ""
+    ) -> None:
         """
         Args:
             recipe: any.

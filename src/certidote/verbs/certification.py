@@ -67,7 +67,9 @@ def certify(
     model: OwnModel = "",
     pretrained_trusted: PretrainedTrusted = False,
     test_transform: OwnTransform = "",
-    keep_weights: Annotated[bool, typer.Option(help="keep every model's weights in OUT, for 'certidote predict' and 'export'")] = False,
+    keep_weights: Annotated[
+        bool, typer.Option(help="keep every model's weights in OUT, for 'certidote predict' and 'export'")
+    ] = False,
     seed: Seed = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     dtype: Dtype = "auto",

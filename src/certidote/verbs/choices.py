@@ -65,7 +65,9 @@ def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trus
     return trainer_for(recipe, dtype, start=start, sources=sources)  # type: ignore[arg-type]
 
 
-def transformed_test(test: "ImageDataset", transform: str, image_shape: tuple[int, int, int]) -> tuple["ImageDataset", dict[str, Any]]:
+def transformed_test(
+    test: "ImageDataset", transform: str, image_shape: tuple[int, int, int]
+) -> tuple["ImageDataset", dict[str, Any]]:
     """Test images through the user's own transform, and what the configuration says about it; untouched and {} without one."""
     from certidote.training.own import transformed
     from certidote.types import ImageDataset

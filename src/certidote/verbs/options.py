@@ -28,7 +28,8 @@ PretrainedTrusted = Annotated[
 OwnTransform = Annotated[
     str,
     typer.Option(
-        "--test-transform", help="your own function package.module:function, applied to each test image: one uint8 (c, h, w) tensor to another"
+        "--test-transform",
+        help="your own function package.module:function, applied to each test image: one uint8 (c, h, w) tensor to another",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="root of all random streams, for a reproduction; default: the operating system's")]

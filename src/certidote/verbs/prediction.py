@@ -87,7 +87,9 @@ def predict(
             asked.names, labels, radii, hits, bounds, plurality, counted, asked.test_rows, strict=True
         )
     )
-    result = Predicted(rows, _claim(record, level) if record["proved"] else "", tuple(record["reasons"]), _rests_on(record, alpha), out)
+    result = Predicted(
+        rows, _claim(record, level) if record["proved"] else "", tuple(record["reasons"]), _rests_on(record, alpha), out
+    )
     if out is not None:
         _write(out, result, record, level)
     return result
@@ -167,7 +169,9 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
             raise ValueError(f"the code of test transform {test_transform!r} is not what {run} was made with; restore it")
     if tuple(pixels.shape[1:]) != shape:
         given, wanted = ("x".join(map(str, each)) for each in (pixels.shape[1:], shape))
-        raise ValueError(f"images of shape {given}, but the models of {run} take {wanted} (channels x height x width); resize them first")
+        raise ValueError(
+            f"images of shape {given}, but the models of {run} take {wanted} (channels x height x width); resize them first"
+        )
     place = {value: row for row, value in reversed(list(enumerate(known)))}
     rows = [place.get(value) for value in content_hashes(pixels)]
     new = [i for i, row in enumerate(rows) if row is None]
