@@ -15,7 +15,6 @@ __all__ = [
     "export",
     "load",
     "predict",
-    "export",
     "report",
     "train",
 ]
