@@ -45,7 +45,7 @@ def test_saved_and_loaded_it_is_the_same(storage, tmp_path):
     assert (loaded.sigma_min, loaded.sigma_max) == (trained.sigma_min, trained.sigma_max)
     assert loaded.card == dataclasses.replace(trained.card, name=str(tmp_path / "it"))
     assert loaded.card.details == {**trained.card.details, "dtype": "float32"}
-    assert {file.name for file in (tmp_path / "it").iterdir()} == {"config.json", "model.safetensors"}
+    assert {file.name for file in (tmp_path / "it").iterdir()} == {"config.json", "model.safetensors", "card.md"}
 
 
 def test_number_formats_share_the_digest_but_not_the_details(saved):

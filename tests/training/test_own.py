@@ -1,5 +1,6 @@
 """Users' architectures and transforms: good ones train and vote, every checkable fault meets its refusal before anything trains."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,15 @@ SMALL = RECIPES["cnn"].model_copy(update={"architecture": "ownmodels:small", "ep
 
 @pytest.mark.parametrize(
     ("name", "own"),
-    [("mymodels:small", True), ("a.b.c:f", True), ("cnn-32-64", False), ("a:b:c", False), ("a/b:c", False), (":f", False), ("a:", False)],
+    [
+        ("mymodels:small", True),
+        ("a.b.c:f", True),
+        ("cnn-32-64", False),
+        ("a:b:c", False),
+        ("a/b:c", False),
+        (":f", False),
+        ("a:", False),
+    ],
 )
 def test_which_names_are_code(name: str, own: bool) -> None:
     assert is_own(name) == own
@@ -74,9 +83,8 @@ def test_a_good_architecture_passes_and_its_sources_are_known() -> None:
     ],
 )
 def test_what_is_refused(name: str, text: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
         check_model(name, SHAPE, 10)
-    assert text in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -143,6 +151,5 @@ def test_transformed_images_are_what_the_function_gives() -> None:
     ],
 )
 def test_transforms_that_would_break_the_proof(name: str, text: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(text)):
         transformed(f"ownmodels:{name}", load_digits("test").images[:20], SHAPE)
-    assert text in str(caught.value)

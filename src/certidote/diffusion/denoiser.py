@@ -1,7 +1,7 @@
 """Denoisers by name or folder: the catalogue, our folder format, and loading of either.
 
-A folder of ours holds config.json (what it is, how it was made, how well it does) and model.safetensors (the weights, and the
-hashes of the images it learned from). It is complete or not there: written beside its place and renamed.
+A folder of ours holds config.json (what it is, how it was made, how well it does), card.md (the same for people) and
+model.safetensors (the weights, and the hashes of the images it learned from). It is complete or not there: written beside its place and renamed.
 """
 
 import json
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certidote.data.atomic import sync_folder, unfinished_beside
 from certidote.data.digits import load_digits
+from certidote.diffusion.card import card_text
 from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE
 from certidote.diffusion.contract import image_hashes
 from certidote.diffusion.diffusers_ddpm import is_diffusers_folder, load_diffusers
@@ -102,6 +103,7 @@ def save(denoiser: NetworkDenoiser, directory: str | Path, force: bool = False) 
     try:
         _write(unfinished / "model.safetensors", save_tensors(tensors))
         _write(unfinished / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+        _write(unfinished / "card.md", card_text(denoiser).encode())
         if target.exists():
             os.rename(target, replaced)  # two renames: at no time is a half-deleted denoiser in its place
         os.rename(unfinished, target)
@@ -123,7 +125,7 @@ def check_target(directory: str | Path, force: bool) -> None:
     present = {file.name for file in target.iterdir()}
     if present and not force:
         raise ValueError(f"cannot write {str(target)!r}: it is not empty; choose another folder or force the replacement")
-    foreign = sorted(present - {"config.json", "model.safetensors"})
+    foreign = sorted(present - {"config.json", "model.safetensors", "card.md"})
     if foreign:
         raise ValueError(f"cannot replace {str(target)!r}: it holds {foreign[0]!r}, which no denoiser has; choose another folder")
 

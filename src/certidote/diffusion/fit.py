@@ -4,8 +4,10 @@ The network sees images with Gaussian noise of a random sigma and learns the cle
 augmentation, sigma and noise from one keyed stream. A moving average of the weights is what is kept.
 """
 
+import dataclasses
 import difflib
 import math
+import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -108,6 +110,32 @@ def load_recipe(name_or_path: str) -> DenoiserRecipe:
         return DenoiserRecipe.from_json(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"denoiser recipe {name_or_path!r} cannot be read: {error}") from None
+
+
+def within_minutes(trusted: ImageDataset, recipe: DenoiserRecipe, minutes: float, dtype: DType, device: str) -> DenoiserRecipe:
+    """The recipe with as many steps as fit into this time, at most its own number: a few steps are tried and timed.
+
+    The number found is part of the recipe that the model card records; training by that recipe gives the same weights again.
+
+    Raises: ValueError if not even 20 steps fit.
+    """
+    if not minutes > 0:
+        raise ValueError(f"minutes={minutes}; give a time above 0")
+    clean, key = trusted.pixels(), Key(0) / "timing"
+    scaling = Scaling(float(clean.mean()), float(clean.std()) or 1.0)
+    with torch_seeded(key / "init"):
+        network = ResidualUNet(recipe.architecture or architecture_for(trusted.image_shape)).to(device)
+    tried = dataclasses.replace(recipe, steps=2)
+    _train(network, clean, scaling, tried, key, Silent(), dtype)  # the first steps also warm caches up
+    begin = time.perf_counter()
+    _train(network, clean, scaling, tried, key, Silent(), dtype)
+    steps = int(60 * minutes / ((time.perf_counter() - begin) / tried.steps))
+    if steps < 20:
+        raise ValueError(
+            f"minutes={minutes:g} is enough for {steps} training steps of {recipe.batch} images here; give more time, or a recipe "
+            "with a smaller batch or network"
+        )
+    return dataclasses.replace(recipe, steps=min(recipe.steps, steps))
 
 
 def train_network(

@@ -179,7 +179,7 @@ def _outputs(proto: Any, outputs: Sequence[tuple[str, str, int | None]]) -> None
 
     del proto.graph.output[:]
     for name, kind, classes in outputs:
-        shape = ["n"] if classes is None else ["n", classes]
+        shape: list[str | int | None] = ["n"] if classes is None else ["n", classes]
         proto.graph.output.append(helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape))
 
 

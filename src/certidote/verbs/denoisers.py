@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 def denoiser_train(
     data: Annotated[str, typer.Argument(help="images you TRUST, in the forms of DATA; never the images to be purified")],
     *,
-    out: Annotated[Path, typer.Option(help="denoiser directory: config.json and model.safetensors")],
+    out: Annotated[Path, typer.Option(help="denoiser directory: config.json, card.md and model.safetensors")],
     recipe: Annotated[str, typer.Option(help="auto, or a .toml file with fields of the denoiser recipe")] = "auto",
+    minutes: Annotated[
+        float | None, typer.Option(help="as many training steps as fit into this time, at most the recipe's")
+    ] = None,
     seed: Seed = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -26,17 +29,18 @@ def denoiser_train(
     """Train a denoising network on images you TRUST. Whoever makes it asserts that no attacker could alter them."""
     from certidote.data import load
     from certidote.diffusion.denoiser import check_target, save
-    from certidote.diffusion.fit import load_recipe, train_network
+    from certidote.diffusion.fit import load_recipe, train_network, within_minutes
     from certidote.numerics import resolve_dtype
     from certidote.streams import Key, fresh_root
 
     check_target(out, force)
     check_device(device)
     used_recipe = load_recipe(recipe)
+    images, number_format = load(data, "train"), resolve_dtype(dtype, device)
+    if minutes is not None:
+        used_recipe = within_minutes(images, used_recipe, minutes, number_format, device)
     key = Key(fresh_root() if seed is None else seed) / "denoiser"
-    trained = train_network(
-        load(data, "train"), None, used_recipe, key, progress, name=out.name, dtype=resolve_dtype(dtype, device), device=device
-    )
+    trained = train_network(images, None, used_recipe, key, progress, name=out.name, dtype=number_format, device=device)
     save(trained, out, force)
     return trained
 

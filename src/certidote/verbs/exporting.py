@@ -70,16 +70,16 @@ def _of_run(run: Path, out: Path, member: int | None, model: str) -> Exported:
     slot, store = member_slot(run, record, config, model), WeightStore(run)
 
     def fill(state: Any) -> Any:
-        return filled(slot.architecture, shape, len(names), state)  # type: ignore[arg-type]
+        return filled(slot.architecture, shape, len(names), state)
 
     if member is not None:
         block = next(each for each in kept if each.job.first <= member < each.job.last)
         (state,) = (state for number, state in _states(store, [block]) if number == member)
-        write_onnx(member_proto(fill(state), shape, names), out)  # type: ignore[arg-type]
+        write_onnx(member_proto(fill(state), shape, names), out)
         return Exported(out, 1)
     _, first = next(_states(store, kept))
     voting = (state for number, state in _states(store, kept) if not failed[number])
-    write_onnx(vote_proto(fill(first), voting, shape, names), out)  # type: ignore[arg-type]
+    write_onnx(vote_proto(fill(first), voting, shape, names), out)
     return Exported(out, int((~failed).sum()))
 
 

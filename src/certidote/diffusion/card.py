@@ -1,0 +1,39 @@
+"""A denoiser's model card for people: what it is, what it was made from, and how it compares with closed forms."""
+
+from certidote.types import Denoiser
+
+
+def card_text(denoiser: Denoiser) -> str:
+    """The model card in Markdown."""
+    card, details = denoiser.card, denoiser.card.details
+    shape = "any" if card.image_shape is None else "x".join(map(str, card.image_shape))
+    known = "unknown" if card.training_images is None else f"{len(card.training_images)} distinct images"
+    lines = [
+        f"# Denoiser {card.name}",
+        "",
+        f"- kind: {card.kind}",
+        f"- images: {shape} (channels x height x width), pixels in [0, 1]",
+        f"- noise: sigma {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, [0, 1] pixel units",
+        f"- trained on: {known}, data digest {card.trained_on or 'unknown'}",
+        f"- digest of configuration and weights: {card.digest}",
+    ]
+    recipe = details.get("recipe")
+    if recipe:
+        lines.append(f"- training: {recipe['steps']} steps of {recipe['batch']} images, in {details.get('trained_in', 'float32')}")
+    lines += [
+        "",
+        "Whoever trained it asserts that nobody who could alter the images to be purified influenced its training images.",
+    ]
+    validation = details.get("validation")
+    if validation:
+        names = list(validation["psnr"])
+        lines += ["", f"## PSNR on {validation['images']} held-out images, dB (higher is better)", ""]
+        lines += [f"| sigma | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+        for row, sigma in enumerate(validation["sigmas"]):
+            figures = " | ".join(f"{values[row]:.2f}" for values in validation["psnr"].values())
+            lines.append(f"| {sigma:g} | {figures} |")
+        lines += [
+            "",
+            "linear-mmse and kernel are closed forms fitted to the same training images (kernel: to at most 5,000 of them).",
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,35 @@
+"""Every script in docs/examples runs as it stands, in the order in which they need each other."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+EXPECTED = {
+    "certify_digits.py": "of 400 test images carry a certificate",
+    "predict_images.py": "had not seen the models",
+    "export_vote.py": "70 models in",
+    "report_again.py": "report.html",
+    "train_model.py": "sanitized",
+    "train_denoiser.py": "| sigma | network | linear-mmse | kernel |",
+    "list_denoisers.py": "psnr",
+}
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("examples") / "run"
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "export_vote.py":
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'certidote[onnx]'")
+    monkeypatch.setattr("sys.argv", [name, str(folder)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert EXPECTED[name] in capsys.readouterr().out
