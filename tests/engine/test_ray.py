@@ -61,9 +61,11 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{source}{os.pathsep}{tests}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        small = {"num_cpus": 1, "include_log_monitor": False, "object_store_memory": 100 << 20}
+        started = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
         for _ in range(2):
-            started.add_node(num_cpus=1)
+            started.add_node(**small)
         yield started
         started.shutdown()
 

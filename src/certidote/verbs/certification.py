@@ -102,7 +102,7 @@ def certify(
     from certidote.data import load
     from certidote.data.checks import check_same_classes
     from certidote.defenses.smoothing import DenoisedSmoothing
-    from certidote.engine.assignment import parse_members
+    from certidote.engine.assignment import check_members, parse_members
     from certidote.engine.until import parse_until
     from certidote.training.pooled import trainer_for
     from certidote.types import Untrusted
@@ -118,6 +118,7 @@ def certify(
     number_format = dtype_of_run(out, dtype, device)
     chosen = denoiser_named(denoiser, train_set, number_format)
     scheme = DenoisedSmoothing(chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device)
+    check_members(limits.members, scheme.members)
     used_recipe = recipe_named(recipe, train_set)
     trainer = trainer_for(used_recipe, number_format)  # type: ignore[arg-type]
     if dry_run:
