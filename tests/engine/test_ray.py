@@ -115,3 +115,15 @@ def test_a_node_removed_in_the_middle_cannot_change_a_vote(
     assert_same(run(tmp_path / "l", Faulty(tmp_path, stack_size=1), workers, remover), undisturbed)
     assert remover.removed
     assert len(cluster.worker_nodes) == 1
+
+
+def test_without_a_cluster_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def nobody(**options: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nmore")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", nobody)
+    with pytest.raises(ValueError, match=r"no Ray cluster at 'auto' .*start one with 'ray start --head', or give --address local"):
+        RayWorkers().__enter__()
