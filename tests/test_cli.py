@@ -3,6 +3,7 @@
 import csv
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,87 @@ def test_help_imports_nothing_heavy() -> None:
         "print(sorted({'torch', 'diffusers', 'matplotlib', 'sklearn', 'scipy', 'numpy', 'pydantic'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------------------- long and shared runs
+
+
+def test_one_certificate_from_two_machines(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prepared once, copied, done in two parts, merged: the certificate of one undisturbed run."""
+    prepared, first, second, merged = (str(tmp_path / name) for name in ("prepared", "first", "second", "merged"))
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--seed", "3", "--prepare", "--out", prepared) == 0
+    assert "No certificate yet: 0 of 50 models have voted" in capsys.readouterr().out
+    shutil.copytree(prepared, first)
+    shutil.copytree(prepared, second)
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--members", "0:21", "--out", first) == 0
+    assert "No certificate yet: 21 of 50 models have voted; interim certified accuracy" in capsys.readouterr().out
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--members", "0:22", "--out", first) == 2
+    assert "was assigned members 0:21, but this command asks for 0:22" in capsys.readouterr().err
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--members", "21:50", "--out", second) == 0
+    assert run(monkeypatch, "merge", first, first, "--out", merged) == 2
+    assert "give each machine its own --members" in capsys.readouterr().err
+    assert not Path(merged).exists(), "nothing half-written"
+    assert run(monkeypatch, "merge", first, second, "--out", merged) == 0
+    assert "Merged: 50 of 50 models have voted" in capsys.readouterr().out
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--progress", "json", "--out", merged) == 0
+    assert [json.loads(line)["done"] for line in capsys.readouterr().err.splitlines()] == [50, 50]
+    assert (Path(merged) / "images.csv").read_text() == (finished / "images.csv").read_text()
+    assert run(monkeypatch, "status", merged) == 0
+    shown = capsys.readouterr().out
+    assert "proved      yes" in shown
+    assert "computed    members 21 to 49 on cpu" in shown
+    assert "configured  scheme.sigma = 0.5" in shown
+
+
+def test_a_run_that_was_told_to_stop_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("certify", "digits", *SMALL, "--seed", "3", "--out", str(tmp_path / "run"))
+    assert run(monkeypatch, *command, "--until", "20", "--progress", "quiet") == 0
+    said = capsys.readouterr()
+    assert "No certificate yet: 20 of 50 models have voted" in said.out
+    assert said.err == ""
+    assert not (tmp_path / "run" / "certificate.json").exists()
+    assert run(monkeypatch, "status", str(tmp_path / "run")) == 0
+    assert "stage       stopped" in capsys.readouterr().out
+    assert run(monkeypatch, *command) == 0
+    assert (tmp_path / "run" / "images.csv").read_text() == (finished / "images.csv").read_text()
+
+
+def test_a_model_that_raises_stops_the_run_with_its_traceback_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from certidote.training.stacked import StackedTrainer
+
+    def broken(*given: object) -> None:
+        raise ValueError("made to fail")
+
+    monkeypatch.setattr(StackedTrainer, "fit", broken)
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--progress", "quiet", "--out", str(tmp_path / "run")) == 2
+    assert "error: members 0 to 31 failed: ValueError: made to fail" in capsys.readouterr().err
+    assert run(monkeypatch, "status", str(tmp_path / "run")) == 0
+    assert 'raise ValueError("made to fail")' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--engine", "slurm"), "unknown engine 'slurm'; choose local or ray"),
+        (("--address", "local"), "are for a Ray cluster; add --engine ray"),
+        (("--engine", "ray", "--workers", "2"), "--workers 2 is for --engine local"),
+        (("--timeout", "0"), "give seconds > 0"),
+        (("--members", "9:3"), "such as 0:550"),
+        (("--members", "0:2000"), "no range within the 1100 members"),
+        (("--until", "soon"), "give a time such as 30m"),
+        (("--until", "decided"), "add --bound anytime"),
+        (("--progress", "loud"), "choose auto, bar, lines, json or quiet"),
+    ],
+)
+def test_options_of_long_runs_are_checked_before_anything_is_written(
+    arguments: tuple[str, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "certify", "digits", "--dtype", "float32", "--out", str(tmp_path / "run"), *arguments) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """Which back end works on which job, in which order, in which company: none of it can change a vote."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from certidote import engine
+from certidote.engine.cluster import RayWorkers
 from certidote.engine.jobs import BlockRecord, Job, Payload, plan, work
 from certidote.engine.ledger import Ledger
 from certidote.engine.local import Pool
@@ -164,3 +166,11 @@ def test_options_of_back_ends_are_checked() -> None:
         Pool(0, timeout=3.0)
     with pytest.raises(ValueError, match="workers=-1"):
         Pool(-1)
+
+
+def test_without_ray_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"the ray engine needs Ray, which is not installed; pip install 'certidote\[ray\]'"):
+        RayWorkers()
+    with pytest.raises(ValueError, match="give a share of a GPU > 0"):
+        RayWorkers(gpus_per_task=0.0)

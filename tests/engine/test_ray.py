@@ -61,9 +61,11 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{source}{os.pathsep}{tests}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        small = {"num_cpus": 1, "include_log_monitor": False, "object_store_memory": 100 << 20}
+        started = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
         for _ in range(2):
-            started.add_node(num_cpus=1)
+            started.add_node(**small)
         yield started
         started.shutdown()
 
@@ -113,3 +115,15 @@ def test_a_node_removed_in_the_middle_cannot_change_a_vote(
     assert_same(run(tmp_path / "l", Faulty(tmp_path, stack_size=1), workers, remover), undisturbed)
     assert remover.removed
     assert len(cluster.worker_nodes) == 1
+
+
+def test_without_a_cluster_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def nobody(**options: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.\nmore")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", nobody)
+    with pytest.raises(ValueError, match=r"no Ray cluster at 'auto' .*start one with 'ray start --head', or give --address local"):
+        RayWorkers().__enter__()

@@ -22,8 +22,7 @@ def assign(ledger: Ledger, asked: range | None, members: int, numerics: Json) ->
         worked on was assigned to other numerics.
     """
     wanted = range(members) if asked is None else asked
-    if wanted.start < 0 or wanted.stop > members or not wanted:
-        raise ValueError(f"members {span(wanted)} is no range within the {members} members 0:{members} of this certificate")
+    check_members(wanted, members)
     parts = ledger.parts()
     if len(parts) == 1 and (parts[0].first, parts[0].last) != (wanted.start, wanted.stop):
         recorded = f"{parts[0].first}:{parts[0].last}"
@@ -50,6 +49,15 @@ def assign(ledger: Ledger, asked: range | None, members: int, numerics: Json) ->
     if free:
         ledger.add_parts(free)
     return [range(part.first, part.last) for part in ledger.parts()]
+
+
+def check_members(asked: range | None, members: int) -> None:
+    """Raises ValueError unless the range is one of a certificate of so many members; None is all of them."""
+    if asked is not None and not 0 <= asked.start < asked.stop <= members:
+        raise ValueError(
+            f"members {span(asked)} is no range within the {members} members of this certificate (n0 select, n are counted); give a part "
+            f"of 0:{members}"
+        )
 
 
 def span(members: range) -> str:

@@ -77,7 +77,7 @@ class RayWorkers:
         return int(self._ray.cluster_resources().get(self._resource, 0) / self._share)
 
     def numerics(self, device: str) -> Json:
-        return self._ray.get(self._task(rounding).remote(device))
+        return self._ray.get(self._task(_rounding).remote(device))
 
     def map(self, payload: Payload, jobs: Iterable[Job]) -> Iterator[list[BlockRecord]]:
         """Records in order of completion, as `Workers.map` promises."""
@@ -113,6 +113,8 @@ class RayWorkers:
         """The answer of a finished task. Reading it can still find its machine gone; Ray then works it out again."""
         try:
             answer = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:  # before our code was reached: a package is missing there, say
+            raise JobFailed(job, str(error)) from None
         except self._ray.exceptions.RayError as error:
             raise WorkerLost(job, f"{type(error).__name__}: its process or machine died, or took too long") from None
         if isinstance(answer, str):
@@ -122,6 +124,10 @@ class RayWorkers:
     def _task(self, function: Any) -> Any:
         needs = {"num_gpus": self._share} if self._resource == "GPU" else {}
         return self._ray.remote(num_cpus=1, max_retries=LOSSES_ALLOWED, retry_exceptions=False, **needs)(function)
+
+
+def _rounding(device: str) -> Json:
+    return rounding(device)
 
 
 def _work(payload: Payload, job: Job, timeout: float | None) -> BlockRecord | str:

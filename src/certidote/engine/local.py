@@ -35,6 +35,14 @@ class _Failure:
     traceback: str
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """A payload as it goes through a pipe. Workers are asked for its name, so that nobody keeps the content."""
+
+    content: bytes
+    name: object
+
+
 class _Begun:
     """What a worker sends when it begins a job: only then does the time limit run, not while it starts and reads the payload."""
 
@@ -45,11 +53,11 @@ class _Worker:
     def __init__(self) -> None:
         self.process: BaseProcess | None = None
         self.connection: Connection | None = None
-        self.payload = b""
+        self.payload: object = None
         self.job: Job | None = None
         self.timeout = self.deadline = float("inf")
 
-    def give(self, job: Job, payload: bytes, timeout: float | None) -> None:
+    def give(self, job: Job, payload: "_Packed", timeout: float | None) -> None:
         """Hand a job over, and the payload if this process does not have it yet. Raises OSError if the process is gone."""
         self.job = job
         self.timeout = float("inf") if timeout is None else timeout
@@ -60,9 +68,9 @@ class _Worker:
             self.process.start()
             theirs.close()
         assert self.connection is not None
-        if self.payload is not payload:
-            self.connection.send_bytes(payload)
-            self.payload = payload
+        if self.payload is not payload.name:
+            self.connection.send_bytes(payload.content)
+            self.payload = payload.name
         self.connection.send(job)
 
     def answer(self) -> BlockRecord | _Failure | None:
@@ -83,7 +91,8 @@ class _Worker:
                 self.process.kill()
             self.process.join()
             self.process.close()
-        self.__init__()  # type: ignore[misc]
+        self.process = self.connection = self.payload = self.job = None
+        self.deadline = float("inf")
 
 
 class Pool:
@@ -123,7 +132,7 @@ class Pool:
             yield from ([_single_threaded(payload, job)] for job in jobs)
             return
         queue, again, losses = iter(jobs), deque[Job](), Counter[Job]()
-        packed = pickle.dumps(payload)
+        packed = _Packed(pickle.dumps(payload), object())
         try:
             while True:
                 self._hand_out(packed, queue, again, losses)
@@ -159,7 +168,7 @@ class Pool:
                 if slot.job is not None:
                     slot.stop()
 
-    def _hand_out(self, packed: bytes, queue: Iterator[Job], again: deque[Job], losses: Counter[Job]) -> None:
+    def _hand_out(self, packed: _Packed, queue: Iterator[Job], again: deque[Job], losses: Counter[Job]) -> None:
         for slot in self._slots:
             while slot.job is None:
                 job = again.popleft() if again else next(queue, None)

@@ -133,7 +133,7 @@ def certify(
     from certidote.defenses.inputs import test_input_named
     from certidote.defenses.partition import PartitionedSmoothing, rows_of_parts
     from certidote.defenses.smoothing import DenoisedSmoothing
-    from certidote.engine.assignment import parse_members
+    from certidote.engine.assignment import check_members, parse_members
     from certidote.engine.until import parse_until
     from certidote.types import Untrusted
 
@@ -154,6 +154,7 @@ def certify(
         check_bound(bound), train_set.num_classes, input_kind, noise_x,
     )  # fmt: skip
     scheme = smoothing if parts == 1 else PartitionedSmoothing(smoothing, parts)
+    check_members(limits.members, scheme.members)
     untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))
     rows_of_parts(len(train_set), untrusted.trusted, parts)  # refuses more parts than images
     used_recipe = recipe_named(recipe, train_set, model)

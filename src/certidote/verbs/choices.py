@@ -168,10 +168,15 @@ def dtype_of_run(out: Path, dtype: str, device: str) -> str:
 
     path = out / "ledger.sqlite"
     if dtype == "auto" and path.is_file():
-        with Ledger(path) as ledger:
+        with Ledger(path, read_only=True) as ledger:
             config = ledger.get("config")
         if config is not None:
             return str(config["dtype"])
+    if dtype == "auto" and device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(f"no {device} device here to find the faster number format on; give --dtype bfloat16 or float32")
     return resolve_dtype(dtype, device)
 
 
