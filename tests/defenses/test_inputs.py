@@ -13,6 +13,8 @@ from certidote.data.tiny import tiny
 from certidote.defenses.inputs import prepared
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.streams import Key, normal_block
+from certidote.training.recipe import Recipe
+from certidote.training.stacked import StackedTrainer
 from certidote.types import Certificate, ImageDataset, Images, Start, View
 from false_alarms import assert_rate_is
 from fixtures_transfer import KernelDenoiser
@@ -166,3 +168,14 @@ def test_clean_and_denoised_inputs_leave_the_certificate_about_training_sets(tmp
 def test_combinations_that_make_no_sense_are_refused(change: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         DenoisedSmoothing(**{"denoiser": IdentityDenoiser(sigma_max=2.0), "sigma": 0.5, "n0": 10, "n": 40} | change)
+
+
+def test_votes_on_noised_inputs_do_not_depend_on_stacks(tmp_path: Path) -> None:
+    train, test = tiny(8, 3, (1, 8, 8), Key(1) / "train"), tiny(20, 3, (1, 8, 8), Key(1) / "test")
+    defense = DenoisedSmoothing(IdentityDenoiser(), 1.0, 3, 12, test_input="noised-denoised", sigma_x=1.0)
+    recipe = Recipe(architecture="mlp-128", epochs=2, learning_rate=0.3)
+    runs = [
+        ballots_of(defense, StackedTrainer(recipe, stack_size=size), train, test, tmp_path / str(size)).votes for size in (1, 7)
+    ]
+    assert np.array_equal(*runs)
+    assert (runs[0] != runs[0][:1]).any(), "at this noise members disagree, or the comparison shows nothing"

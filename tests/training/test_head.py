@@ -160,3 +160,12 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     other = View(views[1].images, views[1].labels, 4, views[1].lineage)
     with pytest.raises(ValueError, match=r"views of \[3, 4\] classes; members of one stack must have equally many"):
         HeadTrainer(Flat()).fit([views[0], other], keys, Key(9))
+
+
+def test_one_member_alone_answers_as_in_its_stack() -> None:
+    views, keys = views_and_keys(3)
+    heads = HeadTrainer(Flat(), epochs=2, batch_size=10, learning_rate=0.05).fit(views, keys, Key(9))
+    together = heads(views[0].images)
+    assert not torch.equal(together[0], together[1])
+    for member in range(3):
+        assert torch.equal(heads.member(member)(views[0].images), together[member])
