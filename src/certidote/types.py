@@ -39,18 +39,28 @@ def digest_of(value: Json) -> str:
 class ImageDataset:
     """Labelled images of one shape. Nobody writes into these tensors after construction.
 
+    Attributes:
+        images, labels, class_names: the data; `digest` speaks of these and of nothing else.
+        names: what a person finds each image by, one for each row (the path inside the folder or archive it came from, "/" between
+            the parts); None where images have no names. Not in the digest: no model sees them, and renaming a file changes no result.
+        notes: sentences about how the images came to be ("resized to ..."), for every record about them. Not in the digest either:
+            what was done is in the pixels.
     Raises: ValueError if shapes disagree, a label is out of range, or there are fewer than two classes or no images.
     """
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int64[Tensor, "n"]
     class_names: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise ValueError("a data set needs at least one image; this one is empty")
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels; each image needs exactly one label")
+        if self.names is not None and len(self.names) != len(self.images):
+            raise ValueError(f"{len(self.images)} images but {len(self.names)} names; give each image its name, or give none")
         if len(self.class_names) < 2:
             raise ValueError(f"{len(self.class_names)} class given; a classifier needs at least 2 classes")
         low, high = int(self.labels.min()), int(self.labels.max())
@@ -83,9 +93,14 @@ class ImageDataset:
         return h.hexdigest()
 
     def subset(self, rows: Sequence[int] | Int64[Tensor, "m"]) -> "ImageDataset":
-        """These rows, in this order, with the same classes."""
+        """These rows, in this order, with their names and the same classes."""
         index = torch.as_tensor(rows, dtype=torch.int64)
-        return ImageDataset(self.images[index], self.labels[index], self.class_names)
+        names = None if self.names is None else tuple(self.names[row] for row in index.tolist())
+        return replace(self, images=self.images[index], labels=self.labels[index], names=names)
+
+    def name_of(self, row: int) -> str:
+        """How messages and tables call the image in this row: its name, or "image 17" where it has none."""
+        return f"image {row}" if self.names is None else self.names[row]
 
 
 def content_hashes(images: UInt8[Tensor, "n c h w"]) -> list[int]:
@@ -172,7 +187,7 @@ class Reads:
 
 
 class Untrusted:
-    """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed.
+    """A data set that somebody else may have altered: labels, names and shapes are open, pixels are sealed.
 
     Clean-label threat model: an attacker may have changed pixels, but not labels, number or order of the images.
     """
@@ -181,6 +196,8 @@ class Untrusted:
         self.__data = data
         self.labels = data.labels
         self.class_names = data.class_names
+        self.names = data.names
+        self.notes = data.notes
         self.image_shape = data.image_shape
         self.digest = data.digest()
         self.reads = Reads()
@@ -287,7 +304,7 @@ class Poison:
         self.verify(train)
         images = train.images.clone()
         images[self.indices] = self.images
-        return ImageDataset(images, train.labels, train.class_names)
+        return replace(train, images=images)
 
     def verify(self, train: ImageDataset) -> None:
         """Check the budget on the 8-bit images, exactly; raises as `apply` does."""

@@ -40,14 +40,15 @@ def read_folder(root: Path, split: str) -> ImageDataset:
     Raises: ValueError, naming the path, for a missing split, an unreadable, empty or single class folder, a file that is no image
         or is damaged, images of different sizes, sizes or numbers of classes out of range.
     """
-    root = _split_folder(root, split)
+    given, root = root, _split_folder(root, split)
     classes = _class_folders(root)
     names = tuple(folder.name for folder in classes)
     check_class_names(names, f"folder {quoted(root)}")
     files = [_image_files(folder) for folder in classes]
     images = _decoded([file for of_class in files for file in of_class])
     labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in files]).astype(np.int64)
-    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), names)
+    paths = tuple(file.relative_to(given).as_posix() for of_class in files for file in of_class)
+    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), names, paths)
 
 
 def is_hidden(name: str) -> bool:
