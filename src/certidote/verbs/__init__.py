@@ -5,6 +5,7 @@ to do; nothing half-written stays behind.
 """
 
 from certidote.verbs.certification import Certified, Plan, certify
+from certidote.verbs.datasets import data_fetch, data_info
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.models import Trained, train
 from certidote.verbs.reports import demo, report
@@ -14,6 +15,8 @@ __all__ = [
     "Plan",
     "Trained",
     "certify",
+    "data_fetch",
+    "data_info",
     "demo",
     "denoiser_info",
     "denoiser_list",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import check_device, command_line, denoiser_named, dtype_of_run, recipe_named, test_split_of
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, RecipeName, Seed, Sigma
+from certidote.verbs.options import Data, DenoiserName, Device, Dtype, RecipeName, Seed, Sigma, Size, SkipCorrupt
 from certidote.verbs.reports import write_results
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def certify(
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
     dry_run: Annotated[bool, typer.Option(help="print the plan and stop")] = False,
     progress: "Progress | None" = None,
     pool: "Pool | None" = None,
@@ -64,12 +66,12 @@ def certify(
     from certidote.types import Untrusted
 
     check_device(device)
-    train_set = load(data, "train")
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     test_name = test or test_split_of(data)
-    test_set = load(test_name, "test")
+    test_set = load(test_name, "test", size=size, skip_corrupt=skip_corrupt)
     check_same_classes(train_set, test_set)
     number_format = dtype_of_run(out, dtype, device)
-    chosen = denoiser_named(denoiser, train_set, number_format)
+    chosen = denoiser_named(denoiser, train_set, number_format, size, skip_corrupt)
     scheme = DenoisedSmoothing(chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device)
     used_recipe = recipe_named(recipe, train_set)
     trainer = trainer_for(used_recipe, number_format)  # type: ignore[arg-type]
@@ -86,6 +88,7 @@ def certify(
     hashes = chosen.card.training_images
     overlap = None if hashes is None else untrusted.overlap(hashes)
     facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json()}
+    facts |= ({"size": size} if size else {}) | ({"skip_corrupt": True} if skip_corrupt else {})
     return _run_and_record(
         out,
         scheme,

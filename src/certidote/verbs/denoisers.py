@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import check_device
-from certidote.verbs.options import Device, Dtype, Force, Seed
+from certidote.verbs.options import Device, Dtype, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
     from certidote.types import Denoiser, Progress
@@ -20,6 +20,8 @@ def denoiser_train(
     seed: Seed = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> "Denoiser":
@@ -34,9 +36,12 @@ def denoiser_train(
     check_device(device)
     used_recipe = load_recipe(recipe)
     key = Key(fresh_root() if seed is None else seed) / "denoiser"
+    images = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     trained = train_network(
-        load(data, "train"), None, used_recipe, key, progress, name=out.name, dtype=resolve_dtype(dtype, device), device=device
+        images, None, used_recipe, key, progress, name=out.name, dtype=resolve_dtype(dtype, device), device=device
     )
+    if images.notes:
+        trained.card.details["data_notes"] = list(images.notes)
     save(trained, out, force)
     return trained
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from certidote.verbs.choices import check_device, denoiser_named, has_test_split, recipe_named, test_split_of
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, RecipeName, Seed
+from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, RecipeName, Seed, Size, SkipCorrupt
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def train(
     seed: Seed = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
     force: Force = False,
 ) -> Trained:
     """Train one model on DATA and save it. One model carries no certificate, sanitized or not: that takes `certify`."""
@@ -50,13 +52,15 @@ def train(
 
     check_vacant(out, force)
     check_device(device)
-    train_set = load(data, "train")
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     number_format = resolve_dtype(dtype, device)
     used_recipe = recipe_named(recipe, train_set)
     untrusted = Untrusted(train_set)
     key = Key(fresh_root() if seed is None else seed)
     if sigma:
-        scheme: Scheme = DenoisedSmoothing(denoiser_named(denoiser, train_set, number_format), sigma, 1, 10, device=device)
+        scheme: Scheme = DenoisedSmoothing(
+            denoiser_named(denoiser, train_set, number_format, size, skip_corrupt), sigma, 1, 10, device=device
+        )
     else:
         scheme = PlainTraining(device=device)
     view = scheme.view(untrusted, 0, key / "members" / 0)
@@ -66,12 +70,12 @@ def train(
     model = stack.member(0)  # type: ignore[attr-defined]
     accuracy = None
     if test or has_test_split(data):
-        test_set = load(test or test_split_of(data), "test")
+        test_set = load(test or test_split_of(data), "test", size=size, skip_corrupt=skip_corrupt)
         check_same_classes(train_set, test_set)
         with torch.inference_mode():
             accuracy = float((model(test_set.pixels()).argmax(1) == test_set.labels).float().mean())
     save_model(
         out, model, recipe=used_recipe, class_names=train_set.class_names, image_shape=train_set.image_shape,
-        lineage=view.lineage, data_digest=untrusted.digest, versions=versions(), force=force,
+        lineage=view.lineage, data_digest=untrusted.digest, data_notes=untrusted.notes, versions=versions(), force=force,
     )  # fmt: skip
     return Trained(out, accuracy, bool(sigma))
