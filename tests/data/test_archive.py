@@ -177,7 +177,7 @@ def test_a_cut_off_archive_is_never_taken_for_a_smaller_one(tmp_path: Path, form
 @pytest.mark.parametrize("form", ["set.zip", "set.tar", "set.tar.gz", "set.tar.xz"])
 def test_damaged_archives_are_read_or_refused_in_one_line(tmp_path: Path, form: str) -> None:
     packed = pack(tmp_path / form, {name: content for name, content in IMAGES.items() if name.startswith("train")})
-    whole, draw, refusals = packed.read_bytes(), (Key(5) / form).numpy(), 0
+    whole, draw, messages = packed.read_bytes(), (Key(5) / form).numpy(), []
     for number in range(25):
         copy = bytearray(whole)
         for place in draw.integers(0, len(whole), 3):
@@ -187,9 +187,9 @@ def test_damaged_archives_are_read_or_refused_in_one_line(tmp_path: Path, form: 
         try:
             assert len(load(packed)) == 6
         except ValueError as error:
-            assert "\n" not in str(error)
-            refusals += 1
-    assert refusals >= 5
+            messages.append(str(error))
+    assert len(messages) >= 5
+    assert not any("\n" in message for message in messages)
 
 
 def test_an_archive_that_changed_since_it_was_opened(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_pickle_that_names_a_function_is_refused_and_not_run(tmp_path: Path, p
         (b"", "is damaged"),
         (b"\x80\x02}", "is damaged"),
         (b"\x80\x02}((\x85" * 5_000 + b".", "is damaged"),
-        (b"\x80\x02}" + b"\x85" * 60_000 + b"K\x01s.", "is damaged"),
+        (b"\x80\x02}" + b"\x85" * 20_000 + b"K\x01s.", "is damaged"),
     ],
 )
 def test_strange_pickles(content: bytes, message: str) -> None:
@@ -205,7 +205,7 @@ def test_flipped_bytes_are_read_or_refused_in_one_line(monkeypatch: pytest.Monke
     whole = python2_pickle(data[:2, :], labels[:2])
     program = [place for place in range(len(whole)) if not 400 < place < len(whole) - 120]
     draw = Key(9).numpy()
-    refusals = 0
+    messages = []
     for _ in range(600):
         copy = bytearray(whole)
         for place in draw.choice(program, int(draw.integers(1, 4))):
@@ -213,6 +213,6 @@ def test_flipped_bytes_are_read_or_refused_in_one_line(monkeypatch: pytest.Monke
         try:
             assert isinstance(read_pickled(bytes(copy), "here"), dict)
         except ValueError as error:
-            assert "\n" not in str(error)
-            refusals += 1
-    assert refusals > 120
+            messages.append(str(error))
+    assert len(messages) > 120
+    assert not any("\n" in message for message in messages)

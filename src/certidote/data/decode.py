@@ -245,7 +245,11 @@ def _levels(image: Image.Image, where: str, reading: Reading) -> _Levels:
 
 def _is_deep_color(image: Image.Image) -> bool:
     """Pillow reads only the high bytes of 16-bit color; what it was is in the PNG decoder's arguments."""
-    return image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and "16" in str(getattr(image, "tile", ()))
+    return (
+        image.format == "PNG"
+        and image.mode in ("RGB", "RGBA", "LA")
+        and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    )
 
 
 def _eight_bits(image: Image.Image, kinds: list[str]) -> Image.Image:
