@@ -96,6 +96,11 @@ def _say_info(result: Any) -> None:
     print(json.dumps(result, indent=2))
 
 
+def _printable(name: str) -> str:
+    """File names may hold line breaks and terminal commands."""
+    return name if name.isprintable() else ascii(name)
+
+
 def _say_data(result: Any) -> None:
     for part in result["splits"]:
         channels, height, width = part["image_shape"]
@@ -111,12 +116,14 @@ def _say_data(result: Any) -> None:
                 f"  {copies['extra']:,} images repeat another one exactly ({copies['groups']:,} groups, {copies['across_classes']:,} of them "
                 "with several labels):"
             )
-            print("\n".join(f"    {' = '.join(group)}" for group in copies["first"]))
+            print("\n".join(f"    {' = '.join(map(_printable, group))}" for group in copies["first"]))
         else:
             print("  no image repeats another one exactly")
         print(f"  digest {part['digest']}")
     for pair in result["shared"]:
-        print(f"{pair['images']:,} images of {pair['of']} are also in {pair['in']}: {', '.join(pair['first'])}, ...")
+        print(
+            f"{pair['images']:,} images of {pair['of']} are also in {pair['in']}: {', '.join(map(_printable, pair['first']))}, ..."
+        )
 
 
 def _say_fetched(result: Path) -> None:

@@ -160,6 +160,24 @@ def test_a_huge_header_is_not_read(tmp_path: Path) -> None:
     refused(tmp_path / "set.tar", "holds a header of 1,048,576 MiB; at most 64 MiB")
 
 
+def test_sizes_below_zero_and_endless_names(tmp_path: Path) -> None:
+    """A size of -1 would let the others exceed every total."""
+    header = bytearray(tarfile.TarInfo("train/ant/z.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" * 12
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+    (tmp_path / "set.tar").write_bytes(bytes(header) + bytes(10_240))
+    refused(tmp_path / "set.tar", "member 'train/ant/z.png' of archive .* is less than empty")
+    refused(pack(tmp_path / "deep.zip", {"a/" * 20 + "x.png": b"x"}), "has 45 characters and 20 folders; at most 1,024 and 16")
+    refused(pack(tmp_path / "long.tar.gz", {"a" * 5_000: b"x"}), "has 5,000 characters and 0 folders")
+
+
+def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    """They go into tables written as UTF-8."""
+    files = {f"{name}/\udc80.png": png(name) for name in ("ant", "bee")}
+    data = load(pack(tmp_path / "set.tar", files))
+    assert data.names == ("ant/\\udc80.png", "bee/\\udc80.png")
+
+
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_MEMBERS", 5)
     refused(pack(tmp_path / "set.zip", IMAGES), "has more than 5 members; split it")

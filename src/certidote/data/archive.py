@@ -34,6 +34,9 @@ MAX_TOTAL = 512 * 2**30
 MAX_RATIO, FREE = 200, 64 * 2**20
 """An archive may unpack to this many times its own size, or to `FREE` bytes. Images hardly compress; bombs do by a thousand and more."""
 
+MAX_NAME, MAX_DEPTH = 1_024, 16
+"""Characters of a member's name, and parts of it."""
+
 BLOCK = 512
 
 
@@ -148,10 +151,15 @@ def _whole(content: bytes, file: Member) -> bytes:
 
 
 def _check_entry(entry: _Entry, path: Path) -> None:
+    name = entry.name
+    if len(name) > MAX_NAME or name.count("/") > MAX_DEPTH:
+        raise Refused(
+            f"archive {quoted(path)} has a member whose name has {len(name):,} characters and {name.count('/'):,} folders; at most "
+            f"{MAX_NAME:,} and {MAX_DEPTH} are read"
+        )
     member = f"member {entry.name!a} of archive {quoted(path)}"
     if entry.fault:
         raise Refused(f"{member} is {entry.fault}; an archive of images may hold plain files and folders only, pack it anew")
-    name = entry.name
     if name.startswith("/") or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
         raise Refused(f"{member} has a name that leads outside the archive; names must be relative and without '..', pack it anew")
     if entry.size > MAX_MEMBER:
@@ -222,6 +230,8 @@ def _tar_listing(path: Path) -> Iterator[_Entry]:
                 fault = "a sparse file"
             elif not (info.isreg() or info.isdir()):
                 fault = "a device or pipe"
+            elif info.size < 0:
+                fault = "less than empty"
             size = 0 if info.isdir() else info.size
             yield _Entry(info.name, size, info.offset_data, info.isdir(), fault)
         # tarfile takes a damaged header for the end; the true end is a block of zeros.

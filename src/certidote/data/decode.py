@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from certidote.data.checks import Refused, Shown, check_image_size, check_memory, quoted, readable
 from certidote.data.resize import Size, resized, resized_note
@@ -210,6 +210,8 @@ def _decode(source: bytes | Path, where: str, reading: Reading) -> _Levels | Cor
 def _open(source: bytes | Path, where: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("its content is none of these") from None
     except PermissionError as error:
         raise Refused(f"{where} cannot be read ({error.strerror}); check its permissions") from error
 

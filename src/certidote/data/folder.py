@@ -107,8 +107,9 @@ def _sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
 
 
 def _inside(file: Node, root: Node) -> str:
-    """A file's path as below the folder or archive that was given."""
-    return file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix()
+    """A file's path as below the folder or archive that was given; bytes that are no UTF-8 are escaped, for names get written."""
+    path = file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix()
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _inner(root: Node) -> Node:
