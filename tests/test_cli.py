@@ -177,7 +177,10 @@ def test_report_refuses_what_is_no_run(tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_command_is_a_public_function_with_the_same_parameters() -> None:
     for name in certidote.__all__:
         assert callable(getattr(certidote, name))
-    commands = {command.callback.__doc__ for command in cli.app.registered_commands + cli.denoisers.registered_commands}
+    commands = {
+        command.callback.__doc__
+        for command in cli.app.registered_commands + cli.denoisers.registered_commands + cli.datasets.registered_commands
+    }
     assert commands == {getattr(verbs, name).__doc__ for name in certidote._VERBS}
     for command in cli.app.registered_commands:
         verb = next(getattr(verbs, n) for n in certidote._VERBS if getattr(verbs, n).__doc__ == command.callback.__doc__)

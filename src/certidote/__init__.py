@@ -20,9 +20,13 @@ _VERBS = (
     "threat_map",
     "verify",
     "plan",
+    "data_info",
+    "data_fetch",
 )
 __all__ = [
     "certify",
+    "data_fetch",
+    "data_info",
     "demo",
     "denoiser_info",
     "denoiser_list",

@@ -27,6 +27,7 @@ app = typer.Typer(
 denoisers = typer.Typer(
     help="Denoisers: train one on images you trust, list the packaged ones, show a model card.", no_args_is_help=True
 )
+datasets = typer.Typer(help="Data: what is in a folder, archive or file; download a known data set.", no_args_is_help=True)
 HIDDEN = ("pool", "label")
 
 
@@ -178,6 +179,40 @@ def _say_verified(result: Any) -> None:
     print(f"Verified: the certificate is what this run's votes prove.{nothing}")
 
 
+def _printable(name: str) -> str:
+    """File names may hold line breaks and terminal commands."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _say_data(result: Any) -> None:
+    for part in result["splits"]:
+        channels, height, width = part["image_shape"]
+        color = "grey" if channels == 1 else "RGB"
+        print(f"{part['split']}: {part['images']:,} {color} images of {height}x{width} pixels, {len(part['classes'])} classes")
+        print("  " + ", ".join(f"{name} {count:,}" for name, count in part["classes"].items()))
+        print("\n".join(f"  {note}" for note in part["notes"]) + "\n" * bool(part["notes"]), end="")
+        for file in part["skipped"]:
+            print(f"  left out: {file['reason']}")
+        copies = part["duplicates"]
+        if copies["groups"]:
+            print(
+                f"  {copies['extra']:,} images repeat another one exactly ({copies['groups']:,} groups, {copies['across_classes']:,} of them "
+                "with several labels):"
+            )
+            print("\n".join(f"    {' = '.join(map(_printable, group))}" for group in copies["first"]))
+        else:
+            print("  no image repeats another one exactly")
+        print(f"  digest {part['digest']}")
+    for pair in result["shared"]:
+        print(
+            f"{pair['images']:,} images of {pair['of']} are also in {pair['in']}: {', '.join(map(_printable, pair['first']))}, ..."
+        )
+
+
+def _say_fetched(result: Path) -> None:
+    print(f"Data: {result}")
+
+
 def _say_path(result: Path) -> None:
     print(f"Report: {result}")
 
@@ -208,6 +243,9 @@ _command(app, verbs.threat_map, _say_map)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
 _command(denoisers, verbs.denoiser_list, _say_list, "list")
 _command(denoisers, verbs.denoiser_info, _say_info, "info")
+_command(datasets, verbs.data_info, _say_data, "info")
+_command(datasets, verbs.data_fetch, _say_fetched, "fetch")
+app.add_typer(datasets, name="data")
 app.add_typer(denoisers, name="denoiser")
 
 

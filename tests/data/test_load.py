@@ -47,7 +47,9 @@ def test_unknown_split_of_a_name_lists_the_splits(name):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(ValueError, match=r"no data set is called 'digts'.*did you mean 'digits'\?.*\.npz file, or a folder"):
+    with pytest.raises(
+        ValueError, match=r"no data set is called 'digts'.*did you mean 'digits'\?.*give a name \(digits\), or a folder with one"
+    ):
         load("digts")
     with pytest.raises(ValueError, match=r"did you mean 'digits:test'\?"):
         load("digit:test")
@@ -68,7 +70,7 @@ def test_nonsense_is_refused_in_one_line(name):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"weights\.pt' is no data set; give an \.npz file, or a folder"):
+    with pytest.raises(ValueError, match=r"weights\.pt' is no data set; give a folder with one sub-folder of images"):
         load(tmp_path / "weights.pt")
 
 

@@ -1,8 +1,9 @@
 """What every data set must satisfy, wherever it was read from, and what a test set must share with its training set."""
 
+import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -14,19 +15,29 @@ MIN_SIZE, MAX_SIZE = 8, 224
 MAX_CLASSES = 1_000
 
 
-def quoted(path: Path) -> str:
+class Refused(ValueError):
+    """Data that is understood and not accepted: its message is complete, and `readable` passes it on as it is."""
+
+
+def quoted(path: object) -> str:
     """A path as error messages show it. Data from strangers can hide line breaks in a file name; these come out escaped."""
-    return repr(str(path))
+    return path if isinstance(path, Shown) else repr(str(path))
+
+
+class Shown(str):
+    """A text that `quoted` leaves as it is: it is quoted already."""
 
 
 @contextmanager
-def readable(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a decoder raises inside the block into one ValueError line that names the file.
+def readable(path: object, kind: str) -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block, `Refused` apart, into one ValueError line that names the file.
 
     Decoders fed damaged or hostile files raise nearly anything (OSError, SyntaxError, struct.error, zlib.error, ...).
     """
     try:
         yield
+    except Refused:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise ValueError(f"{quoted(path)} is not a readable {kind} ({reason}); repair or remove it") from error
@@ -35,9 +46,32 @@ def readable(path: Path, kind: str) -> Iterator[None]:
 def check_image_size(height: int, width: int, where: str) -> None:
     """Raises: ValueError if a side is outside `MIN_SIZE` to `MAX_SIZE` pixels."""
     if not (MIN_SIZE <= height <= MAX_SIZE and MIN_SIZE <= width <= MAX_SIZE):
-        raise ValueError(
+        raise Refused(
             f"{where}: images of {height}x{width} pixels (height x width); "
-            f"each side must be {MIN_SIZE} to {MAX_SIZE}, resize the images first"
+            f"each side must be {MIN_SIZE} to {MAX_SIZE}, give --size to resize the images"
+        )
+
+
+def check_memory(size: int, where: str) -> None:
+    """Raises: ValueError if this many bytes are more than the machine has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    if size > memory:
+        raise Refused(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store less")
+
+
+def check_distinct(names: Sequence[str], kind: str, where: str) -> None:
+    """Raises: ValueError if two of these names are one file on systems that ignore case or compose accents (Windows, macOS)."""
+    first: dict[str, str] = {}
+    clashes = []
+    for name in names:
+        other = first.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other is not name:
+            clashes.append((other, name))
+    if clashes:
+        more = f" ({len(clashes) - 1} more such pairs)" if len(clashes) > 1 else ""
+        raise Refused(
+            f"{where}: {kind} {clashes[0][0]!a} and {clashes[0][1]!a} differ only in case or Unicode form{more}; "
+            "rename or merge them, on other systems they are one"
         )
 
 

@@ -1,54 +1,84 @@
-"""A folder of image files, one sub-folder per class, as an `ImageDataset`.
+"""Image files in one folder per class, in a folder or in an archive of one, as an `ImageDataset`."""
 
-Decoding comes before the noise, so it belongs to the data: a perturbation budget or certified radius speaks of the 8-bit arrays
-made here, not of the bytes in the files (two JPEG files may differ little in bytes and much in pixels).
-"""
-
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
 
-from certidote.data.checks import check_class_names, check_image_size, quoted, readable
+from certidote.data.archive import Member, contents
+from certidote.data.checks import Refused, check_class_names, check_distinct, quoted
+from certidote.data.decode import Reading, decoded
 from certidote.types import ImageDataset
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-"""The only decoders that may touch a file, whatever its name pretends. Pillow knows dozens more, some of them rarely tested."""
-
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation", "trusted")
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "__MACOSX")
-GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""What the imagefolder layout of Hugging Face puts beside images. Classes come from folders, so it is not read, and a note says so."""
+
+Node = Path | Member
+"""A folder or file, on the disk or in an archive."""
 
 
-def read_folder(root: Path, split: str) -> ImageDataset:
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A data set and how it came to be.
+
+    Attributes:
+        data: with its notes.
+        kinds: how many images were of each kind that had to be converted (see `decode.KINDS`), and how many were resized.
+        skipped: name of each corrupt file that was left out, and why.
+    """
+
+    data: ImageDataset
+    kinds: dict[str, int]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def read_folder(root: Node, split: str, reading: Reading) -> Loaded:
     """All images below `root`: classes in sorted order of their folder names, files in sorted order of their names.
 
     Images are grey (1 channel) if every file is stored as grey, else RGB. Transparency is laid over white, EXIF orientation
-    applied, 16-bit grey rounded to 255 levels (16-bit color keeps its high bytes); an animation counts as its first frame. Names
-    that begin with a dot, and the litter of Windows and macOS, are ignored; so are files beside the class folders that are not
-    images.
+    applied, 16-bit grey rounded to 255 levels (16-bit color keeps its high bytes), CMYK converted without a color profile; an
+    animation counts as its first frame. Notes say what of this happened. Names that begin with a dot, and the litter of Windows and
+    macOS, are ignored; so are files beside the class folders that are not images. A single folder around everything, as archives
+    often have, is looked into.
 
     Args:
         root: holds one sub-folder per class; or folders named as in `SPLIT_NAMES`, "train" or "test" among them, that do.
         split: which of these to read; "train" if the classes lie directly in `root`.
-    Raises: ValueError, naming the path, for a missing split, an unreadable, empty or single class folder, a file that is no image
-        or is damaged, images of different sizes, sizes or numbers of classes out of range.
+    Raises: ValueError, naming the path, for a missing split, an unreadable, empty or single class folder, names that differ only in
+        case, a file that is no image or is damaged, images of different sizes, sizes or numbers of classes out of range.
     """
-    given, root = root, _split_folder(root, split)
-    classes = _class_folders(root)
-    names = tuple(folder.name for folder in classes)
-    check_class_names(names, f"folder {quoted(root)}")
-    files = [image_files(folder) for folder in classes]
-    images = _decoded([file for of_class in files for file in of_class])
-    labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in files]).astype(np.int64)
-    paths = tuple(file.relative_to(given).as_posix() for of_class in files for file in of_class)
-    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), names, paths)
+    folder = _split_folder(_inner(root), split)
+    classes, ignored = _class_folders(folder)
+    names = tuple(each.name for each in classes)
+    check_class_names(names, f"folder {quoted(folder)}")
+    check_distinct(names, "class folders", f"folder {quoted(folder)}")
+    of_class = [image_files(each) for each in classes]
+    files = [file for each in of_class for file in each]
+    pictures = decoded(_sources(files), lambda row: str(files[row]), len(files), reading)
+    labels = np.repeat(np.arange(len(names)), [len(each) for each in of_class]).astype(np.int64)[pictures.kept]
+    for label, each in enumerate(classes):
+        if not (labels == label).any():
+            raise Refused(f"every image of class folder {quoted(each)} is corrupt; repair some, or remove the folder")
+    paths = tuple(_inside(file, root) for file in files)
+    data = ImageDataset(
+        torch.from_numpy(pictures.images),
+        torch.from_numpy(labels),
+        names,
+        tuple(path for path, kept in zip(paths, pictures.kept, strict=True) if kept),
+        pictures.notes(reading) + tuple(f"{name} was not read: classes come from folder names" for name in ignored),
+    )
+    return Loaded(data, dict(pictures.kinds), tuple((paths[row], reason) for row, reason in pictures.skipped))
+
+
+def folder_splits(root: Node) -> tuple[str, ...]:
+    """The splits that `read_folder` finds below `root`; ("train",) for one set."""
+    splits = _splits(_inner(root))
+    return tuple(splits) or ("train",)
 
 
 def is_hidden(name: str) -> bool:
@@ -56,99 +86,90 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FILES
 
 
-def listing(folder: Path) -> list[Path]:
-    """What is in a folder, sorted by name, but for what `read_folder` overlooks."""
+def listing(folder: Node) -> list[Node]:
+    """What a folder holds, sorted by name, without what is hidden.
+
+    Raises: ValueError if it cannot be read.
+    """
     try:
-        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+        entries: list[Node] = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
-        raise ValueError(f"folder {quoted(folder)} cannot be read ({error.strerror}); check its permissions") from error
+        raise Refused(f"folder {quoted(folder)} cannot be read ({error.strerror}); check its permissions") from error
     return [entry for entry in entries if not is_hidden(entry.name)]
 
 
-def _split_folder(root: Path, split: str) -> Path:
+def _sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
+    members = [file for file in files if isinstance(file, Member)]
+    if members:
+        yield from contents(members)
+    else:
+        yield from ((row, file) for row, file in enumerate(files) if isinstance(file, Path))
+
+
+def _inside(file: Node, root: Node) -> str:
+    """A file's path as below the folder or archive that was given; bytes that are no UTF-8 are escaped, for names get written."""
+    path = file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix()
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _inner(root: Node) -> Node:
+    entries = listing(root)
+    folders = [entry for entry in entries if entry.is_dir()]
+    alone = len(folders) == 1 and not any(_is_image(entry) for entry in entries) and folders[0].name not in SPLIT_NAMES
+    return folders[0] if alone and any(entry.is_dir() for entry in listing(folders[0])) else root
+
+
+def _splits(root: Node) -> dict[str, Node]:
     # A class may be called "train" (vehicles, say): only one that holds folders itself is a split.
-    candidates = [root / name for name in SPLIT_NAMES if (root / name).is_dir()]
-    splits = [folder.name for folder in candidates if any(entry.is_dir() for entry in listing(folder))]
-    if "train" in splits or "test" in splits:
+    folders = {entry.name: entry for entry in listing(root) if entry.name in SPLIT_NAMES and entry.is_dir()}
+    splits = {
+        name: folders[name] for name in SPLIT_NAMES if name in folders and any(entry.is_dir() for entry in listing(folders[name]))
+    }
+    return splits if "train" in splits or "test" in splits else {}
+
+
+def _split_folder(root: Node, split: str) -> Node:
+    splits = _splits(root)
+    if splits:
         if split not in splits:
-            raise ValueError(f"folder {quoted(root)} has no split {split!r}; choose one of: {', '.join(splits)}")
-        return root / split
+            raise Refused(f"folder {quoted(root)} has no split {split!r}; choose one of: {', '.join(splits)}")
+        return splits[split]
     if split != "train":
-        raise ValueError(
+        raise Refused(
             f"folder {quoted(root)} has no split {split!r}, it is one set; give the folder of the {split} images, "
             f"or put train/ and {split}/ folders into it"
         )
     return root
 
 
-def _class_folders(root: Path) -> list[Path]:
+def _is_image(entry: Node) -> bool:
+    return entry.suffix.lower() in EXTENSIONS and not entry.is_dir()
+
+
+def _class_folders(root: Node) -> tuple[list[Node], tuple[str, ...]]:
+    """The class folders, and the names of metadata files beside them."""
     entries = listing(root)
     for entry in entries:
-        if entry.suffix.lower() in EXTENSIONS and not entry.is_dir():
-            raise ValueError(f"image {quoted(entry)} lies outside every class folder; move it into the folder of its class")
+        if _is_image(entry):
+            raise Refused(f"image {quoted(entry)} lies outside every class folder; move it into the folder of its class")
     folders = [entry for entry in entries if entry.is_dir()]
     if not folders:
-        raise ValueError(f"folder {quoted(root)} holds no class folders; put the images of each class into a sub-folder")
-    return folders
+        raise Refused(f"folder {quoted(root)} holds no class folders; put the images of each class into a sub-folder")
+    return folders, tuple(entry.name for entry in entries if entry.name in METADATA)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder that holds nothing else, sorted by name."""
+def image_files(folder: Node) -> list[Node]:
+    """The image files of a folder that holds nothing else, sorted by name. Raises: ValueError, naming what does not belong there."""
     files = listing(folder)
     if not files:
-        raise ValueError(f"class folder {quoted(folder)} holds no images; add some, or remove the folder")
+        raise Refused(f"class folder {quoted(folder)} holds no images; add some, or remove the folder")
     for file in files:
         if file.is_dir():
-            raise ValueError(f"class folder {quoted(folder)} holds a folder, {file.name!r}; it may hold image files only")
+            raise Refused(f"class folder {quoted(folder)} holds a folder, {file.name!r}; it may hold image files only")
         if file.suffix.lower() not in EXTENSIONS:
             allowed = ", ".join(EXTENSIONS)
-            raise ValueError(f"{quoted(file)} is not an image file; class folders may hold only {allowed}")
+            raise Refused(f"{quoted(file)} is not an image file; class folders may hold only {allowed}")
         if not file.is_file():  # opening a named pipe would wait forever
-            raise ValueError(f"{quoted(file)} is a broken link or not a regular file; remove it")
+            raise Refused(f"{quoted(file)} is a broken link or not a regular file; remove it")
+    check_distinct([file.name for file in files], "files", f"class folder {quoted(folder)}")
     return files
-
-
-def _decoded(files: list[Path]) -> UInt8[np.ndarray, "n c h w"]:
-    first = image_levels(files[0])
-    images = np.empty((len(files), *first.shape), dtype=np.uint8)
-    for row, file in enumerate(files):
-        levels = image_levels(file)
-        if levels.shape[1:] != first.shape[1:]:
-            height, width = levels.shape[1:]
-            raise ValueError(
-                f"{quoted(files[0])} has {first.shape[1]}x{first.shape[2]} pixels but {quoted(file)} has {height}x{width} "
-                "(height x width); all images need one size, resize them first"
-            )
-        if len(levels) > images.shape[1]:  # the first color image after grey ones
-            images = np.repeat(images, len(levels), axis=1)
-        images[row] = levels
-    return images
-
-
-def image_levels(file: Path) -> UInt8[np.ndarray, "c h w"]:
-    """One image file as `read_folder` sees it: 1 channel if it is stored as grey, else 3."""
-    with _pillow(file):
-        image = Image.open(file, formats=FORMATS)
-    with image:
-        check_image_size(image.height, image.width, quoted(file))  # before a pixel of a decompression bomb is unpacked
-        with _pillow(file):
-            return _upright_levels(ImageOps.exif_transpose(image))
-
-
-@contextmanager
-def _pillow(file: Path) -> Iterator[None]:
-    with readable(file, "PNG, JPEG, BMP or WebP image"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # damaged EXIF: common in photos, and then there is no orientation to apply
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _upright_levels(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
-    if image.mode in GREY_16_BIT:
-        return np.rint(np.asarray(image).astype(np.float64) * (255 / 65_535)).clip(0, 255).astype(np.uint8)[None]
-    grey = image.mode in ("1", "L", "LA")
-    if "A" in image.mode or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    levels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    return levels[:1] if grey else levels

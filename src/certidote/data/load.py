@@ -5,9 +5,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from certidote.data.archive import Member, is_archive, opened
+from certidote.data.cifar import is_cifar, read_cifar
+from certidote.data.decode import Reading
+from certidote.data.digits import SPLITS as DIGITS_SPLITS
 from certidote.data.digits import load_digits
-from certidote.data.folder import read_folder
-from certidote.data.npz import read_npz
+from certidote.data.folder import Loaded, folder_splits, read_folder
+from certidote.data.npz import npz_splits, read_npz
+from certidote.data.parquet import parquet_files, read_parquet
+from certidote.data.resize import Size, as_size, resized_dataset
 from certidote.types import ImageDataset
 
 CATALOGUE: dict[str, Callable[[str], ImageDataset]] = {
@@ -15,39 +21,98 @@ CATALOGUE: dict[str, Callable[[str], ImageDataset]] = {
 }
 """Data sets known by name: split -> data. A loader refuses an unknown split and lists its own."""
 
+FORMS = "a folder with one sub-folder of images per class, a .zip or .tar(.gz, .xz) of one, an .npz file, or a .parquet file"
 
-def load(name_or_path: str | Path, split: str = "train") -> ImageDataset:
-    """A data set from the catalogue, a NumPy archive or a folder of images.
+
+def load(
+    name_or_path: str | Path, split: str = "train", *, size: str | int | Size | None = None, skip_corrupt: bool = False
+) -> ImageDataset:
+    """A data set from the catalogue, a folder or archive of images, a NumPy archive, CIFAR-10 as released, or parquet files.
 
     Images become 8-bit arrays of one shape, 8 to 224 pixels a side, in at most 1,000 classes. Whatever turns a file into such an
-    array (decoding, rounding) happens before noise is added: budgets and certified radii speak of these arrays.
+    array (decoding, resizing, rounding) happens before noise is added: budgets and certified radii speak of these arrays, and the
+    `notes` of the data set say what was done.
 
     Args:
-        name_or_path: a name of the catalogue ("digits"), an .npz file (see `npz.read_npz`) or a folder with one sub-folder per
-            class (see `folder.read_folder`). A suffix as in "digits:test" or "photos.npz:test" overrides `split`. A name wins
-            over a path; write "./digits" for a folder of that name.
+        name_or_path: a name of the catalogue ("digits"), a folder with one sub-folder per class or a .zip, .tar, .tar.gz or .tar.xz
+            of one (see `folder.read_folder`), an .npz file (see `npz.read_npz`), the folders or archives of the CIFAR-10 releases (see
+            `cifar.read_cifar`), or a .parquet file or folder of such (see `parquet.read_parquet`). A suffix as in "digits:test" or
+            "photos.npz:test" overrides `split`. A name wins over a path; write "./digits" for a folder of that name.
         split: which part to load. A file or folder that is one set has only "train".
+        size: resize every image to this many pixels a side, or (height, width); see `resize.resized`.
+        skip_corrupt: leave out image files that cannot be decoded; the notes count them.
     Raises: ValueError, in one line, if there is no such data set or split, or the data do not satisfy the above.
     """
+    return load_with_findings(name_or_path, split, size=size, skip_corrupt=skip_corrupt).data
+
+
+def load_with_findings(
+    name_or_path: str | Path, split: str = "train", *, size: str | int | Size | None = None, skip_corrupt: bool = False
+) -> Loaded:
+    """As `load`, with what was found on the way: which images were converted, which files left out."""
+    reading = Reading(as_size(size), skip_corrupt)
+    source, named_split = _resolved(name_or_path)
+    split = split if named_split is None else named_split
+    if isinstance(source, str):
+        return _resized(CATALOGUE[source](split), reading)
+    if source.suffix.lower() == ".npz" and source.is_file():
+        return _resized(read_npz(source, split, any_size=reading.size is not None), reading)
+    if files := parquet_files(source):
+        return read_parquet(files, source, split, reading)
+    tree = _tree(source)
+    return _resized(read_cifar(tree, split), reading) if is_cifar(tree) else read_folder(tree, split, reading)
+
+
+def splits_of(name_or_path: str | Path) -> tuple[str, ...]:
+    """The parts that `load` can load; a suffix as in "digits:test" leaves that one.
+
+    Raises: ValueError if there is no such data set.
+    """
+    source, named_split = _resolved(name_or_path)
+    if named_split is not None:
+        return (named_split,)
+    if isinstance(source, str):
+        return tuple(DIGITS_SPLITS)
+    if source.suffix.lower() == ".npz" and source.is_file():
+        return npz_splits(source)
+    if files := parquet_files(source):
+        return tuple(files)
+    tree = _tree(source)
+    return ("train", "test") if is_cifar(tree) else folder_splits(tree)
+
+
+def _resized(data: ImageDataset, reading: Reading) -> Loaded:
+    if reading.size is None or data.image_shape[1:] == reading.size:
+        return Loaded(data, {})
+    return Loaded(resized_dataset(data, reading.size), {"resized": len(data)})
+
+
+def _tree(path: Path) -> Path | Member:
+    if path.is_dir():
+        return path
+    if is_archive(path) and path.is_file():
+        return opened(path)
+    raise ValueError(f"{str(path)!r} is no data set; give {FORMS}")
+
+
+def _resolved(name_or_path: str | Path) -> tuple[str | Path, str | None]:
+    """A name of the catalogue or an existing path, and the split that a suffix names."""
     name = str(name_or_path)
     head, colon, tail = name.rpartition(":")
     if name in CATALOGUE:
-        return CATALOGUE[name](split)
+        return name, None
     if head in CATALOGUE:
-        return CATALOGUE[head](tail)
+        return head, tail
     path = _existing(name)
-    if path is None and colon:
-        path, split = _existing(head), tail
-    if path is None:
-        raise ValueError(
-            f"no data set is called {name!r}, and there is no such file or folder{_suggestion(name)}; give a name "
-            f"({', '.join(CATALOGUE)}), an .npz file, or a folder with one sub-folder of images per class"
-        )
-    if path.is_dir():
-        return read_folder(path, split)
-    if path.suffix.lower() == ".npz" and path.is_file():
-        return read_npz(path, split)
-    raise ValueError(f"{str(path)!r} is no data set; give an .npz file, or a folder with one sub-folder of images per class")
+    if path is not None:
+        return path, None
+    path = _existing(head) if colon else None
+    if path is not None:
+        return path, tail
+    raise ValueError(
+        f"no data set is called {name!r}, and there is no such file or folder{_suggestion(name)}; give a name "
+        f"({', '.join(CATALOGUE)}), or {FORMS}"
+    )
 
 
 def _existing(name: str) -> Path | None:

@@ -1,6 +1,5 @@
 """Images and labels in a NumPy archive (.npz) as an `ImageDataset`. Archives come from strangers: nothing in them is unpickled."""
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from certidote.data.checks import MAX_CLASSES, check_class_names, check_image_size, quoted, readable
+from certidote.data.checks import MAX_CLASSES, check_class_names, check_image_size, check_memory, quoted, readable
 from certidote.types import ImageDataset
 
 SPLITS = ("train", "test")
@@ -20,7 +19,7 @@ CHUNK = 1_024
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def read_npz(path: Path, split: str) -> ImageDataset:
+def read_npz(path: Path, split: str, any_size: bool = False) -> ImageDataset:
     """The images and labels of one archive.
 
     Arrays, by name: `images` and `labels` (or `x` and `y`) for one set; `x_train`, `y_train`, `x_test`, `y_test` (or
@@ -33,6 +32,8 @@ def read_npz(path: Path, split: str) -> ImageDataset:
 
     Labels are (n,) or (n, 1): integers from 0, or floats that are integers.
 
+    Args:
+        any_size: accept sides out of range, for images that are resized next.
     Raises: ValueError, naming the archive and array, and the first offending entry, for anything else.
     """
     with readable(path, ".npz archive"):
@@ -55,17 +56,17 @@ def read_npz(path: Path, split: str) -> ImageDataset:
 
     shape = shapes[image_key][0]
     image_where = f"{where}, array {image_key!r}"
-    _channels_first(shape, image_where)
+    _channels_first(shape, image_where, any_size)
     if shape[0] != len(labels[label_key]):
         raise ValueError(
             f"{where}: {shape[0]} images in {image_key!r} but {len(labels[label_key])} labels in {label_key!r}; "
             "each image needs exactly one label"
         )
-    images = _stored_images(path, image_key, shape, image_where)
+    images = _stored_images(path, image_key, shape, image_where, any_size)
     return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels[label_key]), names)
 
 
-def read_npz_images(path: Path, split: str) -> UInt8[np.ndarray, "n c h w"]:
+def read_npz_images(path: Path, split: str, any_size: bool = False) -> UInt8[np.ndarray, "n c h w"]:
     """The images of one archive, whether or not there are labels beside them: names and forms as in `read_npz`.
 
     Raises: ValueError, naming the archive, if it holds no images of this split, several such arrays, or they have another form.
@@ -80,11 +81,11 @@ def read_npz_images(path: Path, split: str) -> UInt8[np.ndarray, "n c h w"]:
         raise ValueError(f"{where} holds {held}; one array of images is needed, 'images' or 'x_{split}'")
     image_where = f"{where}, array {found[0]!r}"
     _check_loadable(*shapes[found[0]], image_where)
-    return _stored_images(path, found[0], shapes[found[0]][0], image_where)
+    return _stored_images(path, found[0], shapes[found[0]][0], image_where, any_size)
 
 
-def _stored_images(path: Path, key: str, shape: tuple[int, ...], where: str) -> UInt8[np.ndarray, "n c h w"]:
-    channels_first = _channels_first(shape, where)
+def _stored_images(path: Path, key: str, shape: tuple[int, ...], where: str, any_size: bool) -> UInt8[np.ndarray, "n c h w"]:
+    channels_first = _channels_first(shape, where, any_size)
     if shape[0] == 0:
         raise ValueError(f"{where} is empty; a data set needs at least one image")
     with readable(path, ".npz archive"), np.load(path, allow_pickle=False) as arrays:
@@ -113,8 +114,7 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def _pair(keys: set[str], split: str, where: str) -> tuple[str, str]:
-    pairs = {name: [(f"x_{name}", f"y_{name}"), (f"{name}_images", f"{name}_labels")] for name in SPLITS}
-    found = {name: [pair for pair in pairs[name] if keys.issuperset(pair)] for name in SPLITS}
+    found = {name: [pair for pair in _split_pairs(name) if keys.issuperset(pair)] for name in SPLITS}
     splits = [name for name in SPLITS if found[name]]
     one_set = [pair for pair in ONE_SET if keys.issuperset(pair)]
     if splits and split not in splits and not one_set:
@@ -147,14 +147,7 @@ def _label_keys(label_key: str) -> tuple[str, ...]:
 def _check_loadable(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
     if dtype.hasobject:
         raise ValueError(f"{where} holds Python objects, which can run code when read; store numbers, and names as dtype=str")
-    size, memory = int(np.prod(shape, dtype=object)) * dtype.itemsize, _physical_memory()
-    if size > memory:
-        raise ValueError(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store less")
-
-
-def _physical_memory() -> int:
-    """Bytes of memory, or a tebibyte where the system does not say."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    check_memory(int(np.prod(shape, dtype=object)) * dtype.itemsize, where)
 
 
 def _labels(raw: Array, where: str) -> Int64[np.ndarray, "n"]:
@@ -190,16 +183,26 @@ def _names(raw: Array, where: str) -> tuple[str, ...]:
     return tuple(bytes(name).decode("utf-8", "replace") for name in raw)
 
 
-def _channels_first(shape: tuple[int, ...], where: str) -> bool:
+def npz_splits(path: Path) -> tuple[str, ...]:
+    """The splits that `read_npz` finds in this archive."""
+    with readable(path, ".npz archive"):
+        keys = set(_headers(path))
+    return tuple(name for name in SPLITS if any(keys.issuperset(pair) for pair in _split_pairs(name))) or ("train",)
+
+
+def _split_pairs(name: str) -> list[tuple[str, str]]:
+    return [(f"x_{name}", f"y_{name}"), (f"{name}_images", f"{name}_labels")]
+
+
+def _channels_first(shape: tuple[int, ...], where: str, any_size: bool) -> bool:
     """The layout of images of this shape, by the rule of `read_npz`; refuses shapes that are no images."""
     channels_last = len(shape) == 4 and shape[3] in (1, 3)
     channels_first = len(shape) == 4 and not channels_last and shape[1] in (1, 3)
-    if len(shape) == 3 or channels_last:
-        check_image_size(shape[1], shape[2], where)
-    elif channels_first:
-        check_image_size(shape[2], shape[3], where)
-    else:
+    if not (len(shape) == 3 or channels_last or channels_first):
         raise ValueError(f"{where} has shape {shape}; images are (n, h, w) or (n, h, w, c) with c = 1 or 3")
+    if not any_size:
+        height, width = shape[2:] if channels_first else shape[1:3]
+        check_image_size(height, width, where)
     return channels_first
 
 

@@ -300,6 +300,7 @@ def _data_facts(kind: str, data: Json) -> list[tuple[str, str]]:
         (kind, f"{data['name']}: {data['images']:,} images, {shape} (channels x height x width)"),
         (f"{kind} classes", f"{len(classes)}: {named}"),
         (f"{kind} digest", data["digest"]),
+        *((f"{kind}, as read", note) for note in data.get("notes", [])),
     ]
 
 

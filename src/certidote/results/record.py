@@ -170,6 +170,7 @@ def _data_facts(name: str, data: ImageDataset) -> Json:
         "image_shape": list(data.image_shape),
         "classes": list(data.class_names),
         "digest": data.digest(),
+        "notes": list(data.notes),
     }
 
 

@@ -39,6 +39,7 @@ class ModelConfig(BaseModel):
         image_shape: (c, h, w) of its input, [0, 1] pixels.
         lineage: what its training images were made from, as `Lineage.to_json`.
         data_digest: of the data set behind them.
+        data_notes: how those images came to be (resized, say).
         versions: of the software that trained it.
         weights_sha256: of `model.safetensors`.
         sources: digest of the sources of an architecture of the user's own; "" for one of ours.
@@ -54,6 +55,7 @@ class ModelConfig(BaseModel):
     ]
     lineage: Json
     data_digest: str
+    data_notes: tuple[str, ...] = ()
     versions: dict[str, str]
     weights_sha256: str
     sources: str = ""
@@ -94,6 +96,7 @@ def save_model(
     image_shape: tuple[int, int, int],
     lineage: Lineage,
     data_digest: str,
+    data_notes: Sequence[str] = (),
     versions: Mapping[str, str],
     force: bool = False,
 ) -> None:
@@ -102,7 +105,7 @@ def save_model(
     Args:
         directory: made, with its parents; must not exist, or be empty, or hold a model if `force` is set.
         model: of the architecture that `recipe` names, trained on (c, h, w) = `image_shape`.
-        recipe, class_names, image_shape, lineage, data_digest, versions: as in `ModelConfig`.
+        recipe, class_names, image_shape, lineage, data_digest, data_notes, versions: as in `ModelConfig`.
         force: replace the model that is there.
     Raises: ValueError as `check_vacant`, or if `model` is not what `recipe`, `class_names` and `image_shape` describe.
     """
@@ -115,6 +118,7 @@ def save_model(
         image_shape=image_shape,
         lineage=lineage.to_json(),
         data_digest=data_digest,
+        data_notes=tuple(data_notes),
         versions=dict(versions),
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         sources=sources_digest(recipe.architecture, model) if is_own(recipe.architecture) else "",

@@ -5,6 +5,7 @@ to do; nothing half-written stays behind.
 """
 
 from certidote.verbs.certification import Certified, Plan, Stopped, certify
+from certidote.verbs.datasets import data_fetch, data_info
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
@@ -28,6 +29,8 @@ __all__ = [
     "Trained",
     "Verified",
     "certify",
+    "data_fetch",
+    "data_info",
     "demo",
     "denoiser_info",
     "denoiser_list",

@@ -37,6 +37,8 @@ from certidote.verbs.options import (
     Seed,
     Sigma,
     SigmaX,
+    Size,
+    SkipCorrupt,
     TestInputName,
     Timeout,
     Trusted,
@@ -116,6 +118,8 @@ def certify(
     members: Members = "",
     prepare: Prepare = False,
     until: UntilOption = "",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
     dry_run: Annotated[bool, typer.Option(help="print the plan and stop")] = False,
     progress: "Progress | None" = None,
     pool: "Workers | None" = None,
@@ -141,12 +145,13 @@ def certify(
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
     if engine == "local":
         check_device(device)
-    train_set = load(data, "train")
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     test_name = test or test_split_of(data)
-    test_set, transform_facts = transformed_test(load(test_name, "test"), test_transform, train_set.image_shape)
+    test_set = load(test_name, "test", size=size, skip_corrupt=skip_corrupt)
+    test_set, transform_facts = transformed_test(test_set, test_transform, train_set.image_shape)
     check_same_classes(train_set, test_set)
     number_format = dtype_of_run(out, dtype, device)
-    chosen = denoiser_named(denoiser, train_set, number_format)
+    chosen = denoiser_named(denoiser, train_set, number_format, size, skip_corrupt)
     input_kind = test_input_named(test_input)
     noise_x = (sigma if input_kind == "noised-denoised" else 0.0) if sigma_x is None else sigma_x
     smoothing = DenoisedSmoothing(
@@ -175,6 +180,7 @@ def certify(
     hashes = chosen.card.training_images
     overlap = None if hashes is None else untrusted.overlap(hashes)
     facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json(), **transform_facts}
+    facts |= ({"size": size} if size else {}) | ({"skip_corrupt": True} if skip_corrupt else {})
     return _run_and_record(
         out,
         scheme,

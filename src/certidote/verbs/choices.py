@@ -42,16 +42,20 @@ def workers_named(
 
 
 def has_test_split(data: str) -> bool:
-    return data.split(":")[0] == "digits" or (Path(data) / "test").is_dir()
+    from certidote.data import splits_of
+
+    return data.split(":")[0] == "digits" or "test" in splits_of(data)
 
 
 def test_split_of(data: str) -> str:
     """Where DATA's own test images are; errors about a missing split come from the loader."""
     if data.split(":")[0] == "digits":
         return "digits:test"
-    if (Path(data) / "test").is_dir() or Path(data).suffix == ".npz":
+    if has_test_split(data):
         return data
-    raise ValueError(f"{data} has no test split of its own; give test images with --test (a folder or .npz with the same classes)")
+    raise ValueError(
+        f"{data} has no test split of its own; give test images with --test (in any form of DATA, with the same classes)"
+    )
 
 
 def recipe_named(name: str, data: "ImageDataset", model: str = "") -> Any:
@@ -128,7 +132,8 @@ def in_bytes(size: int) -> str:
     return f"{size} bytes"
 
 
-def denoiser_named(name: str, data: "ImageDataset", dtype: str) -> "Denoiser":
+def denoiser_named(name: str, data: "ImageDataset", dtype: str, size: str = "", skip_corrupt: bool = False) -> "Denoiser":
+    """The denoiser that `name` stands for; `size` and `skip_corrupt` are for the trusted images of a closed form."""
     from certidote.diffusion.denoiser import load
 
     if name == "auto":
@@ -141,7 +146,7 @@ def denoiser_named(name: str, data: "ImageDataset", dtype: str) -> "Denoiser":
         name = "digits"
     kind, _, trusted = name.partition(":")
     if kind in CLOSED_FORMS and trusted:
-        loaded = _closed_form(kind, trusted, name)
+        loaded = _closed_form(kind, trusted, name, size, skip_corrupt)
     else:
         loaded = load(name, dtype=dtype)  # type: ignore[arg-type]
     if loaded.card.image_shape is not None and loaded.card.image_shape != data.image_shape:
@@ -153,11 +158,11 @@ def denoiser_named(name: str, data: "ImageDataset", dtype: str) -> "Denoiser":
 CLOSED_FORMS = ("linear-mmse", "kernel")
 
 
-def _closed_form(kind: str, trusted: str, name: str) -> "Denoiser":
+def _closed_form(kind: str, trusted: str, name: str, size: str, skip_corrupt: bool) -> "Denoiser":
     from certidote.data import load
     from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE
 
-    images = load(trusted, "train")
+    images = load(trusted, "train", size=size, skip_corrupt=skip_corrupt)
     return LinearMMSE(images, name) if kind == "linear-mmse" else KernelPosteriorMean(images, name=name)
 
 

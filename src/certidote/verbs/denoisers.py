@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import check_device
-from certidote.verbs.options import Device, Dtype, Force, Seed
+from certidote.verbs.options import Device, Dtype, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
     from certidote.types import Denoiser, Progress
@@ -23,6 +23,8 @@ def denoiser_train(
     seed: Seed = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> "Denoiser":
@@ -36,11 +38,13 @@ def denoiser_train(
     check_target(out, force)
     check_device(device)
     used_recipe = load_recipe(recipe)
-    images, number_format = load(data, "train"), resolve_dtype(dtype, device)
+    images, number_format = load(data, "train", size=size, skip_corrupt=skip_corrupt), resolve_dtype(dtype, device)
     if minutes is not None:
         used_recipe = within_minutes(images, used_recipe, minutes, number_format, device)
     key = Key(fresh_root() if seed is None else seed) / "denoiser"
     trained = train_network(images, None, used_recipe, key, progress, name=out.name, dtype=number_format, device=device)
+    if images.notes:
+        trained.card.details["data_notes"] = list(images.notes)
     save(trained, out, force)
     return trained
 

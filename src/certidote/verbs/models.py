@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from certidote.verbs.choices import check_device, denoiser_named, has_test_split, recipe_named, test_split_of, trainer_named
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, OwnModel, PretrainedTrusted, RecipeName, Seed
+from certidote.verbs.options import (
+    Data,
+    DenoiserName,
+    Device,
+    Dtype,
+    Force,
+    OwnModel,
+    PretrainedTrusted,
+    RecipeName,
+    Seed,
+    Size,
+    SkipCorrupt,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,8 @@ def train(
     seed: Seed = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
     force: Force = False,
 ) -> Trained:
     """Train one model on DATA and save it. One model carries no certificate, sanitized or not: that takes `certify`."""
@@ -51,14 +65,16 @@ def train(
 
     check_vacant(out, force)
     check_device(device)
-    train_set = load(data, "train")
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     number_format = resolve_dtype(dtype, device)
     used_recipe = recipe_named(recipe, train_set, model)
     trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted)
     untrusted = Untrusted(train_set)
     key = Key(fresh_root() if seed is None else seed)
     if sigma:
-        scheme: Scheme = DenoisedSmoothing(denoiser_named(denoiser, train_set, number_format), sigma, 1, 10, device=device)
+        scheme: Scheme = DenoisedSmoothing(
+            denoiser_named(denoiser, train_set, number_format, size, skip_corrupt), sigma, 1, 10, device=device
+        )
     else:
         scheme = PlainTraining(device=device)
     view = scheme.view(untrusted, 0, key / "members" / 0)
@@ -68,12 +84,13 @@ def train(
     trained = stack.member(0)
     accuracy = None
     if test or has_test_split(data):
-        test_set = load(test or test_split_of(data), "test")
+        test_set = load(test or test_split_of(data), "test", size=size, skip_corrupt=skip_corrupt)
         check_same_classes(train_set, test_set)
         with torch.inference_mode():
             accuracy = float((trained(test_set.pixels()).argmax(1) == test_set.labels).float().mean())
     save_model(
         out, trained, recipe=used_recipe, class_names=train_set.class_names, image_shape=train_set.image_shape,
-        lineage=replace(view.lineage, start=trainer.start), data_digest=untrusted.digest, versions=versions(), force=force,
+        lineage=replace(view.lineage, start=trainer.start), data_digest=untrusted.digest, data_notes=untrusted.notes,
+        versions=versions(), force=force,
     )  # fmt: skip
     return Trained(out, accuracy, bool(sigma))

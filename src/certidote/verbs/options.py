@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-Data = Annotated[str, typer.Argument(help="digits, digits:SPLIT, an .npz file, or a folder with one sub-folder per class")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="digits, digits:SPLIT, a folder with one sub-folder per class, a .zip or .tar(.gz, .xz) of one, an .npz or .parquet file, "
+        "or CIFAR-10 as released"
+    ),
+]
+Size = Annotated[
+    str, typer.Option(help="resize images to N or HxW pixels (shorter side fitted, center crop); default: as they are")
+]
+SkipCorrupt = Annotated[bool, typer.Option(help="leave out image files that cannot be decoded, and say how many")]
 Sigma = Annotated[float, typer.Option(help="noise std, [0, 1] pixel units")]
 DenoiserName = Annotated[
     str,

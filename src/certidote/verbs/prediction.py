@@ -144,6 +144,7 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
     import torch
 
     from certidote.data.pictures import read_pictures
+    from certidote.data.resize import as_size
     from certidote.engine.ledger import Ledger
     from certidote.engine.weights import WeightStore, check_all_kept, poll
     from certidote.training.own import confirmed, transformed
@@ -161,7 +162,7 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
     slot = member_slot(run, record, config, model)
     recorded = config.get("test_transform", {"name": "", "sources": ""})
     confirmed(recorded["name"], test_transform, "test transform", str(run))
-    pictures = read_pictures(images, None if test_transform else shape[0])
+    pictures = read_pictures(images, None if test_transform else shape[0], as_size(config.get("size")))
     pixels = pictures.images
     if test_transform:
         pixels, sources = transformed(test_transform, pixels, shape)
