@@ -5,8 +5,8 @@ Each command of `certidote` is a function here, with the same name and parameter
 
 from typing import Any
 
-_VERBS = ("certify", "train", "report", "demo", "denoiser_train", "denoiser_list", "denoiser_info")
-__all__ = ["certify", "demo", "denoiser_info", "denoiser_list", "denoiser_train", "load", "report", "train"]
+_VERBS = ("certify", "train", "sanitize", "report", "demo", "denoiser_train", "denoiser_list", "denoiser_info")
+__all__ = ["certify", "demo", "denoiser_info", "denoiser_list", "denoiser_train", "load", "report", "sanitize", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -73,6 +73,18 @@ def _say_trained(result: Any) -> None:
     print(f"Model: {result.out}")
 
 
+def _say_sanitized(result: Any) -> None:
+    manifest = result.manifest
+    middle = manifest["movement"]["quartiles"]["l2"][2]
+    print(
+        f"{manifest['data']['images']:,} images sanitized at sigma {manifest['sigma']:g}; half of them moved by more than {middle:.3f} in l2."
+    )
+    print(manifest["caution"])
+    if manifest["suspicion"]:
+        print(f"Suspicion list: {result.out / 'suspicious.csv'}. {manifest['suspicion']['caution']}")
+    print(f"Sanitized set: {result.out}")
+
+
 def _say_demo(result: Any) -> None:
     print("\n".join(result.lines))
 
@@ -102,6 +114,7 @@ def _say_path(result: Path) -> None:
 _command(app, verbs.demo, _say_demo)
 _command(app, verbs.certify, _say_certified)
 _command(app, verbs.train, _say_trained)
+_command(app, verbs.sanitize, _say_sanitized)
 _command(app, verbs.report, _say_path)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
 _command(denoisers, verbs.denoiser_list, _say_list, "list")

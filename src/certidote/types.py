@@ -2,7 +2,8 @@
 
 Pixels are stored as uint8 and computed with as float32 in [0, 1]; sigma, radii and epsilon are in the same units. Data that
 somebody else may have altered travels as `Untrusted`: its labels are open, its pixels can only be had through `noised` (which
-adds Gaussian noise) or `unsealed` (which leaves a mark in the lineage that no certificate survives).
+adds Gaussian noise) or `unsealed` (which leaves a mark in the lineage that no certificate survives). Two more readings serve people,
+not training, and leave the same mark: `movement` (norms only) and `pictured` (a handful of images to look at).
 """
 
 import copy
@@ -171,14 +172,31 @@ class Reads:
         return self.noise_ids[0] if self.noise_ids else 0
 
 
+MAX_PICTURES = 64
+"""Untrusted images that may be shown to people at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """How far sanitizing moved each image, [0, 1] pixel units: over all its pixels, and its pixel that moved most."""
+
+    l2: Float64[np.ndarray, "m"]
+    linf: Float64[np.ndarray, "m"]
+
+
 class Untrusted:
     """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed.
 
     Clean-label threat model: an attacker may have changed pixels, but not labels, number or order of the images.
+
+    Args:
+        data: the images, or one block of consecutive rows of a set that is never in memory as a whole.
+        first_row: where in the whole set this block begins; row numbers below are those of the whole set.
     """
 
-    def __init__(self, data: ImageDataset) -> None:
+    def __init__(self, data: ImageDataset, first_row: int = 0) -> None:
         self.__data = data
+        self.first_row = first_row
         self.labels = data.labels
         self.class_names = data.class_names
         self.image_shape = data.image_shape
@@ -205,7 +223,7 @@ class Untrusted:
         """
         if not sigma > 0:
             raise ValueError(f"sigma={sigma} adds no noise; give sigma > 0 ([0, 1] pixel units)")
-        clean = as_pixels(self.__data.images[rows.start : rows.stop])
+        clean = as_pixels(self.__rows(rows))
         noise = normal_block(key, rows, self.image_shape)
         self.reads.sigmas.append(sigma)
         self.reads.draws[rows.start] += 1
@@ -216,6 +234,43 @@ class Untrusted:
     def overlap(self, hashes: frozenset[int]) -> int:
         """How many of the images have one of these content hashes. For reports; no training ever sees it."""
         return sum(value in hashes for value in content_hashes(self.__data.images))
+
+    def movement(self, made: UInt8[Tensor, "m c h w"], rows: range) -> "Movement":
+        """How far each image lies from what was made of it: two norms for each image, and not one pixel.
+
+        For people who look for poisons, after sanitizing. Norms of differences tell something about the pixels all the same, so the
+        reading is on record: in a member's view it would void the certificate like `unsealed`.
+
+        Args:
+            made: the images made of these rows, as stored.
+            rows: consecutive rows.
+        """
+        self.reads.unsealed.append("per-image movement, computed after sanitizing")
+        steps = (made.to(torch.int64) - self.__rows(rows).to(torch.int64)).flatten(1)
+        return Movement(
+            steps.square().sum(1).to(torch.float64).sqrt().div(255).numpy(), steps.abs().amax(1).to(torch.float64).div(255).numpy()
+        )
+
+    def pictured(self, rows: Sequence[int], reason: str) -> UInt8[Tensor, "m c h w"]:
+        """A few images as they are, for people to look at, never to train on.
+
+        The reading is on record with its reason: in a member's view it would void the certificate like `unsealed`. Reports ask the
+        data set itself, after the last vote, and members only ever had a `watched` twin: their lineage is not touched.
+
+        Raises: ValueError for more than `MAX_PICTURES` rows.
+        """
+        if len(rows) > MAX_PICTURES:
+            raise ValueError(f"{len(rows)} pictures were asked for; at most {MAX_PICTURES} untrusted images are shown at once")
+        self.reads.unsealed.append(reason)
+        return torch.stack([self.__rows(range(row, row + 1))[0] for row in rows])
+
+    def __rows(self, rows: range) -> UInt8[Tensor, "m c h w"]:
+        first, last = rows.start - self.first_row, rows.stop - self.first_row
+        if first < 0 or last > len(self):
+            raise ValueError(
+                f"rows {rows.start} to {rows.stop - 1} are not all among {self.first_row} to {self.first_row + len(self) - 1}"
+            )
+        return self.__data.images[first:last]
 
     def unsealed(self, reason: str) -> Traced:
         """All images without noise. The lineage records `reason`, and no smoothing certificate follows from it."""

@@ -40,14 +40,37 @@ def read_folder(root: Path, split: str) -> ImageDataset:
     Raises: ValueError, naming the path, for a missing split, an unreadable, empty or single class folder, a file that is no image
         or is damaged, images of different sizes, sizes or numbers of classes out of range.
     """
+    root, names, files = list_images(root, split)
+    images = _decoded([root / name / file for name, of_class in zip(names, files, strict=True) for file in of_class])
+    labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in files]).astype(np.int64)
+    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), names)
+
+
+def list_images(root: Path, split: str) -> tuple[Path, tuple[str, ...], list[tuple[str, ...]]]:
+    """What `read_folder` would read: the folder that holds the classes, their names, and the names of the files of each.
+
+    Raises: ValueError as `read_folder` does, as far as names tell.
+    """
     root = _split_folder(root, split)
     classes = _class_folders(root)
     names = tuple(folder.name for folder in classes)
     check_class_names(names, f"folder {quoted(root)}")
-    files = [_image_files(folder) for folder in classes]
-    images = _decoded([file for of_class in files for file in of_class])
-    labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in files]).astype(np.int64)
-    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels), names)
+    return root, names, [tuple(file.name for file in _image_files(folder)) for folder in classes]
+
+
+def read_image(file: Path) -> UInt8[np.ndarray, "c h w"]:
+    """One image file as `read_folder` reads it, grey with 1 channel or RGB. Raises ValueError naming the file."""
+    return _levels(file)
+
+
+def check_same_size(first: Path, levels: UInt8[np.ndarray, "..."], file: Path, others: UInt8[np.ndarray, "..."]) -> None:
+    """Raises: ValueError, naming both files, if two images differ in height or width."""
+    if others.shape[1:] != levels.shape[1:]:
+        height, width = others.shape[1:]
+        raise ValueError(
+            f"{quoted(first)} has {levels.shape[1]}x{levels.shape[2]} pixels but {quoted(file)} has {height}x{width} "
+            "(height x width); all images need one size, resize them first"
+        )
 
 
 def is_hidden(name: str) -> bool:
@@ -110,12 +133,7 @@ def _decoded(files: list[Path]) -> UInt8[np.ndarray, "n c h w"]:
     images = np.empty((len(files), *first.shape), dtype=np.uint8)
     for row, file in enumerate(files):
         levels = _levels(file)
-        if levels.shape[1:] != first.shape[1:]:
-            height, width = levels.shape[1:]
-            raise ValueError(
-                f"{quoted(files[0])} has {first.shape[1]}x{first.shape[2]} pixels but {quoted(file)} has {height}x{width} "
-                "(height x width); all images need one size, resize them first"
-            )
+        check_same_size(files[0], first, file, levels)
         if len(levels) > images.shape[1]:  # the first color image after grey ones
             images = np.repeat(images, len(levels), axis=1)
         images[row] = levels

@@ -29,12 +29,20 @@ def load(name_or_path: str | Path, split: str = "train") -> ImageDataset:
         split: which part to load. A file or folder that is one set has only "train".
     Raises: ValueError, in one line, if there is no such data set or split, or the data do not satisfy the above.
     """
+    known, split = locate(name_or_path, split)
+    if isinstance(known, str):
+        return CATALOGUE[known](split)
+    return read_folder(known, split) if known.is_dir() else read_npz(known, split)
+
+
+def locate(name_or_path: str | Path, split: str = "train") -> tuple[str | Path, str]:
+    """What `load` would read: a name of the catalogue, a folder or an .npz file, and which split of it. Raises as `load` does."""
     name = str(name_or_path)
     head, colon, tail = name.rpartition(":")
     if name in CATALOGUE:
-        return CATALOGUE[name](split)
+        return name, split
     if head in CATALOGUE:
-        return CATALOGUE[head](tail)
+        return head, tail
     path = _existing(name)
     if path is None and colon:
         path, split = _existing(head), tail
@@ -43,10 +51,8 @@ def load(name_or_path: str | Path, split: str = "train") -> ImageDataset:
             f"no data set is called {name!r}, and there is no such file or folder{_suggestion(name)}; give a name "
             f"({', '.join(CATALOGUE)}), an .npz file, or a folder with one sub-folder of images per class"
         )
-    if path.is_dir():
-        return read_folder(path, split)
-    if path.suffix.lower() == ".npz" and path.is_file():
-        return read_npz(path, split)
+    if path.is_dir() or (path.suffix.lower() == ".npz" and path.is_file()):
+        return path, split
     raise ValueError(f"{str(path)!r} is no data set; give an .npz file, or a folder with one sub-folder of images per class")
 
 

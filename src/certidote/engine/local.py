@@ -6,21 +6,24 @@ there are. Running in this process sets the same single thread while a job runs.
 
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing.context import BaseContext
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 
 from certidote.engine.jobs import BlockRecord, Job, Payload, work
 from certidote.numerics import keep_freed_memory
 
+P, J, R = TypeVar("P"), TypeVar("J"), TypeVar("R")
+
 
 class WorkerLost(RuntimeError):
-    """A worker process died; committed members are kept and the same command goes on."""
+    """A worker process died; finished work is kept and the same command goes on."""
 
 
 class Pool:
@@ -50,21 +53,31 @@ class Pool:
 
     def map(self, payload: Payload, jobs: Iterable[Job]) -> Iterator[BlockRecord]:
         """Records in order of completion."""
+        return self.each(work, payload, jobs)
+
+    def each(self, do: Callable[[P, J], R], payload: P, jobs: Iterable[J]) -> Iterator[R]:
+        """`do(payload, job)` for every job, in order of completion; jobs are taken only as workers get to them.
+
+        Args:
+            do: a function of a module, which worker processes can import.
+        """
         if self._executor is None:
-            yield from (_single_threaded(payload, job) for job in jobs)
+            yield from (_single_threaded(do, payload, job) for job in jobs)
             return
-        queue = deque(jobs)
-        running: set[Future[BlockRecord]] = set()
+        queue = iter(jobs)
+        running: set[Future[R]] = set()
         try:
-            while queue or running:
-                while queue and len(running) < 2 * self.workers:
-                    running.add(self._executor.submit(work, payload, queue.popleft()))
+            while True:
+                for job in islice(queue, 2 * self.workers - len(running)):
+                    running.add(self._executor.submit(do, payload, job))
+                if not running:
+                    return
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
         except BrokenProcessPool:
             raise WorkerLost(
-                "a worker process died (killed, or out of memory); committed members are kept: run the same command again to go on"
+                "a worker process died (killed, or out of memory); finished work is kept: run the same command again to go on"
             ) from None
         finally:
             for future in running:
@@ -97,10 +110,10 @@ def _nothing() -> None:
     """A first task, which makes the executor start a worker before there is work."""
 
 
-def _single_threaded(payload: Payload, job: Job) -> BlockRecord:
+def _single_threaded(do: Callable[[P, J], R], payload: P, job: J) -> R:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return work(payload, job)
+        return do(payload, job)
     finally:
         torch.set_num_threads(threads)

@@ -44,9 +44,9 @@ def render(title: str, certificates: Sequence[Json], attack: Json | None = None)
     proved = [each for each in certificates if each["proved"]]
     pixels = any(threat["norm"] == "linf" for each in proved for threat in each["results"]["threats"])
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("report.html")).render(
+    return environment.from_string(resource("report.html")).render(
         title=title,
-        css=Markup(_resource("report.css")),
+        css=Markup(resource("report.css")),
         lead=certificates[0],
         several=len(certificates) > 1,
         certificates=certificates,
@@ -78,7 +78,8 @@ def _check(certificates: Sequence[Json]) -> None:
             raise ValueError(f"format {found[0]!r} version {found[1]!r} cannot be reported; give {FORMAT!r} version {VERSION}")
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file of the template: its style sheet, say."""
     return (files("certidote.reporting") / name).read_text(encoding="utf-8")
 
 

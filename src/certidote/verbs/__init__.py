@@ -8,10 +8,12 @@ from certidote.verbs.certification import Certified, Plan, certify
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.models import Trained, train
 from certidote.verbs.reports import demo, report
+from certidote.verbs.sanitizing import Sanitized, sanitize
 
 __all__ = [
     "Certified",
     "Plan",
+    "Sanitized",
     "Trained",
     "certify",
     "demo",
@@ -19,5 +21,6 @@ __all__ = [
     "denoiser_list",
     "denoiser_train",
     "report",
+    "sanitize",
     "train",
 ]
