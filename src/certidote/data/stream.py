@@ -7,6 +7,7 @@ labels, some hundred bytes an image.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ class _Digests:
     def __init__(self, names: tuple[str, ...], labels: Int64[np.ndarray, "n"]) -> None:
         self._names, self._labels = names, labels
         self._size: tuple[int, int] = (0, 0)
-        self._hashes: dict[int, "hashlib._Hash"] = {}
+        self._hashes: dict[int, hashlib._Hash] = {}
         self._blocks: dict[int, list[str]] = {1: [], 3: []}
 
     def add(self, rows: range, decoded: list[UInt8[np.ndarray, "..."]]) -> None:
@@ -263,7 +264,7 @@ def png_names(files: tuple[str, ...]) -> tuple[str, ...]:
     )
     for candidate in candidates:
         names = tuple(candidate)
-        increasing = all(a < b for a, b in zip(names, names[1:], strict=False))
+        increasing = all(a < b for a, b in itertools.pairwise(names))
         if increasing and len({name.casefold() for name in names}) == len(names):
             return names
     raise AssertionError("numbers are in order and distinct")

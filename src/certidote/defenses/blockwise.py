@@ -80,8 +80,8 @@ def clean_block(cleaning: Cleaning, block: Block) -> int:
         "l2": moved.l2.tolist(),
         "linf": moved.linf.tolist(),
     }
-    with replacing(entry_path(cleaning.out, block.number)) as file:
-        file.write(json.dumps(entry).encode())
+    with replacing(entry_path(cleaning.out, block.number)) as journal:
+        journal.write(json.dumps(entry).encode())
     return len(rows)
 
 

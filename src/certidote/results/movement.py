@@ -20,13 +20,18 @@ CAUTION = (
 
 
 def z_scores(values: Float64[np.ndarray, "n"], classes: Int64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """Each value in standard deviations above the mean of its class; 0 where a class has no spread."""
+    """How far each value lies above the median of its class, in robust standard deviations; 0 where a class has no spread.
+
+    Median and 1.4826 times the median absolute deviation stand for mean and standard deviation (equal for normal values), because
+    poisons of one class would raise both of the latter and hide behind them.
+    """
     scores = np.zeros(len(values))
     for label in np.unique(classes):
         of_class = classes == label
-        spread = values[of_class].std()
+        above = values[of_class] - np.median(values[of_class])
+        spread = 1.4826 * np.median(np.abs(above))
         if spread > 0:
-            scores[of_class] = (values[of_class] - values[of_class].mean()) / spread
+            scores[of_class] = above / spread
     return scores
 
 
