@@ -165,6 +165,11 @@ def gallery(pictures: Sequence[Json]) -> str:
     return str(Markup("").join(Markup('<figure class="pictures">{}{}</figure>').format(*_picture(each)) for each in pictures))
 
 
+def thumbnail(png_base64: str, alt: str) -> str:
+    """One small picture as HTML. Raises ValueError if it is no PNG."""
+    return str(_image(_checked_png(png_base64), alt))
+
+
 def spread(available: int, wanted: int) -> list[int]:
     """Up to `wanted` of the indices 0..available-1, evenly spread, first and last among them."""
     return sorted({round(i) for i in np.linspace(0, available - 1, min(available, wanted))})

@@ -13,30 +13,33 @@ import jinja2
 from markupsafe import Markup
 
 from certidote.reporting import figures, words
+from certidote.reporting.frameworks import FRAMEWORKS, Entry
 from certidote.results.files import write_text
 from certidote.types import Json
 
 Cells = list[str]
 NOT_PROVED = "not proved"
 FORMAT, VERSION = "certidote certificate", 1
+BADGES = {"failed": "fail", "enforced": "pass", "reported": "reported", "assumed": "assumed"}
 ATTACK_ORIGIN = (("command", "command"), ("root seed", "root"), ("denoiser digest", "denoiser"))
 
 
-def write_report(path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None) -> None:
+def write_report(path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True) -> None:
     """Render a report and write it in one step: the file is complete or the old one is still there.
 
     Raises: ValueError as `render` and `results.files.write_text` do; OSError if the disk fails.
     """
-    write_text(path, render(title, certificates, attack))
+    write_text(path, render(title, certificates, attack, pictures=pictures))
 
 
-def render(title: str, certificates: Sequence[Json], attack: Json | None = None) -> str:
+def render(title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True) -> str:
     """The report as HTML text.
 
     Args:
         title: heading of the report.
         certificates: "certidote certificate" values, proved or not; the first one is the headline.
         attack: what a demonstrated attack did beside its controls, or None.
+        pictures: show the images that the records hold.
     Returns: a complete HTML document; the same bytes for the same input.
     Raises: ValueError if there is no certificate, or one has another format or version.
     """
@@ -62,7 +65,10 @@ def render(title: str, certificates: Sequence[Json], attack: Json | None = None)
         attack_facts=_attack_facts(attack) if attack else [],
         attack_rows=_attack_rows(attack) if attack else [],
         attack_figure=_both(figures.attack_figure, attack) if attack else "",
-        gallery=Markup(figures.gallery(attack.get("pictures", []))) if attack else "",
+        attack_gallery=Markup(figures.gallery(attack.get("pictures", []))) if attack and pictures else "",
+        gallery=Markup(figures.gallery(certificates[0].get("gallery", []))) if pictures else "",
+        examples=_examples(certificates[0], pictures),
+        frameworks=[(heading, _evidence(entries, certificates[0])) for heading, entries in FRAMEWORKS],
         assumptions=_assumptions(certificates),
         facts=_facts(certificates),
         failure_probabilities=list(dict.fromkeys(words.failure_probability(each) for each in proved)),
@@ -200,17 +206,44 @@ def _attack_rows(attack: Json) -> list[Cells]:
     ]
 
 
+def _examples(certificate: Json, pictures: bool) -> list[Json]:
+    """Test images with their votes, in words."""
+    return [
+        {
+            "kind": each["kind"],
+            "image": Markup(figures.thumbnail(each["png"], f"test image {each['test_image']}")) if pictures and each["png"] else "",
+            "name": f"Test image {each['test_image']}",
+            "answer": f"true class {each['true']}, " + ("no answer" if each["label"] is None else f"answer {each['label']}"),
+            "radius": "" if each["radius"] is None or each["label"] is None else f"radius {words.length(each['radius'])}",
+            "votes": [(name, f"{count:,}", words.percent(count / certificate["n"])) for name, count in each["top"]],
+        }
+        for each in certificate.get("examples", [])
+    ]
+
+
+def _evidence(entries: Sequence[Entry], certificate: Json) -> list[Json]:
+    """The entries that this run has evidence for."""
+    proved = certificate["proved"]
+    return [
+        {"id": entry.id, "title": entry.title, "evidence": entry.evidence if proved else entry.unproved}
+        for entry in entries
+        if proved or entry.unproved
+    ]
+
+
 def _assumptions(certificates: Sequence[Json]) -> list[Json]:
     """Each assumption once per evidence, with the certificates it belongs to where that is not all of them."""
     labels: dict[tuple[str, str, str], Cells] = {}
     for each in certificates:
         for item in each["assumptions"]:
             labels.setdefault((item["text"], item["verdict"], item["evidence"]), []).append(each["label"])
+        for reason in each["reasons"] if not each["proved"] else []:
+            labels.setdefault((reason, "failed", "found before certifying; no certificate was made"), []).append(each["label"])
     merged = []
     for (text, verdict, evidence), owners in labels.items():
         only = owners if len(owners) < len(certificates) else []
-        merged.append({"text": text, "verdict": verdict, "evidence": evidence, "only": only})
-    return sorted(merged, key=lambda item: ["enforced", "reported", "assumed"].index(item["verdict"]))
+        merged.append({"text": text, "verdict": verdict, "badge": BADGES[verdict], "evidence": evidence, "only": only})
+    return sorted(merged, key=lambda item: ["failed", "enforced", "reported", "assumed"].index(item["verdict"]))
 
 
 # ------------------------------------------------------------------------------------------------------------------- facts

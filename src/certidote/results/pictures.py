@@ -83,11 +83,16 @@ def training_gallery(untrusted: Untrusted, denoiser: Denoiser, sigma: float, key
     return [strip(title, rows, captions, lambda _: untrusted, len(untrusted), denoiser, sigma, noise, device)]
 
 
-def examples(outcome: Certificate | Unproved, prediction: Prediction, ballots: Ballots, n0: int, test: ImageDataset) -> list[Json]:
+def examples(
+    outcome: Certificate | Unproved, prediction: Prediction, ballots: Ballots, n0: int, test: ImageDataset, *, pictures: bool = True
+) -> list[Json]:
     """Some test images with their votes: certified, abstained and wrong ones, always the same for the same ballots.
 
-    Returns: for each its row, kind, true class, answer (-1 for an abstention), certified radius (None without certificate), the
-        three classes with most votes among the counted members, and the image.
+    Args:
+        n0: members that select the answer; the votes of the others are shown.
+        pictures: whether the images themselves go into the record.
+    Returns: for each its row, kind, true class, answer (None for an abstention), certified radius (None without certificate), the
+        three classes with most votes, and the image ("" without pictures).
     """
     labels, true = prediction.labels, test.labels.numpy()
     radii: np.ndarray | None = None
@@ -110,7 +115,7 @@ def examples(outcome: Certificate | Unproved, prediction: Prediction, ballots: B
                     "label": None if labels[row] < 0 else test.class_names[labels[row]],
                     "radius": None if radii is None else float(radii[row]),
                     "top": [[test.class_names[c], int(counts[row, c])] for c in top.tolist() if counts[row, c]],
-                    "png": png_base64(test.images[row]),
+                    "png": png_base64(test.images[row]) if pictures else "",
                 }
             )
     return found

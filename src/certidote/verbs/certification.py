@@ -47,6 +47,7 @@ def certify(
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    gallery: Annotated[bool, typer.Option(help="put pictures into the record and report; leave them out for private data")] = True,
     dry_run: Annotated[bool, typer.Option(help="print the plan and stop")] = False,
     progress: "Progress | None" = None,
     pool: "Pool | None" = None,
@@ -100,12 +101,13 @@ def certify(
         progress,
         pool,
         label,
+        gallery,
     )
 
 
 def _run_and_record(
     out: Path, scheme: Any, trainer: Any, untrusted: Any, train: Any, test: Any, facts: Any, seed: int | None, overlap: int | None,
-    workers: int | None, progress: Any, pool: Any, label: str,
+    workers: int | None, progress: Any, pool: Any, label: str, gallery: bool,
 ) -> Certified:  # fmt: skip
     from contextlib import nullcontext
 
@@ -113,7 +115,9 @@ def _run_and_record(
     from certidote.engine.ledger import Ledger
     from certidote.engine.local import Pool
     from certidote.reporting.words import plain
+    from certidote.results.pictures import examples, training_gallery
     from certidote.results.record import RunFacts, certificate_record
+    from certidote.streams import Key
 
     out.mkdir(parents=True, exist_ok=True)
     config = engine.configuration(scheme, trainer, untrusted, test[1], facts)
@@ -139,9 +143,12 @@ def _run_and_record(
             seconds_denoising=seconds_viewing,
             workers=number_of_workers,
         )
-    outcome = scheme.certify(ballots)
-    record = certificate_record(
-        outcome, scheme.aggregate(ballots), ballots, scheme.describe(), scheme.denoiser.card, train, test, run_facts
-    )
+    outcome, prediction = scheme.certify(ballots), scheme.aggregate(ballots)
+    record = certificate_record(outcome, prediction, ballots, scheme.describe(), scheme.denoiser.card, train, test, run_facts)
+    record["examples"] = examples(outcome, prediction, ballots, scheme.n0, test[1], pictures=gallery)
+    record["gallery"] = []
+    if gallery:  # the votes are cast: what is shown from here on, no model has seen
+        key = Key(int(run_facts.root, 16))
+        record["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, facts["device"])
     write_results(out, record)
     return Certified(record, out, record["proved"])

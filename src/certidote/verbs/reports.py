@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from certidote.types import Progress
 
 
-def write_results(out: Path, record: dict[str, Any]) -> None:
+def write_results(out: Path, record: dict[str, Any], gallery: bool = True) -> None:
     from certidote.reporting.figures import certified_accuracy_figure, threat_figure
     from certidote.reporting.html import write_report
     from certidote.results.files import write_csv, write_json, write_text
@@ -24,11 +24,13 @@ def write_results(out: Path, record: dict[str, Any]) -> None:
     if record["proved"]:
         write_text(out / "certified_accuracy.svg", certified_accuracy_figure([record]))
         write_text(out / "threats.svg", threat_figure([record]))
-    write_report(out / "report.html", f"Certificate for {record['data']['name']}", [record])
+    write_report(out / "report.html", f"Certificate for {record['data']['name']}", [record], pictures=gallery)
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json, or a demo directory")],
+    *,
+    gallery: Annotated[bool, typer.Option(help="show pictures; leave them out before handing on a report about private data")] = True,
 ) -> Path:
     """Write RUN's report.html and figures again from its certificate.json."""
     import json
@@ -44,7 +46,7 @@ def report(
         ) from None
     if not isinstance(record, dict) or record.get("format") != "certidote certificate" or record.get("version") != 1:
         raise ValueError(f"{path} is not a certidote certificate of version 1")
-    write_results(run, record)
+    write_results(run, record, gallery)
     return run / "report.html"
 
 
