@@ -204,7 +204,7 @@ def test_what_fails_stands_first_among_what_was_checked() -> None:
 
 def test_examples_show_answer_radius_and_votes() -> None:
     text = Page(ALONE).text
-    assert "certified Test image 4 true class 8, answer 8, radius 0.040 8 561 (56.1%) 3 402 (40.2%) 9 37 (3.7%)" in text
+    assert "certified Test image 4 true class 8, answer 8, radius 0.0400 8 561 (56.1%) 3 402 (40.2%) 9 37 (3.7%)" in text
     assert "abstained Test image 230 true class 5, no answer 5 498 (49.8%)" in text
     assert "wrong Test image 101 true class 1, answer 7, radius 0.200" in text
     assert "right Test image 17 true class 3, answer 3 3 1,000 (100%)" in Page(render("t", [example.unproved()])).text

@@ -90,12 +90,22 @@ def test_arrays_give_an_archive_with_the_same_images(tmp_path: Path) -> None:
     assert torch.equal(result.images, as_levels(wanted))
     assert torch.equal(result.labels, original.labels)
     assert made.manifest["result"]["digest"] == result.digest()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"sanitized.npz", "movement.csv", "manifest.json", "gallery.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "sanitized.npz",
+        "movement.csv",
+        "manifest.json",
+        "gallery.html",
+    }
 
 
 def test_color_splits_and_other_formats_keep_their_layout(tmp_path: Path) -> None:
     generator = Key(3).numpy()
-    for split, name, file in (("train", "ant", "x.jpg"), ("train", "ant", "y.bmp"), ("train", "bee", "z.webp"), ("test", "ant", "t.png")):
+    for split, name, file in (
+        ("train", "ant", "x.jpg"),
+        ("train", "ant", "y.bmp"),
+        ("train", "bee", "z.webp"),
+        ("test", "ant", "t.png"),
+    ):
         path = tmp_path / "set" / split / name / file
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
@@ -140,11 +150,14 @@ def interrupt(photos: Path, out: Path, at: int, kind: str) -> int:
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
-@pytest.mark.parametrize(("kind", "at"), [
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [
         pytest.param("SIGKILL", 700, marks=pytest.mark.slow),
         ("SIGKILL", ROW_BLOCK + 30),
         pytest.param("SIGINT", ROW_BLOCK + 30, marks=pytest.mark.slow),
-    ])
+    ],
+)
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
     photos: Path, undisturbed: dict[str, bytes], tmp_path: Path, kind: str, at: int
 ) -> None:
@@ -181,7 +194,9 @@ def test_a_full_disk_leaves_whole_files_and_the_way_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(blockwise, "write_bytes", full)
-        with pytest.raises(OSError, match=r"No space left on device: 1,024 of 1,084 images are sanitized and kept .*same command again"):
+        with pytest.raises(
+            OSError, match=r"No space left on device: 1,024 of 1,084 images are sanitized and kept .*same command again"
+        ):
             again(photos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     pictures = list((tmp_path / "out.unfinished").rglob("*.png"))
@@ -192,9 +207,7 @@ def test_a_full_disk_leaves_whole_files_and_the_way_on(
 
 
 @pytest.mark.slow
-def test_a_finished_block_that_was_damaged_is_made_again(
-    photos: Path, undisturbed: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_a_finished_block_that_was_damaged_is_made_again(photos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     interrupt(photos, out, ROW_BLOCK + 30, "SIGKILL")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "out.unfinished" / "pattern-0" / "0003.png")
@@ -261,7 +274,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def bitmaps(root: Path, count: int, side: int = 24) -> Path:
     """Two classes of RGB bitmap files, written by hand for speed."""
-    header = b"BM" + (54 + 3 * side * side).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
+    header = (
+        b"BM" + (54 + 3 * side * side).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
+    )
     header += side.to_bytes(4, "little") * 2 + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
     pixels = Key(4).numpy().bytes(3 * side * side + count)
     for name in "ab":

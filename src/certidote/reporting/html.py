@@ -24,7 +24,9 @@ BADGES = {"failed": "fail", "enforced": "pass", "reported": "reported", "assumed
 ATTACK_ORIGIN = (("command", "command"), ("root seed", "root"), ("denoiser digest", "denoiser"))
 
 
-def write_report(path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True) -> None:
+def write_report(
+    path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True
+) -> None:
     """Render a report and write it in one step: the file is complete or the old one is still there.
 
     Raises: ValueError as `render` and `results.files.write_text` do; OSError if the disk fails.
@@ -303,4 +305,8 @@ def _compact(value: object) -> str:
     if isinstance(value, dict):
         parts = {name: f"({_compact(item)})" if isinstance(item, dict) else _compact(item) for name, item in value.items()}
         return ", ".join(f"{name} {part}" for name, part in parts.items())
+    if isinstance(value, list):
+        return f"[{', '.join(_compact(item) for item in value)}]"
+    if isinstance(value, float):
+        return words.plain(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

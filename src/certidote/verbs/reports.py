@@ -30,7 +30,9 @@ def write_results(out: Path, record: dict[str, Any], gallery: bool = True) -> No
 def report(
     run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json, or a demo directory")],
     *,
-    gallery: Annotated[bool, typer.Option(help="show pictures; leave them out before handing on a report about private data")] = True,
+    gallery: Annotated[
+        bool, typer.Option(help="show pictures; leave them out before handing on a report about private data")
+    ] = True,
 ) -> Path:
     """Write RUN's report.html and figures again from its certificate.json."""
     import json
