@@ -20,6 +20,7 @@ NO_CERTIFICATE = (
 )
 
 FORMAT, VERSION = "certidote sanitized", 1
+BESIDE = ("manifest.json", "movement.csv", "suspicious.csv", "gallery.html")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def sanitize(
     chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device))  # type: ignore[arg-type]
     check_sigma(sigma, chosen)
     names = output_names(source, _prefix(data, source))
+    for name in {name.partition("/")[0] for name in names} & set(BESIDE):
+        raise ValueError(f"a class is called {name!r}, as is a file that is written beside the class folders; rename the class")
     asked = {
         "data_digest": source.digest,
         "sigma": sigma,
