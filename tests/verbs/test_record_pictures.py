@@ -64,7 +64,16 @@ def test_examples_are_the_recorded_results(run: Path) -> None:
 
 def test_without_pictures_the_certificate_is_the_same_and_no_image_is_kept(run: Path, tmp_path: Path) -> None:
     private = certify(
-        "digits", out=tmp_path / "run", sigma=0.5, models=30, n0=10, denoiser="none", seed=3, workers=0, dtype="float32", gallery=False
+        "digits",
+        out=tmp_path / "run",
+        sigma=0.5,
+        models=30,
+        n0=10,
+        denoiser="none",
+        seed=3,
+        workers=0,
+        dtype="float32",
+        gallery=False,
     )
     assert isinstance(private, Certified)
     shown = record_of(run)

@@ -288,7 +288,7 @@ def bitmaps(root: Path, count: int, side: int = 24) -> Path:
 
 @pytest.mark.slow
 def test_ten_times_as_many_images_take_no_more_memory(tmp_path: Path) -> None:
-    """Loading the 45,000 further images would take 74 MiB as bytes and four times that as floats; 10 % is some 30 MiB."""
+    """Loading the 45,000 further images would take 74 MiB as bytes and four times that as floats; 10 % is some 38 MiB."""
     peaks = {}
     for count in (5_000, 50_000):
         root = bitmaps(tmp_path / str(count), count)

@@ -211,7 +211,10 @@ def _write_gallery(path: Path, data: str, source: Any, name: Any, cleaning: Any,
     farthest = np.argsort(-moved.l2, kind="stable")[:count]
     pictures = []
     for title, rows in (("A random handful", handful.tolist()), ("Those that moved most", farthest.tolist())):
-        captions = [f"{name(row)}: moved {moved.l2[row]:.3f} in l2, {moved.linf[row]:.3f} in linf" for row in rows]
+        captions = [
+            f"{'' if source.folder else 'row '}{name(row)}: moved {moved.l2[row]:.3f} in l2, {moved.linf[row]:.3f} in linf"
+            for row in rows
+        ]
         pictures.append(
             strip(title, rows, captions, read, len(source), cleaning.denoiser, cleaning.sigma, cleaning.key, cleaning.device)
         )
