@@ -256,8 +256,8 @@ def test_input_and_output_must_lie_apart(photos: Path, tmp_path: Path) -> None:
 
 
 def test_noise_outside_the_denoiser_s_range_writes_nothing(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="sigma"):
-        again(photos, tmp_path / "out", sigma=99.0)
+    with pytest.raises(ValueError, match="exceeds this denoiser's sigma_max"):
+        again(photos, tmp_path / "out", sigma=99.0, denoiser="digits")
     assert list(tmp_path.iterdir()) == []
 
 
