@@ -17,6 +17,7 @@ from PIL import Image
 from certidote.data.atomic import replacing
 from certidote.data.stream import FolderStream, ImageStream, Part, png_names
 from certidote.defenses.sanitize import as_levels, sanitized_block
+from certidote.numerics import give_back_freed_memory
 from certidote.streams import ROW_BLOCK, Key
 from certidote.types import Denoiser, ImageDataset, Json, Untrusted
 
@@ -82,6 +83,7 @@ def clean_block(cleaning: Cleaning, block: Block) -> int:
     }
     with replacing(entry_path(cleaning.out, block.number)) as journal:
         journal.write(json.dumps(entry).encode())
+    give_back_freed_memory()
     return len(rows)
 
 

@@ -61,4 +61,4 @@ def stages(
 
 def as_levels(images: Images) -> UInt8[Tensor, "n c h w"]:
     """Pixels as they are stored: clipped to [0, 1] and rounded to 255 levels."""
-    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return images.clamp(0, 1).mul_(255).round_().to(torch.uint8)
