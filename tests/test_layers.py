@@ -42,7 +42,13 @@ def test_imports_go_upwards_only() -> None:
 
 
 def test_untrusted_pixels_are_read_in_few_places() -> None:
-    calls: dict[str, set[str]] = {"noised": set(), "unsealed": set(), "_Untrusted__data": set()}
+    calls: dict[str, set[str]] = {
+        "noised": set(),
+        "unsealed": set(),
+        "movement": set(),
+        "pictured": set(),
+        "_Untrusted__data": set(),
+    }
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in calls:
@@ -56,3 +62,5 @@ def test_untrusted_pixels_are_read_in_few_places() -> None:
         "types.py",
         "certification/lineage.py",
     }
+    assert calls["movement"] == {"defenses/blockwise.py"}  # norms only, after sanitizing
+    assert calls["pictured"] == {"results/pictures.py"}  # for people, after the last vote or after sanitizing

@@ -22,6 +22,7 @@ _VERBS = (
     "plan",
     "data_info",
     "data_fetch",
+    "sanitize",
 )
 __all__ = [
     "certify",
@@ -37,6 +38,7 @@ __all__ = [
     "plan",
     "predict",
     "report",
+    "sanitize",
     "status",
     "threat_map",
     "train",

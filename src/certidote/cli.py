@@ -144,6 +144,18 @@ def _say_exported(result: Any) -> None:
     print(f"Exported {what}: {result.out}. It carries no certificate; 'certidote predict' gives radii.")
 
 
+def _say_sanitized(result: Any) -> None:
+    manifest = result.manifest
+    middle = manifest["movement"]["quartiles"]["l2"][2]
+    print(
+        f"{manifest['data']['images']:,} images sanitized at sigma {manifest['sigma']:g}; half of them moved by more than {middle:.3f} in l2."
+    )
+    print(manifest["caution"])
+    if manifest["suspicion"]:
+        print(f"Suspicion list: {result.out / 'suspicious.csv'}. {manifest['suspicion']['caution']}")
+    print(f"Sanitized set: {result.out}")
+
+
 def _say_demo(result: Any) -> None:
     print("\n".join(result.lines))
 
@@ -238,6 +250,7 @@ _command(app, verbs.verify, _say_verified)
 _command(app, verbs.train, _say_trained)
 _command(app, verbs.predict, _say_predicted)
 _command(app, verbs.export, _say_exported)
+_command(app, verbs.sanitize, _say_sanitized)
 _command(app, verbs.report, _say_path)
 _command(app, verbs.threat_map, _say_map)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")

@@ -54,7 +54,8 @@ def run_demo(
     progress = progress or Silent()
     with Pool(workers) as pool:
         attack = attack_part(targets, progress, command=f"certidote demo --targets {targets}")
-        certificates = []
+        certificates: list[Json] = []
+        shown: list[Json] = []
         for sigma in SIGMAS:
             for name, denoiser in DENOISERS.items():
                 run = verbs.certify(
@@ -63,6 +64,7 @@ def run_demo(
                 )  # fmt: skip
                 assert isinstance(run, verbs.Certified)
                 certificates.append(run.record)
+                shown.append({**run.record, **run.pictures})
     attack["statement"] = _where_it_lies(attack, certificates)
     write_json(out / "demo.json", {"certificates": [_without_images(c) for c in certificates], "attack": attack})
     rows = [(c["label"], *point) for c in certificates for point in c["results"]["certified_accuracy"]]
@@ -72,7 +74,7 @@ def run_demo(
     write_text(out / "certified_accuracy.svg", certified_accuracy_figure(certificates, attack))
     write_text(out / "threats.svg", threat_figure(certificates))
     write_text(out / "attack.svg", attack_figure(attack))
-    write_report(out / "report.html", "Certidote demo: handwritten digits", certificates, attack)
+    write_report(out / "report.html", "Certidote demo: handwritten digits", shown, attack)
     return Demo(tuple(certificates), attack, tuple(_story(certificates, attack, out)), out)
 
 

@@ -2,7 +2,8 @@
 
 Pixels are stored as uint8 and computed with as float32 in [0, 1]; sigma, radii and epsilon are in the same units. Data that
 somebody else may have altered travels as `Untrusted`: its labels are open, its pixels can only be had through `noised` (which
-adds Gaussian noise) or `unsealed` (which leaves a mark in the lineage that no certificate survives).
+adds Gaussian noise) or `unsealed` (which leaves a mark in the lineage that no certificate survives). Two more readings serve people,
+not training, and leave the same mark: `movement` (norms only) and `pictured` (a handful of images to look at).
 """
 
 import copy
@@ -208,20 +209,34 @@ class Reads:
         return self.noise_ids[0] if self.noise_ids else 0
 
 
+MAX_PICTURES = 64
+"""Untrusted images that may be shown to people at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """How far sanitizing moved each image, [0, 1] pixel units: over all its pixels, and its pixel that moved most."""
+
+    l2: Float64[np.ndarray, "m"]
+    linf: Float64[np.ndarray, "m"]
+
+
 class Untrusted:
     """A data set that somebody else may have altered: labels, names and shapes are open, pixels are sealed.
 
     Clean-label threat model: an attacker may have changed pixels, but not labels, number or order of the images.
 
     Args:
-        data: the images.
+        data: the images, or one block of consecutive rows of a set that is never in memory as a whole.
         trusted: distinct rows that the attacker cannot have touched, by assumption; their pixels are used without noise.
+        first_row: where in the whole set this block begins; row numbers of methods are those of the whole set.
     Raises: ValueError if a trusted row does not exist, is given twice, or no untrusted row is left.
     """
 
-    def __init__(self, data: ImageDataset, trusted: Sequence[int] = ()) -> None:
+    def __init__(self, data: ImageDataset, trusted: Sequence[int] = (), first_row: int = 0) -> None:
         self.trusted = _checked_rows(trusted, len(data))
         self.__data = data
+        self.first_row = first_row
         self.labels = data.labels
         self.class_names = data.class_names
         self.names = data.names
@@ -261,7 +276,7 @@ class Untrusted:
         """
         if not sigma > 0:
             raise ValueError(f"sigma={sigma} adds no noise; give sigma > 0 ([0, 1] pixel units)")
-        clean = as_pixels(self.__data.images[rows.start : rows.stop])
+        clean = as_pixels(self.__rows(rows))
         noise = normal_block(key, rows, self.image_shape)
         self.reads.sigmas.append(sigma)
         self.reads.draws[rows.start] += 1
@@ -293,6 +308,47 @@ class Untrusted:
         """How many of the images have one of these content hashes. For reports; a member that asks leaves a mark."""
         self._content_told("how many images are among known ones")
         return sum(value in hashes for value in content_hashes(self.__data.images))
+
+    def movement(self, made: UInt8[Tensor, "m c h w"], rows: range) -> "Movement":
+        """How far each image lies from what was made of it: two norms for each image, and not one pixel.
+
+        For people who look for poisons, after sanitizing. Norms of differences tell something about the pixels all the same, so the
+        reading is on record: in a member's view it would void the certificate like `unsealed`.
+
+        Args:
+            made: the images made of these rows, as stored.
+            rows: consecutive rows.
+        """
+        self.reads.unsealed.append("per-image movement, computed after sanitizing")
+        l2, linf = np.empty(len(rows)), np.empty(len(rows))
+        original = self.__rows(rows)
+        for first in range(0, len(rows), 64):  # eight bytes a pixel, so a few images at a time
+            some = slice(first, first + 64)
+            steps = (made[some].to(torch.int64) - original[some].to(torch.int64)).flatten(1)
+            l2[some] = steps.square().sum(1).to(torch.float64).sqrt().div(255).numpy()
+            linf[some] = steps.abs().amax(1).to(torch.float64).div(255).numpy()
+        return Movement(l2, linf)
+
+    def pictured(self, rows: Sequence[int], reason: str) -> UInt8[Tensor, "m c h w"]:
+        """A few images as they are, for people to look at, never to train on.
+
+        The reading is on record with its reason: in a member's view it would void the certificate like `unsealed`. Reports ask the
+        data set itself, after the last vote, and members only ever had a `watched` twin: their lineage is not touched.
+
+        Raises: ValueError for more than `MAX_PICTURES` rows.
+        """
+        if len(rows) > MAX_PICTURES:
+            raise ValueError(f"{len(rows)} pictures were asked for; at most {MAX_PICTURES} untrusted images are shown at once")
+        self.reads.unsealed.append(reason)
+        return torch.stack([self.__rows(range(row, row + 1))[0] for row in rows])
+
+    def __rows(self, rows: range) -> UInt8[Tensor, "m c h w"]:
+        first, last = rows.start - self.first_row, rows.stop - self.first_row
+        if first < 0 or last > len(self):
+            raise ValueError(
+                f"rows {rows.start} to {rows.stop - 1} are not all among {self.first_row} to {self.first_row + len(self) - 1}"
+            )
+        return self.__data.images[first:last]
 
     def unsealed(self, reason: str, rows: Int64[Tensor, "m"] | None = None) -> Traced:
         """All images, or these rows in this order, without noise. The lineage records `reason`, and no smoothing certificate follows."""

@@ -1,10 +1,13 @@
 """Made-up but consistent records, in the shape a certification run and the demo write: what the report is tested on."""
 
+import base64
+import io
 import math
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 Json = dict[str, Any]
 
@@ -87,6 +90,8 @@ def certificate(sigma: float = 0.5, denoised: bool = True, **changes: Any) -> Js
             "lower_bound": lower.tolist(),
             "top_count": counts.tolist(),
         },
+        "examples": examples(),
+        "gallery": gallery(),
     }
     return value | changes
 
@@ -99,9 +104,37 @@ def four() -> list[Json]:
     return [certificate(sigma, denoised) for sigma in (0.5, 1.0) for denoised in (True, False)]
 
 
+def examples() -> list[Json]:
+    """Test images with their votes, one of each kind."""
+    rng = np.random.default_rng(5)
+    rows = (
+        (17, "certified", "3", "3", 1.21, [["3", 1_000]]),
+        (4, "certified", "8", "8", 0.04, [["8", 561], ["3", 402], ["9", 37]]),
+        (230, "abstained", "5", None, 0.0, [["5", 498], ["9", 497], ["3", 5]]),
+        (101, "wrong", "1", "7", 0.2, [["7", 700], ["1", 300]]),
+    )
+    names = ("test_image", "kind", "true", "label", "radius", "top")
+    return [dict(zip(names, row, strict=True)) | {"png": _png(rng.integers(0, 256, (8, 8)))} for row in rows]
+
+
+def gallery() -> list[Json]:
+    """Three training images on their way."""
+    rng = np.random.default_rng(6)
+    labels = ("original", "noised", "denoised", "difference")
+    rows = [{"label": label, "pngs": [_png(rng.integers(0, 256, (8, 8))) for _ in range(3)]} for label in labels]
+    return [{"title": "Training images as the first model saw them", "rows": rows, "captions": ["training image 1, 4", "b", "c"]}]
+
+
+def _png(levels: np.ndarray) -> str:
+    content = io.BytesIO()
+    Image.fromarray(levels.astype(np.uint8)).save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
 def unproved(**changes: Any) -> Json:
     """A run whose denoiser had seen the untrusted data: votes, but no certificate."""
     value = certificate(proved=False, reasons=["the denoiser was trained on the untrusted images"], **changes)
+    value["examples"] = [each | {"kind": "right", "radius": None} for each in examples()[:2]]
     value["claim"] = "Empirical only: no certificate follows from this run."
     value["assumptions"] = []
     value["results"] |= {"certified_accuracy": [], "threats": [], "sentences": []}

@@ -78,6 +78,8 @@ def test_everything_foreign_is_escaped() -> None:
     certificate["results"]["sentences"] = [HOSTILE]
     certificate["assumptions"] = [{"text": HOSTILE, "verdict": "assumed", "evidence": HOSTILE}]
     certificate["recipe"] = {HOSTILE: HOSTILE}
+    certificate["examples"] = [each | {"true": HOSTILE, "label": HOSTILE, "top": [[HOSTILE, 3]]} for each in example.examples()]
+    certificate["gallery"][0] |= {"title": HOSTILE, "captions": [HOSTILE]}
     attack = example.attack(attack=HOSTILE, scenario=HOSTILE, statement=HOSTILE)
     attack["rows"][0]["label"] = HOSTILE
     attack["pictures"] = [{"title": HOSTILE, "rows": [{"label": HOSTILE, "images": [[[0, 1]]]}]}]
@@ -189,7 +191,57 @@ def test_assumptions_are_merged_and_say_where_they_hold() -> None:
         assert text.count(item["text"]) == 1
         assert item["evidence"] in text
     assert "The denoiser never saw the untrusted images (denoised, sigma 0.5; denoised, sigma 1.0)" in text
-    assert [re.findall(r'class="verdict (\w+)"', DEMO)[i] for i in (1, -1)] == ["enforced", "assumed"]
+    badges = re.findall(r'class="verdict (\w+)">(\w+)<', DEMO.split("What the proof rests on")[1])
+    assert badges == [("enforced", "pass")] * 2 + [("reported", "reported")] + [("assumed", "assumed")] * 2
+
+
+def test_what_fails_stands_first_among_what_was_checked() -> None:
+    html = render("t", [example.certificate(), example.unproved(label="other")])
+    badges = re.findall(r'class="verdict (\w+)">(\w+)<', html.split("What the proof rests on")[1])
+    assert badges[:2] == [("failed", "fail"), ("enforced", "pass")]
+    assert "the denoiser was trained on the untrusted images (other)" in Page(html).text
+
+
+def test_examples_show_answer_radius_and_votes() -> None:
+    text = Page(ALONE).text
+    assert "certified Test image 4 true class 8, answer 8, radius 0.0400 8 561 (56.1%) 3 402 (40.2%) 9 37 (3.7%)" in text
+    assert "abstained Test image 230 true class 5, no answer 5 498 (49.8%)" in text
+    assert "wrong Test image 101 true class 1, answer 7, radius 0.200" in text
+    assert "right Test image 17 true class 3, answer 3 3 1,000 (100%)" in Page(render("t", [example.unproved()])).text
+
+
+def test_pictures_are_recorded_ones_and_can_be_left_out() -> None:
+    certificate = example.certificate()
+    recorded = [each["png"] for each in certificate["examples"]]
+    recorded += [png for row in certificate["gallery"][0]["rows"] for png in row["pngs"]]
+    assert len(recorded) == 4 + 12
+    assert all(f"data:image/png;base64,{png}" in ALONE for png in recorded)
+    private = render("t", [certificate], example.attack(), pictures=False)
+    assert "data:image" not in private
+    assert "<img" not in private
+    assert "Test image 230" in private
+    assert "What happens to the training images" not in private
+    assert "One trial" not in private
+
+
+def test_records_without_pictures_are_still_reported() -> None:
+    certificate = example.certificate()
+    del certificate["examples"], certificate["gallery"]
+    text = Page(render("t", [certificate])).text
+    assert "Votes of some test images" not in text
+    assert "What happens to the training images" not in text
+
+
+def test_evidence_is_offered_and_compliance_is_not_claimed() -> None:
+    proved, unproved = Page(ALONE).text, Page(render("t", [example.unproved()])).text
+    for identifier in ("AML.T0020", "AML.M0007", "AML.M0025", "v1.0-C1.3.5", "v1.0-C1.1.4", "v1.0-C12.6.1"):
+        assert identifier in proved
+        assert identifier in unproved
+    assert "AML.T0018" in proved
+    assert "AML.T0018" not in unproved
+    assert "with a proof" not in unproved
+    assert "complies" not in proved
+    assert "is not compliance" in proved
 
 
 def test_shared_facts_are_listed_once() -> None:

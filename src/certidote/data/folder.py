@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from certidote.data.archive import Member, contents
 from certidote.data.checks import Refused, check_class_names, check_distinct, quoted
@@ -52,27 +53,55 @@ def read_folder(root: Node, split: str, reading: Reading) -> Loaded:
     Raises: ValueError, naming the path, for a missing split, an unreadable, empty or single class folder, names that differ only in
         case, a file that is no image or is damaged, images of different sizes, sizes or numbers of classes out of range.
     """
-    folder = _split_folder(_inner(root), split)
-    classes, ignored = _class_folders(folder)
-    names = tuple(each.name for each in classes)
-    check_class_names(names, f"folder {quoted(folder)}")
-    check_distinct(names, "class folders", f"folder {quoted(folder)}")
-    of_class = [image_files(each) for each in classes]
+    found = list_images(root, split)
+    names, of_class = found.class_names, found.files
     files = [file for each in of_class for file in each]
     pictures = decoded(_sources(files), lambda row: str(files[row]), len(files), reading)
     labels = np.repeat(np.arange(len(names)), [len(each) for each in of_class]).astype(np.int64)[pictures.kept]
-    for label, each in enumerate(classes):
-        if not (labels == label).any():
-            raise Refused(f"every image of class folder {quoted(each)} is corrupt; repair some, or remove the folder")
+    check_classes_left(labels, names, found.folder)
     paths = tuple(_inside(file, root) for file in files)
     data = ImageDataset(
         torch.from_numpy(pictures.images),
         torch.from_numpy(labels),
         names,
         tuple(path for path, kept in zip(paths, pictures.kept, strict=True) if kept),
-        pictures.notes(reading) + tuple(f"{name} was not read: classes come from folder names" for name in ignored),
+        pictures.notes(reading) + tuple(f"{name} was not read: classes come from folder names" for name in found.ignored),
     )
     return Loaded(data, dict(pictures.kinds), tuple((paths[row], reason) for row, reason in pictures.skipped))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What `read_folder` would read.
+
+    Attributes:
+        folder: that holds the class folders.
+        class_names: of these.
+        files: of each class, in order.
+        ignored: names of metadata files beside the class folders.
+    """
+
+    folder: Node
+    class_names: tuple[str, ...]
+    files: tuple[tuple[Node, ...], ...]
+    ignored: tuple[str, ...]
+
+
+def list_images(root: Node, split: str) -> Listing:
+    """The class folders and their files. Raises: ValueError as `read_folder` does, as far as names tell."""
+    folder = _split_folder(_inner(root), split)
+    classes, ignored = _class_folders(folder)
+    names = tuple(each.name for each in classes)
+    check_class_names(names, f"folder {quoted(folder)}")
+    check_distinct(names, "class folders", f"folder {quoted(folder)}")
+    return Listing(folder, names, tuple(tuple(image_files(each)) for each in classes), ignored)
+
+
+def check_classes_left(labels: Int64[np.ndarray, "kept"], class_names: Sequence[str], folder: Node) -> None:
+    """Raises: ValueError if a class has lost all its images to `skip_corrupt`."""
+    for label, name in enumerate(class_names):
+        if not (labels == label).any():
+            raise Refused(f"every image of class {name!r} in {quoted(folder)} is corrupt; repair some, or remove the folder")
 
 
 def folder_splits(root: Node) -> tuple[str, ...]:

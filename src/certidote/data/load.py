@@ -81,6 +81,20 @@ def splits_of(name_or_path: str | Path) -> tuple[str, ...]:
     return ("train", "test") if is_cifar(tree) else folder_splits(tree)
 
 
+def locate(name_or_path: str | Path, split: str = "train") -> tuple[str | Path, str]:
+    """What `load` would read: a name of the catalogue or an existing path, and which split of it. Raises as `load` does."""
+    source, named_split = _resolved(name_or_path)
+    return source, split if named_split is None else named_split
+
+
+def folder_of_images(name_or_path: str | Path) -> Path | None:
+    """The folder of class folders that `load` would read, if it is one: not an archive, an array, or files of another layout."""
+    source, _ = locate(name_or_path)
+    if isinstance(source, str) or not source.is_dir() or parquet_files(source) or is_cifar(source):
+        return None
+    return source
+
+
 def _resized(data: ImageDataset, reading: Reading) -> Loaded:
     if reading.size is None or data.image_shape[1:] == reading.size:
         return Loaded(data, {})

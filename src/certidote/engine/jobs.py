@@ -41,6 +41,9 @@ class Job:
     first: int
     last: int
 
+    def __str__(self) -> str:
+        return f"members {self.first} to {self.last - 1}"
+
 
 @dataclass(frozen=True, eq=False)
 class Payload:

@@ -13,34 +13,52 @@ import signal
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
+from typing import Any, TypeVar
 
 import torch
 
-from certidote.engine.jobs import BlockRecord, Job, Payload, work
-from certidote.engine.workers import LOSSES_ALLOWED, JobFailed, WorkerLost, check_timeout
+from certidote.engine.jobs import BlockRecord, Job, Payload
+from certidote.engine.workers import LOSSES_ALLOWED, WorkerLost, check_timeout
 from certidote.numerics import keep_freed_memory, rounding
 from certidote.types import Json
+
+P, J, R = TypeVar("P"), TypeVar("J"), TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker does with every job: sent once, before the first one."""
+
+    do: Callable[..., Any]
+    payload: Any
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a worker sends instead of a record when its job raises."""
+    """A job that raised, and the traceback."""
 
+    job: Job
     traceback: str
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """A payload as it goes through a pipe. Workers are asked for its name, so that nobody keeps the content."""
+class _Raised:
+    """What a worker sends instead of an answer when `do` raises."""
 
-    content: bytes
-    name: object
+    error: Exception
+
+
+def _attempted(payload: Payload, job: Job) -> BlockRecord | _Failure:
+    try:
+        return work(payload, job)
+    except Exception:
+        return _Failure(job, traceback.format_exc())
 
 
 class _Begun:
@@ -54,10 +72,10 @@ class _Worker:
         self.process: BaseProcess | None = None
         self.connection: Connection | None = None
         self.payload: object = None
-        self.job: Job | None = None
+        self.job: Any = None
         self.timeout = self.deadline = float("inf")
 
-    def give(self, job: Job, payload: "_Packed", timeout: float | None) -> None:
+    def give(self, job: Any, payload: "_Packed", timeout: float | None) -> None:
         """Hand a job over, and the payload if this process does not have it yet. Raises OSError if the process is gone."""
         self.job = job
         self.timeout = float("inf") if timeout is None else timeout
@@ -73,7 +91,7 @@ class _Worker:
             self.payload = payload.name
         self.connection.send(job)
 
-    def answer(self) -> BlockRecord | _Failure | None:
+    def answer(self) -> Any:
         """None if it only says that it has begun. Raises EOFError or OSError if the process died before it had sent everything."""
         assert self.connection is not None
         answer = self.connection.recv()
@@ -141,7 +159,7 @@ class Pool:
                     return
                 first = min(slot.deadline for slot in busy.values())
                 ready = wait(list(busy), None if first == float("inf") else max(0.0, first - time.monotonic()))
-                records: list[BlockRecord] = []
+                records: list[R] = []
                 for slot in [slot for connection, slot in busy.items() if connection in ready]:
                     job = slot.job
                     assert job is not None
@@ -150,10 +168,10 @@ class Pool:
                     except (EOFError, OSError):
                         self._lose(slot, "it was killed, or memory ran out", again, losses)
                         continue
-                    if isinstance(answer, _Failure):
+                    if isinstance(answer, _Raised):
                         if records:
                             yield records
-                        raise JobFailed(job, answer.traceback)
+                        raise answer.error
                     if answer is not None:
                         records.append(answer)
                 now = time.monotonic()
@@ -179,7 +197,7 @@ class Pool:
                 except OSError:
                     self._lose(slot, "it died while it was idle", again, losses)
 
-    def _lose(self, slot: _Worker, reason: str, again: deque[Job], losses: Counter[Job]) -> None:
+    def _lose(self, slot: _Worker, reason: str, again: deque[J], losses: Counter[J]) -> None:
         job = slot.job
         assert job is not None
         slot.stop()
@@ -211,30 +229,28 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the driver's to handle
     keep_freed_memory()
     torch.set_num_threads(1)
-    payload: Payload | None = None
+    task: _Task | None = None
     try:
         while True:
             message = connection.recv()
-            if isinstance(message, Payload):
-                payload = message
+            if isinstance(message, _Task):
+                task = message
                 continue
-            assert payload is not None
+            assert task is not None
             connection.send(_Begun())
             try:
-                answer: BlockRecord | _Failure = work(payload, message)
-            except Exception:
-                answer = _Failure(traceback.format_exc())
+                answer: Any = task.do(task.payload, message)
+            except Exception as error:
+                answer = _Raised(error)
             connection.send(answer)
     except (EOFError, OSError):
         return
 
 
-def _single_threaded(payload: Payload, job: Job) -> BlockRecord:
+def _single_threaded(do: Callable[[P, J], R], payload: P, job: J) -> R:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return work(payload, job)
-    except Exception as error:
-        raise JobFailed(job, traceback.format_exc()) from error
+        return do(payload, job)
     finally:
         torch.set_num_threads(threads)

@@ -39,9 +39,9 @@ class Workers(Protocol):
 class WorkerLost(RuntimeError):
     """A job has lost its worker again and again; committed members are kept and the same command goes on."""
 
-    def __init__(self, job: Job, reason: str) -> None:
+    def __init__(self, job: object, reason: str) -> None:
         super().__init__(
-            f"members {job.first} to {job.last - 1} lost their worker {LOSSES_ALLOWED + 1} times ({reason}); committed members are "
+            f"{job} lost their worker {LOSSES_ALLOWED + 1} times ({reason}); what was finished before is "
             "kept: run the same command again to go on, with fewer workers or a longer --timeout if that was the cause"
         )
 

@@ -157,12 +157,17 @@ def gallery(pictures: Sequence[Json]) -> str:
     """Small pictures as an HTML grid, enlarged without smoothing.
 
     Args:
-        pictures: each has a `title` and either `rows` of a `label` and `images` (nested lists of 0..255, h x w or h x w x 3) or
-            `png_base64`, one picture ready made.
+        pictures: each has a `title` and either `png_base64`, one picture ready made, or `rows` of a `label` and `images` (nested
+            lists of 0..255, h x w or h x w x 3) or `pngs` (base64), and optionally `captions`, one for each column.
     Returns: HTML; empty without pictures.
     Raises: ValueError if a picture is neither.
     """
     return str(Markup("").join(Markup('<figure class="pictures">{}{}</figure>').format(*_picture(each)) for each in pictures))
+
+
+def thumbnail(png_base64: str, alt: str) -> str:
+    """One small picture as HTML. Raises ValueError if it is no PNG."""
+    return str(_image(_checked_png(png_base64), alt))
 
 
 def spread(available: int, wanted: int) -> list[int]:
@@ -297,6 +302,9 @@ def _picture(picture: Json) -> tuple[Markup, Markup]:
     """The caption and the body of one picture."""
     if "rows" in picture:
         body = Markup("").join(_picture_row(row) for row in picture["rows"])
+        captions = Markup("").join(Markup("<li>{}</li>").format(text) for text in picture.get("captions", []))
+        if captions:
+            body += Markup('<ol class="captions">{}</ol>').format(captions)
     elif "png_base64" in picture:
         body = _image(_checked_png(picture["png_base64"]), picture["title"])
     else:
@@ -305,7 +313,8 @@ def _picture(picture: Json) -> tuple[Markup, Markup]:
 
 
 def _picture_row(row: Json) -> Markup:
-    images = Markup("").join(_image(_png(image), f"{row['label']} {i + 1}") for i, image in enumerate(row["images"]))
+    pngs = [_checked_png(text) for text in row["pngs"]] if "pngs" in row else [_png(image) for image in row["images"]]
+    images = Markup("").join(_image(png, f"{row['label']} {i + 1}") for i, png in enumerate(pngs))
     return Markup('<div class="row"><span class="row-label">{}</span>{}</div>').format(row["label"], images)
 
 

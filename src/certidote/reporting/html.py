@@ -13,30 +13,35 @@ import jinja2
 from markupsafe import Markup
 
 from certidote.reporting import figures, words
+from certidote.reporting.frameworks import FRAMEWORKS, Entry
 from certidote.results.files import write_text
 from certidote.types import Json
 
 Cells = list[str]
 NOT_PROVED = "not proved"
 FORMAT, VERSION = "certidote certificate", 1
+BADGES = {"failed": "fail", "enforced": "pass", "reported": "reported", "assumed": "assumed"}
 ATTACK_ORIGIN = (("command", "command"), ("root seed", "root"), ("denoiser digest", "denoiser"))
 
 
-def write_report(path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None) -> None:
+def write_report(
+    path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True
+) -> None:
     """Render a report and write it in one step: the file is complete or the old one is still there.
 
     Raises: ValueError as `render` and `results.files.write_text` do; OSError if the disk fails.
     """
-    write_text(path, render(title, certificates, attack))
+    write_text(path, render(title, certificates, attack, pictures=pictures))
 
 
-def render(title: str, certificates: Sequence[Json], attack: Json | None = None) -> str:
+def render(title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True) -> str:
     """The report as HTML text.
 
     Args:
         title: heading of the report.
         certificates: "certidote certificate" values, proved or not; the first one is the headline.
         attack: what a demonstrated attack did beside its controls, or None.
+        pictures: show the images that the records hold.
     Returns: a complete HTML document; the same bytes for the same input.
     Raises: ValueError if there is no certificate, or one has another format or version.
     """
@@ -44,9 +49,9 @@ def render(title: str, certificates: Sequence[Json], attack: Json | None = None)
     proved = [each for each in certificates if each["proved"]]
     pixels = any(threat["norm"] == "linf" for each in proved for threat in each["results"]["threats"])
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("report.html")).render(
+    return environment.from_string(resource("report.html")).render(
         title=title,
-        css=Markup(_resource("report.css")),
+        css=Markup(resource("report.css")),
         lead=certificates[0],
         several=len(certificates) > 1,
         certificates=certificates,
@@ -62,7 +67,10 @@ def render(title: str, certificates: Sequence[Json], attack: Json | None = None)
         attack_facts=_attack_facts(attack) if attack else [],
         attack_rows=_attack_rows(attack) if attack else [],
         attack_figure=_both(figures.attack_figure, attack) if attack else "",
-        gallery=Markup(figures.gallery(attack.get("pictures", []))) if attack else "",
+        attack_gallery=Markup(figures.gallery(attack.get("pictures", []))) if attack and pictures else "",
+        gallery=Markup(figures.gallery(certificates[0].get("gallery", []))) if pictures else "",
+        examples=_examples(certificates[0], pictures),
+        frameworks=[(heading, _evidence(entries, certificates[0])) for heading, entries in FRAMEWORKS],
         assumptions=_assumptions(certificates),
         facts=_facts(certificates),
         failure_probabilities=list(dict.fromkeys(words.failure_probability(each) for each in proved)),
@@ -78,7 +86,8 @@ def _check(certificates: Sequence[Json]) -> None:
             raise ValueError(f"format {found[0]!r} version {found[1]!r} cannot be reported; give {FORMAT!r} version {VERSION}")
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file of the template: its style sheet, say."""
     return (files("certidote.reporting") / name).read_text(encoding="utf-8")
 
 
@@ -199,17 +208,44 @@ def _attack_rows(attack: Json) -> list[Cells]:
     ]
 
 
+def _examples(certificate: Json, pictures: bool) -> list[Json]:
+    """Test images with their votes, in words."""
+    return [
+        {
+            "kind": each["kind"],
+            "image": Markup(figures.thumbnail(each["png"], f"test image {each['test_image']}")) if pictures and each["png"] else "",
+            "name": f"Test image {each['test_image']}",
+            "answer": f"true class {each['true']}, " + ("no answer" if each["label"] is None else f"answer {each['label']}"),
+            "radius": "" if each["radius"] is None or each["label"] is None else f"radius {words.length(each['radius'])}",
+            "votes": [(name, f"{count:,}", words.percent(count / certificate["n"])) for name, count in each["top"]],
+        }
+        for each in certificate.get("examples", [])
+    ]
+
+
+def _evidence(entries: Sequence[Entry], certificate: Json) -> list[Json]:
+    """The entries that this run has evidence for."""
+    proved = certificate["proved"]
+    return [
+        {"id": entry.id, "title": entry.title, "evidence": entry.evidence if proved else entry.unproved}
+        for entry in entries
+        if proved or entry.unproved
+    ]
+
+
 def _assumptions(certificates: Sequence[Json]) -> list[Json]:
     """Each assumption once per evidence, with the certificates it belongs to where that is not all of them."""
     labels: dict[tuple[str, str, str], Cells] = {}
     for each in certificates:
         for item in each["assumptions"]:
             labels.setdefault((item["text"], item["verdict"], item["evidence"]), []).append(each["label"])
+        for reason in each["reasons"] if not each["proved"] else []:
+            labels.setdefault((reason, "failed", "found before certifying; no certificate was made"), []).append(each["label"])
     merged = []
     for (text, verdict, evidence), owners in labels.items():
         only = owners if len(owners) < len(certificates) else []
-        merged.append({"text": text, "verdict": verdict, "evidence": evidence, "only": only})
-    return sorted(merged, key=lambda item: ["enforced", "reported", "assumed"].index(item["verdict"]))
+        merged.append({"text": text, "verdict": verdict, "badge": BADGES[verdict], "evidence": evidence, "only": only})
+    return sorted(merged, key=lambda item: ["failed", "enforced", "reported", "assumed"].index(item["verdict"]))
 
 
 # ------------------------------------------------------------------------------------------------------------------- facts
@@ -309,4 +345,8 @@ def _compact(value: object) -> str:
     if isinstance(value, dict):
         parts = {name: f"({_compact(item)})" if isinstance(item, dict) else _compact(item) for name, item in value.items()}
         return ", ".join(f"{name} {part}" for name, part in parts.items())
+    if isinstance(value, list):
+        return f"[{', '.join(_compact(item) for item in value)}]"
+    if isinstance(value, float):
+        return words.plain(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

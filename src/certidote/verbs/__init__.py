@@ -13,6 +13,7 @@ from certidote.verbs.planning import Planned, plan
 from certidote.verbs.prediction import Predicted, predict
 from certidote.verbs.reports import demo, report
 from certidote.verbs.runs import Merged, Status, merge, status
+from certidote.verbs.sanitizing import Sanitized, sanitize
 from certidote.verbs.threats import ThreatMap, threat_map
 from certidote.verbs.verification import Verified, verify
 
@@ -23,6 +24,7 @@ __all__ = [
     "Plan",
     "Planned",
     "Predicted",
+    "Sanitized",
     "Status",
     "Stopped",
     "ThreatMap",
@@ -40,6 +42,7 @@ __all__ = [
     "plan",
     "predict",
     "report",
+    "sanitize",
     "status",
     "threat_map",
     "train",

@@ -54,9 +54,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Certified:
-    """What `certify` made: the record (certificate.json as a dict), where it lies, whether it is a proof, and the proof itself."""
+    """What `certify` made.
+
+    Attributes:
+        record: certificate.json as a dict.
+        pictures: pictures.json as a dict, which the report shows beside it.
+        out: where it lies.
+        proved: whether it is a proof.
+        outcome: the proof itself.
+    """
 
     record: dict[str, Any]
+    pictures: dict[str, Any]
     out: Path
     proved: bool
     outcome: "Certificate | Unproved"
@@ -120,6 +129,7 @@ def certify(
     until: UntilOption = "",
     size: Size = "",
     skip_corrupt: SkipCorrupt = False,
+    gallery: Annotated[bool, typer.Option(help="put pictures into the record and report; leave them out for private data")] = True,
     dry_run: Annotated[bool, typer.Option(help="print the plan and stop")] = False,
     progress: "Progress | None" = None,
     pool: "Workers | None" = None,
@@ -196,6 +206,7 @@ def certify(
         back_end,
         label,
         keep_weights,
+        gallery,
     )
 
 
@@ -232,13 +243,14 @@ def plan_lines(scheme: Any, untrusted: Any) -> list[str]:
 
 def _run_and_record(
     out: Path, scheme: Any, trainer: Any, untrusted: Any, train: Any, test: Any, facts: Any, seed: int | None, overlap: int | None,
-    limits: Limits, progress: Any, back_end: Any, label: str, keep_weights: bool,
+    limits: Limits, progress: Any, back_end: Any, label: str, keep_weights: bool, gallery: bool,
 ) -> Certified | Stopped:  # fmt: skip
     from certidote import engine
     from certidote.engine.ledger import Ledger
     from certidote.engine.weights import WeightStore
     from certidote.reporting.words import plain
-    from certidote.results.audit import complete, outcome_of, record_of
+    from certidote.results.audit import ballots_of, complete, outcome_of, record_of
+    from certidote.results.pictures import examples, training_gallery
     from certidote.results.record import subject_of
 
     if limits.until.decided and bound_of(scheme) != "anytime":
@@ -271,8 +283,14 @@ def _run_and_record(
         named += f", {parts} parts" if parts > 1 else ""
         complete(ledger, label or named, command_line(), number_of_workers)
         outcome, record = outcome_of(ledger), record_of(ledger)
-    write_results(out, record)
-    return Certified(record, out, record["proved"], outcome)
+        ballots, key = ballots_of(ledger), ledger.key(None)
+    pictures: dict[str, Any] = {"examples": [], "gallery": []}
+    if parts == 1:
+        pictures["examples"] = examples(outcome, scheme.aggregate(ballots), ballots, scheme.n0, test[1], pictures=gallery)
+    if gallery:  # the votes are cast: what is shown from here on, no model has seen
+        pictures["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, facts["device"])
+    write_results(out, record, pictures, gallery)
+    return Certified(record, pictures, out, record["proved"], outcome)
 
 
 def _interim(scheme: Any, test: Any, ledger: Any) -> Any:

@@ -11,18 +11,40 @@ if TYPE_CHECKING:
     from certidote.types import Progress
 
 
-def write_results(out: Path, record: dict[str, Any]) -> None:
+PICTURES = "pictures.json"
+
+
+def write_results(out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: bool = True) -> None:
+    """Everything that a finished run leaves beside its ledger.
+
+    Args:
+        record: certificate.json.
+        pictures: "examples" and "gallery" of the report. Kept in a file of their own: they do not follow from the ledger.
+        gallery: show pictures in the report.
+    """
     from certidote.reporting.figures import certified_accuracy_figure, threat_figure
     from certidote.reporting.html import write_report
     from certidote.results.files import write_csv, write_json, write_text
 
     write_json(out / "certificate.json", record)
+    write_json(out / PICTURES, pictures)
     for name, (header, rows) in tables(record).items():
         write_csv(out / name, header, rows)
     if record["proved"]:
         write_text(out / "certified_accuracy.svg", certified_accuracy_figure([record]))
         write_text(out / "threats.svg", threat_figure([record]))
-    write_report(out / "report.html", f"Certificate for {record['data']['name']}", [record])
+    write_report(out / "report.html", f"Certificate for {record['data']['name']}", [{**record, **pictures}], pictures=gallery)
+
+
+def _pictures_of(run: Path) -> dict[str, Any]:
+    """What was kept for the report's pictures; nothing if the file is gone or damaged: the report does without."""
+    import json
+
+    try:
+        kept = json.loads((run / PICTURES).read_text(encoding="utf-8"))
+        return {"examples": list(kept["examples"]), "gallery": list(kept["gallery"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"examples": [], "gallery": []}
 
 
 def tables(record: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[Any]]]:
@@ -54,13 +76,16 @@ def read_certificate(path: Path) -> dict[str, Any]:
 
 def report(
     run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json, or a demo directory")],
+    *,
+    gallery: Annotated[
+        bool, typer.Option(help="show pictures; leave them out before handing on a report about private data")
+    ] = True,
 ) -> Path:
     """Write RUN's report.html and figures again from its certificate.json."""
     path = run / "certificate.json"
     if not path.is_file():
         raise ValueError(f"{run} holds no certificate.json; give the run directory of a finished 'certidote certify'")
-    record = read_certificate(path)
-    write_results(run, record)
+    write_results(run, read_certificate(path), _pictures_of(run), gallery)
     return run / "report.html"
 
 

@@ -1,0 +1,126 @@
+"""Pictures for reports: what became of a few training images, and how test images were voted on. Small PNGs in base64.
+
+Untrusted images are read here for people to look at, after the last vote or after sanitizing, through `Untrusted.pictured`.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from certidote.defenses.sanitize import as_levels, stages
+from certidote.streams import ROW_BLOCK, Key
+from certidote.types import Ballots, Certificate, Denoiser, ImageDataset, Json, Prediction, Unproved, Untrusted
+
+SHOWN = 6
+"""Images in one strip."""
+
+REASON = "pictures for people, made after the last vote or after sanitizing; no model saw them"
+
+
+def png_base64(levels: UInt8[Tensor, "c h w"]) -> str:
+    """One stored image, grey or RGB, as a PNG in base64."""
+    array = levels.numpy()
+    content = io.BytesIO()
+    Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))).save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def strip(
+    title: str,
+    shown: Sequence[int],
+    captions: Sequence[str],
+    read: Callable[[range], Untrusted],
+    rows: int,
+    denoiser: Denoiser,
+    sigma: float,
+    key: Key,
+    device: str = "cpu",
+) -> Json:
+    """Original, noised, sanitized and difference of some training images, as `figures.gallery` shows them.
+
+    Args:
+        shown: their row numbers.
+        captions: one for each.
+        read: a block of rows -> the untrusted set, or that block of it.
+        rows: size of the set.
+        key: the noise stream.
+    """
+    columns: dict[int, list[str]] = {}
+    for block in sorted({row // ROW_BLOCK for row in shown}):
+        within = range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, rows))
+        chosen = [row for row in dict.fromkeys(shown) if row in within]
+        untrusted = read(within)
+        originals = untrusted.pictured(chosen, REASON)
+        noised, made = (as_levels(images) for images in stages(untrusted, within, chosen, denoiser, sigma, key, device))
+        difference = ((made.int() - originals.int()) // 2 + 128).to(torch.uint8)
+        for i, row in enumerate(chosen):
+            columns[row] = [png_base64(images[i]) for images in (originals, noised, made, difference)]
+    labels = ("original", "noised", "denoised", "difference")
+    return {
+        "title": title,
+        "rows": [{"label": label, "pngs": [columns[row][i] for row in shown]} for i, label in enumerate(labels)],
+        "captions": list(captions),
+    }
+
+
+def training_gallery(untrusted: Untrusted, denoiser: Denoiser, sigma: float, key: Key, device: str = "cpu") -> list[Json]:
+    """A random handful of training images, as the first model of a run saw them: always the same for one run.
+
+    Args:
+        key: of the run, as `engine` uses it.
+    """
+    generator = (key / "gallery").numpy()
+    rows = sorted(generator.choice(len(untrusted), size=min(SHOWN, len(untrusted)), replace=False).tolist())
+    captions = [f"training image {row}, {untrusted.class_names[int(untrusted.labels[row])]}" for row in rows]
+    noise = key / "members" / 0 / "noise"
+    title = "Training images as the first model saw them"
+    return [strip(title, rows, captions, lambda _: untrusted, len(untrusted), denoiser, sigma, noise, device)]
+
+
+def examples(
+    outcome: Certificate | Unproved, prediction: Prediction, ballots: Ballots, n0: int, test: ImageDataset, *, pictures: bool = True
+) -> list[Json]:
+    """Some test images with their votes: certified, abstained and wrong ones, always the same for the same ballots.
+
+    Args:
+        n0: members that select the answer; the votes of the others are shown.
+        pictures: whether the images themselves go into the record.
+    Returns: for each its row, kind, true class, answer (None for an abstention), certified radius (None without certificate), the
+        three classes with most votes, and the image ("" without pictures).
+    """
+    labels, true = prediction.labels, test.labels.numpy()
+    radii: np.ndarray | None = None
+    if isinstance(outcome, Certificate):
+        labels, radii = outcome.labels, outcome.radii
+    counts = ballots.counts(n0, len(ballots))
+    right, abstained = labels == true, labels < 0
+    kinds = [("certified" if radii is not None else "right", right), ("abstained", abstained), ("wrong", ~right & ~abstained)]
+    order = np.argsort(-radii, kind="stable") if radii is not None else np.arange(len(labels))
+    found = []
+    for kind, rows in kinds:
+        of_kind = order[rows[order]]
+        for row in of_kind[_spread(len(of_kind), 3)].tolist():
+            top = np.argsort(-counts[row], kind="stable")[:3]
+            found.append(
+                {
+                    "test_image": row,
+                    "kind": kind,
+                    "true": test.class_names[true[row]],
+                    "label": None if labels[row] < 0 else test.class_names[labels[row]],
+                    "radius": None if radii is None else float(radii[row]),
+                    "top": [[test.class_names[c], int(counts[row, c])] for c in top.tolist() if counts[row, c]],
+                    "png": png_base64(test.images[row]) if pictures else "",
+                }
+            )
+    return found
+
+
+def _spread(available: int, wanted: int) -> Int64[np.ndarray, "m"]:
+    """Up to `wanted` of the indices 0..available-1, evenly spread, first and last among them."""
+    return np.unique(np.linspace(0, available - 1, min(available, wanted)).round()).astype(np.int64)

@@ -1,0 +1,387 @@
+"""`sanitize`: a denoised copy of a data set, made block by block."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certidote.verbs.choices import check_device, command_line, denoiser_named
+from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, Seed, Sigma
+
+if TYPE_CHECKING:
+    from certidote.types import Progress
+
+NO_CERTIFICATE = (
+    "A sanitized set carries no certificate by itself: what one model learns from it is measured, not proved. "
+    "'certidote certify' on the original images makes a certificate."
+)
+
+FORMAT, VERSION = "certidote sanitized", 1
+BESIDE = ("manifest.json", "movement.csv", "suspicious.csv", "gallery.html")
+
+
+@dataclass(frozen=True)
+class Sanitized:
+    """What `sanitize` made: the manifest (manifest.json as a dict) and where it lies."""
+
+    manifest: dict[str, Any]
+    out: Path
+
+
+def sanitize(
+    data: Data,
+    *,
+    out: Annotated[Path, typer.Option(help="folder of the sanitized set; it appears when it is complete")],
+    sigma: Sigma = 0.1,
+    denoiser: DenoiserName = "auto",
+    rank_suspicious: Annotated[bool, typer.Option(help="write suspicious.csv, images that moved unusually far first")] = False,
+    gallery: Annotated[
+        bool, typer.Option(help="write gallery.html, some images before and after; leave out for private data")
+    ] = True,
+    workers: Annotated[int, typer.Option(help="processes; 0: this process, on one core; -1: one for each core")] = 0,
+    seed: Seed = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    force: Force = False,
+    progress: "Progress | None" = None,
+) -> Sanitized:
+    """Noise and denoise every image of DATA once and write the result: for everyday use, without a certificate.
+
+    A folder gives the same folders with PNG files, streamed in constant memory; arrays give sanitized.npz. Beside them: manifest.json
+    and movement.csv. An interrupted run goes on with the same command.
+    """
+    from certidote.data.stream import stream
+    from certidote.defenses.blockwise import WORK, Block, Cleaning, clean_block, finished, output_names
+    from certidote.defenses.smoothing import check_sigma
+    from certidote.engine.local import Pool, available_cores
+    from certidote.streams import Key, row_blocks
+    from certidote.types import Silent
+
+    target = _checked_target(data, denoiser, out, force)
+    check_device(device)
+    progress = progress or Silent()
+    source = stream(data, "train", _survey_progress(progress))
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device))  # type: ignore[arg-type]
+    check_sigma(sigma, chosen)
+    names = output_names(source, _prefix(data, source))
+    for name in {name.partition("/")[0] for name in names} & set(BESIDE):
+        raise ValueError(f"a class is called {name!r}, as is a file that is written beside the class folders; rename the class")
+    asked = {
+        "data_digest": source.digest,
+        "sigma": sigma,
+        "denoiser": chosen.card.digest,
+        "dtype": chosen.card.details.get("dtype", "float32"),
+        "device": device,
+    }
+    with _locked(unfinished, force, asked, seed) as config:
+        key = Key(int(config["root"], 16)) / "sanitize"
+        cleaning = Cleaning(chosen, sigma, key / "noise", unfinished, device)
+        for folder in sorted({(unfinished / name).parent for name in names}):
+            folder.mkdir(parents=True, exist_ok=True)
+        blocks = list(row_blocks(len(source)))
+        left = [rows for rows in blocks if finished(unfinished, rows) is None]
+        done = len(source) - sum(map(len, left))
+        jobs = (Block(rows, source.part(rows), tuple(names[rows.start : rows.stop])) for rows in left)
+        progress.start("sanitizing", len(source), done, "images")
+        try:
+            with Pool(available_cores() if workers == -1 else workers) as pool:
+                for counts in pool.each(clean_block, cleaning, jobs):
+                    done += sum(counts)
+                    progress.advance(sum(counts))
+            progress.finish()
+            manifest = _summed_up(data, source, names, cleaning, config, blocks, rank_suspicious, gallery, key)
+        except OSError as error:
+            message = (
+                f"{error.strerror or error}: {done:,} of {len(source):,} images are sanitized and kept in {str(unfinished)!r}, none of "
+                "them half-written; see to the disk (free some space?) and run the same command again to go on"
+            )
+            raise OSError(error.errno, message, str(target)) from error
+    _publish(unfinished, target)
+    return Sanitized(manifest, out)
+
+
+def _summed_up(
+    data: str, source: Any, names: list[str], cleaning: Any, config: dict[str, Any], blocks: list[range], rank: bool, gallery: bool,
+    key: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Check what was written, and write what goes beside it: the manifest last."""
+    import numpy as np
+
+    from certidote.defenses.blockwise import finished
+    from certidote.results.files import write_json
+    from certidote.results.movement import CAUTION, summary, write_movement, write_suspicious
+    from certidote.results.record import versions
+    from certidote.types import Movement
+
+    out, card = cleaning.out, cleaning.denoiser.card
+    moved = Movement(np.empty(len(source)), np.empty(len(source)))
+    digests, overlaps = [], []
+    for rows in blocks:
+        entry = finished(out, rows)
+        assert entry is not None, "every block is finished"
+        moved.l2[rows.start : rows.stop], moved.linf[rows.start : rows.stop] = entry["l2"], entry["linf"]
+        digests.append(entry["digest"])
+        overlaps.append(entry["overlap"])
+    result_digest = _verified(source, names, out, digests)
+    classes = source.labels.numpy()
+
+    def name(row: int) -> str:
+        return names[row] if names else source.name(row)
+
+    def label(row: int) -> str:
+        return source.class_names[classes[row]]
+
+    write_movement(out / "movement.csv", name, label, moved)
+    if rank:
+        write_suspicious(out / "suspicious.csv", name, label, moved, classes)
+    if gallery:
+        _write_gallery(out / "gallery.html", data, source, name, cleaning, moved, key)
+    shared = {"images": len(source), "image_shape": list(source.image_shape), "classes": list(source.class_names)}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "caution": NO_CERTIFICATE,
+        "sigma": cleaning.sigma,
+        "sigma_symmetric": 2 * cleaning.sigma,
+        "conditioning": cleaning.denoiser.conditioning(cleaning.sigma),
+        "denoiser": {"name": card.name, "kind": card.kind, "digest": card.digest},
+        "denoiser_overlap": None if None in overlaps else sum(overlaps),
+        "root": config["root"],
+        "root_source": config["root_source"],
+        "noise_stream": list(cleaning.key.path),
+        "data": {"name": data, **shared, "digest": source.digest},
+        "result": {"name": "." if names else "sanitized.npz", **shared, "digest": result_digest},
+        "movement": {"file": "movement.csv", **summary(moved)},
+        "suspicion": {"file": "suspicious.csv", "caution": CAUTION} if rank else None,
+        "dtype": config["dtype"],
+        "device": config["device"],
+        "command": config["command"],
+        "versions": versions(),
+    }
+    write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> str:
+    """Read everything back: the digest of the sanitized set, as `certify` will print it.
+
+    Raises: ValueError if a block is not what the journal says; it is made again by the next run.
+    """
+    import numpy as np
+    import torch
+
+    from certidote.data.stream import survey
+    from certidote.data.write import write_npz
+    from certidote.defenses.blockwise import entry_path, read_array
+    from certidote.types import ImageDataset
+
+    if not names:
+        images = np.concatenate([read_array(out, block) for block in range(len(digests))])
+        (out / "sanitized.npz").unlink(missing_ok=True)
+        made = ImageDataset(torch.from_numpy(images), source.labels, source.class_names)
+        write_npz(made, out / "sanitized.npz")
+        return made.digest()
+    back = survey((out / names[0]).parent.parent)
+    for block, (found, wanted) in enumerate(zip(back.block_digests, digests, strict=True)):
+        if found != wanted:
+            entry_path(out, block).unlink()
+            raise ValueError(
+                f"some images in {str(out)!r} are not what was written there; run the same command again to repair them"
+            )
+    return back.digest
+
+
+def _write_gallery(path: Path, data: str, source: Any, name: Any, cleaning: Any, moved: Any, key: Any) -> None:
+    import numpy as np
+
+    from certidote.reporting.gallery import gallery_page
+    from certidote.results.files import write_text
+    from certidote.results.pictures import SHOWN, strip
+    from certidote.types import Untrusted
+
+    def read(rows: range) -> Untrusted:
+        return Untrusted(source.part(rows).read(), rows.start)
+
+    count = min(SHOWN, len(source))
+    handful = np.sort((key / "gallery").numpy().choice(len(source), size=count, replace=False))
+    farthest = np.argsort(-moved.l2, kind="stable")[:count]
+    pictures = []
+    for title, rows in (("A random handful", handful.tolist()), ("Those that moved most", farthest.tolist())):
+        captions = [
+            f"{'' if source.folder else 'row '}{name(row)}: moved {moved.l2[row]:.3f} in l2, {moved.linf[row]:.3f} in linf"
+            for row in rows
+        ]
+        pictures.append(
+            strip(title, rows, captions, read, len(source), cleaning.denoiser, cleaning.sigma, cleaning.key, cleaning.device)
+        )
+    how = (
+        f"Noise of std {cleaning.sigma:g} ([0, 1] pixel units), taken away by denoiser {cleaning.denoiser.card.name}. The difference is "
+        "denoised minus original, halved, around gray."
+    )
+    write_text(path, gallery_page(f"Sanitized: {data}", [how, NO_CERTIFICATE], pictures))
+
+
+# ------------------------------------------------------------------------------------------------------------------- places
+
+
+def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
+    """The real path of the output folder, if it can become one.
+
+    Raises: ValueError if it exists (unless it is a sanitized set and `force` is given), lies inside an input folder, or holds an input.
+    """
+    import json
+    import os
+
+    from certidote.data.load import locate
+
+    target = Path(os.path.realpath(out))
+    if not target.parent.is_dir():
+        raise ValueError(f"cannot write {str(out)!r}: folder {str(target.parent)!r} does not exist; create it first")
+    known, _ = locate(data, "train")
+    inputs = [Path(os.path.realpath(known))] if isinstance(known, Path) else []
+    inputs += [Path(os.path.realpath(part)) for part in (denoiser, denoiser.partition(":")[2]) if part and os.path.exists(part)]
+    for path in inputs:
+        if target == path or target.is_relative_to(path):
+            raise ValueError(f"output {str(out)!r} lies inside the input {str(path)!r}; write to a folder outside it")
+        if path.is_relative_to(target):
+            raise ValueError(f"input {str(path)!r} lies inside the output {str(out)!r}; write to a folder that does not hold it")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return target
+    if not force:
+        raise ValueError(f"{str(out)!r} exists already; choose another folder, or replace an earlier result with --force")
+    try:
+        found = json.loads((target / "manifest.json").read_text(encoding="utf-8")).get("format")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if found != FORMAT:
+        raise ValueError(f"{str(out)!r} holds no sanitized set, which is all that --force replaces; choose another folder")
+    return target
+
+
+def _prefix(data: str, source: Any) -> str:
+    """Where the class folders lie below DATA: "train" if it has splits."""
+    import os
+
+    from certidote.data.load import locate
+
+    known, _ = locate(data, "train")
+    if source.folder is None or not isinstance(known, Path):
+        return ""
+    below = os.path.relpath(source.folder, known)
+    return "" if below == "." else below
+
+
+def _publish(unfinished: Path, target: Path) -> None:
+    """The finished folder takes its place, and that of an earlier result, in one step each."""
+    import os
+    import shutil
+
+    from certidote.data.atomic import sync_folder
+    from certidote.defenses.blockwise import WORK
+
+    if hasattr(os, "sync"):
+        os.sync()  # a power cut must not leave empty files in a folder that looks finished
+    replaced = target.with_name(f"{target.name}.replaced")
+    if target.exists():
+        os.rename(target, replaced)
+    os.rename(unfinished, target)
+    sync_folder(target.parent)
+    shutil.rmtree(target / WORK, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------ journal
+
+
+@contextmanager
+def _locked(unfinished: Path, force: bool, asked: dict[str, Any], seed: int | None) -> Iterator[dict[str, Any]]:
+    """The configuration of the run in this folder, recorded before anything is sanitized; no other process may join.
+
+    The root of the noise is drawn after the data digest is recorded, unless a seed is given.
+
+    Raises: ValueError if another process is at work there, or an unfinished run has another configuration (unless `force` is given,
+        which starts over).
+    """
+    import json
+    import shutil
+
+    from certidote.data.atomic import replacing
+    from certidote.defenses.blockwise import WORK
+    from certidote.streams import fresh_root
+
+    work = unfinished / WORK
+    if unfinished.exists() and not work.is_dir() and any(unfinished.iterdir()):
+        raise ValueError(f"{str(unfinished)!r} is in the way and is no unfinished run; move it away, or choose another --out")
+    work.mkdir(parents=True, exist_ok=True)
+    with _lock(work / "lock"):
+        path = work / "config.json"
+        recorded = json.loads(path.read_bytes()) if path.is_file() else None
+        given = asked if seed is None else {**asked, "root": hex(seed)}
+        if recorded is not None:
+            wrong = next((name for name in given if recorded.get(name) != given[name]), None)
+            if wrong is None:
+                yield recorded
+                return
+            if not force:
+                raise ValueError(
+                    f"{str(unfinished)!r} holds an unfinished run with {wrong}={recorded.get(wrong)}, but this command asks for "
+                    f"{wrong}={given[wrong]}; repeat the earlier command to finish it, or start over with --force"
+                )
+            for entry in unfinished.iterdir():
+                if entry != work:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            for entry in work.iterdir():
+                if entry.name != "lock":
+                    entry.unlink()
+        root, how = (fresh_root(), "operating system") if seed is None else (seed, "given")
+        config = {**asked, "root": hex(root), "root_source": how, "command": command_line()}
+        with replacing(path) as file:
+            file.write(json.dumps(config).encode())
+        yield config
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time, where the system can lock files; the system lets go when the process dies."""
+    with open(path, "ab") as file:
+        try:
+            import fcntl
+        except ImportError:
+            fcntl = None  # type: ignore[assignment]
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is writing to {str(path.parent.parent)!r}; wait for it") from None
+        yield
+
+
+def _dtype(config: Path, dtype: str, device: str) -> str:
+    """What an unfinished run was started with, if nothing is asked for: the probe may differ from one day to the next."""
+    import json
+
+    from certidote.numerics import resolve_dtype
+
+    if dtype == "auto":
+        with suppress(OSError, ValueError, KeyError):
+            return str(json.loads(config.read_bytes())["dtype"])
+    return resolve_dtype(dtype, device)
+
+
+def _survey_progress(progress: "Progress") -> Any:
+    seen = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal seen
+        if not seen:
+            progress.start("checking", total, 0, "images")
+        progress.advance(done - seen)
+        seen = done
+        if done == total:
+            progress.finish()
+
+    return advance

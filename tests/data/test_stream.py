@@ -1,0 +1,73 @@
+"""Data sets in blocks: the same images, labels and digests as when they are loaded whole."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from certidote.data import load
+from certidote.data.stream import png_names, stream
+from certidote.streams import ROW_BLOCK, Key, row_blocks
+
+
+def fill(root: Path, sizes: dict[str, int], color: tuple[str, ...] = (), shape: tuple[int, int] = (8, 9)) -> Path:
+    """Classes of random grey BMP files; the last file of each class in `color` is RGB."""
+    generator = Key(5).numpy()
+    for name, count in sizes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            rgb = name in color and number == count - 1
+            levels = generator.integers(0, 256, (*shape, 3) if rgb else shape, dtype=np.uint8)
+            Image.fromarray(levels).save(root / name / f"{number:05d}.bmp")
+    return root
+
+
+@pytest.mark.parametrize("color", [(), ("bee",)])
+def test_blocks_are_the_loaded_set_and_so_are_the_digests(tmp_path: Path, color: tuple[str, ...]) -> None:
+    root = fill(tmp_path / "set", {"ant": ROW_BLOCK - 3, "bee": 10}, color)
+    seen: list[tuple[int, int]] = []
+    streamed, whole = stream(root, advance=lambda done, total: seen.append((done, total))), load(root)
+    assert streamed.digest == whole.digest()
+    assert streamed.image_shape == whole.image_shape == (3 if color else 1, 8, 9)
+    assert streamed.class_names == whole.class_names
+    blocks = [streamed.part(rows).read() for rows in row_blocks(len(streamed))]
+    assert torch.equal(torch.cat([block.images for block in blocks]), whole.images)
+    assert torch.equal(torch.cat([block.labels for block in blocks]), whole.labels)
+    assert streamed.name(ROW_BLOCK - 3) == "bee/00000.bmp"
+    assert seen == [(ROW_BLOCK, ROW_BLOCK + 7), (ROW_BLOCK + 7, ROW_BLOCK + 7)]
+
+
+def test_arrays_are_cut_into_the_same_blocks() -> None:
+    streamed, whole = stream("digits:trusted"), load("digits:trusted")
+    assert streamed.digest == whole.digest()
+    assert torch.equal(streamed.part(range(897)).read().images, whole.images)
+    assert streamed.folder is None
+
+
+def test_an_image_that_changes_after_the_survey_is_noticed(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"ant": 3, "bee": 3})
+    streamed = stream(root)
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(root / "bee" / "00001.bmp")
+    with pytest.raises(ValueError, match="changed while they were read .*run the same command again"):
+        streamed.part(range(6)).read()
+
+
+def test_what_loading_refuses_the_survey_refuses_with_the_same_words(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"ant": 2, "bee": 2})
+    Image.fromarray(np.zeros((8, 10), np.uint8)).save(root / "bee" / "other.png")
+    messages = []
+    for read in (load, stream):
+        with pytest.raises(ValueError, match="images need one size") as caught:
+            read(root)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_png_names_keep_files_apart_and_in_order() -> None:
+    assert png_names(("a.jpg", "b.PNG", "c.d.bmp")) == ("a.png", "b.png", "c.d.png")
+    assert png_names(("a.jpg", "a.png")) == ("a.jpg.png", "a.png.png")
+    assert png_names(("a.jpg", "a.k.jpg")) == ("a.jpg.png", "a.k.jpg.png")  # "a.k.png" would come before "a.png"
+    hostile = ("a.bmp", "a.bmp-c.png", "a.jpg")  # neither way keeps them apart and in order
+    assert png_names(hostile) == ("0.png", "1.png", "2.png")

@@ -1,0 +1,55 @@
+"""The readings of untrusted pixels that serve people: what they give, and that a member who used them would lose the certificate."""
+
+import pytest
+import torch
+
+from certidote.data.tiny import tiny
+from certidote.streams import ROW_BLOCK, Key, normal_block
+from certidote.types import MAX_PICTURES, Lineage, Untrusted
+
+DATA = tiny(ROW_BLOCK // 2 + 20, 2, (1, 8, 8), Key(0))
+
+
+def test_a_block_of_a_set_is_noised_as_in_the_whole_set() -> None:
+    rows = range(ROW_BLOCK, len(DATA))
+    whole, part = Untrusted(DATA), Untrusted(DATA.subset(rows), ROW_BLOCK)
+    assert torch.equal(whole.noised(0.3, Key(1), rows).images, part.noised(0.3, Key(1), rows).images)
+    noise = part.noised(0.3, Key(1), rows).images - DATA.subset(rows).pixels()
+    torch.testing.assert_close(noise, 0.3 * normal_block(Key(1), rows, (1, 8, 8)), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="rows 0 to 1023 are not all among 1024 to 1063"):
+        part.noised(0.3, Key(1), range(ROW_BLOCK))
+
+
+def test_movement_is_two_norms_of_the_difference() -> None:
+    rows = range(ROW_BLOCK, len(DATA))
+    made = DATA.images[rows.start :].clone()
+    made[3, 0, 2, 2] ^= 128
+    made[3, 0, 5, 5] ^= 128
+    moved = Untrusted(DATA).movement(made, rows)
+    expected = torch.zeros(len(rows), dtype=torch.float64)
+    expected[3] = 128 / 255
+    assert moved.linf == pytest.approx(expected.numpy())
+    assert moved.l2 == pytest.approx((expected * 2**0.5).numpy())
+
+
+@pytest.mark.parametrize("read", ["movement", "pictured"])
+def test_in_a_member_s_view_they_would_void_the_certificate_and_elsewhere_they_do_not(read: str) -> None:
+    data = Untrusted(DATA)
+    member = data.watched()
+
+    def look(at: Untrusted) -> None:
+        if read == "movement":
+            at.movement(DATA.images[:5], range(5))
+        else:
+            assert torch.equal(at.pictured([4, 1], "to look at"), DATA.images[[4, 1]])
+
+    look(data)
+    assert member.reads.amend(Lineage(sigma=0.3, draws=1)).unsealed == ()
+    assert data.watched().reads.unsealed == []
+    look(member)
+    assert len(member.reads.amend(Lineage(sigma=0.3, draws=1)).unsealed) == 1
+
+
+def test_only_a_handful_of_images_is_shown() -> None:
+    with pytest.raises(ValueError, match=f"{MAX_PICTURES + 1} pictures were asked for; at most {MAX_PICTURES}"):
+        Untrusted(DATA).pictured(range(MAX_PICTURES + 1), "too many")

@@ -1,0 +1,94 @@
+"""Pictures in a run's record: real ones, made after the votes, and without them the certificate is the same."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from certidote import certify, report
+from certidote.data.digits import load_digits
+from certidote.streams import Key, normal_block
+from certidote.verbs import Certified
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pictures") / "run"
+    made = certify("digits", out=out, sigma=0.5, models=30, n0=10, denoiser="none", seed=3, workers=0, dtype="float32")
+    assert isinstance(made, Certified)
+    assert made.proved
+    return out
+
+
+def record_of(run: Path) -> dict:  # type: ignore[type-arg]
+    return json.loads((run / "certificate.json").read_text())
+
+
+def levels(png: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+
+
+def test_the_gallery_shows_what_the_first_model_saw(run: Path) -> None:
+    picture = record_of(run)["gallery"][0]
+    original, noised, denoised, difference = ([levels(png) for png in row["pngs"]] for row in picture["rows"])
+    train = load_digits("train")
+    noise = normal_block(Key(3) / "members" / 0 / "noise", range(500), (1, 8, 8))
+    rows = [int(caption.split()[2].rstrip(",")) for caption in picture["captions"]]
+    assert len(set(rows)) == 6
+    for i, row in enumerate(rows):
+        image = train.images[row, 0].numpy()
+        assert np.array_equal(original[i], image)
+        wanted = np.clip(image / 255 + 0.5 * noise[row, 0].numpy(), 0, 1) * 255
+        assert np.abs(noised[i] - wanted).max() <= 0.501
+        assert np.array_equal(denoised[i], noised[i])  # denoiser "none"
+        assert np.array_equal(difference[i], (noised[i].astype(int) - image) // 2 + 128)
+
+
+def test_examples_are_the_recorded_results(run: Path) -> None:
+    record = record_of(run)
+    per_image, test = record["per_image"], load_digits("test")
+    assert {each["kind"] for each in record["examples"]} >= {"certified", "abstained"}
+    for each in record["examples"]:
+        row = each["test_image"]
+        assert each["radius"] == per_image["radius"][row]
+        assert each["true"] == str(per_image["true"][row])
+        assert each["label"] == (None if per_image["label"][row] < 0 else str(per_image["label"][row]))
+        assert np.array_equal(levels(each["png"]), test.images[row, 0].numpy())
+        if each["label"] is not None:
+            assert dict(each["top"])[each["label"]] == per_image["top_count"][row]
+
+
+def test_without_pictures_the_certificate_is_the_same_and_no_image_is_kept(run: Path, tmp_path: Path) -> None:
+    private = certify(
+        "digits",
+        out=tmp_path / "run",
+        sigma=0.5,
+        models=30,
+        n0=10,
+        denoiser="none",
+        seed=3,
+        workers=0,
+        dtype="float32",
+        gallery=False,
+    )
+    assert isinstance(private, Certified)
+    shown = record_of(run)
+    for name in ("per_image", "results", "assumptions", "claim", "config_digest"):
+        assert private.record[name] == shown[name]
+    assert private.record["gallery"] == []
+    assert {each["png"] for each in private.record["examples"]} == {""}
+    assert "data:image" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_report_can_leave_them_out_and_the_record_keeps_them(run: Path) -> None:
+    record, page = (run / "certificate.json").read_bytes(), (run / "report.html").read_bytes()
+    assert b"data:image/png" in page
+    report(run, gallery=False)
+    assert b"data:image" not in (run / "report.html").read_bytes()
+    assert (run / "certificate.json").read_bytes() == record
+    report(run)
+    assert (run / "report.html").read_bytes() == page
