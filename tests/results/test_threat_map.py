@@ -102,7 +102,8 @@ def test_rows_and_figure_name_every_method_and_what_it_does_not_prove() -> None:
         text = drawn.replace("&lt;", "<").replace("&gt;", ">")
         assert "smoothed <A>" in text
         assert "counted B" in text
-        assert text.count("nothing C proves nothing") == len(PANELS)
+        assert text.count("nothing C proves nothing") == len(PANELS), "in the description"
+        assert text.count("nothing C: nothing proved,") == len(PANELS), "in the picture"
     many = [curve for i in range(9) for curve in of_nothing(f"{i}", "", 5).curves()]
     with pytest.raises(ValueError, match="9 methods, but only"):
         threat_map_figure(record(many, {}))

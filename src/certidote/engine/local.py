@@ -146,11 +146,26 @@ class Pool:
 
     def map(self, payload: Payload, jobs: Iterable[Job]) -> Iterator[list[BlockRecord]]:
         """Records in order of completion, as `Workers.map` promises."""
+        for answers in self.each(_attempted, payload, jobs):
+            records = [answer for answer in answers if isinstance(answer, BlockRecord)]
+            if records:
+                yield records
+            for answer in answers:
+                if isinstance(answer, _Failure):
+                    raise JobFailed(answer.job, answer.traceback)
+
+    def each(self, do: Callable[[P, J], R], payload: P, jobs: Iterable[J]) -> Iterator[list[R]]:
+        """`do(payload, job)` for every job, in order of completion.
+
+        Args:
+            do: a function of a module, which worker processes can import. What it raises is raised here.
+            jobs: hashable; taken only as workers get to them.
+        """
         if not self._slots:
-            yield from ([_single_threaded(payload, job)] for job in jobs)
+            yield from ([_single_threaded(do, payload, job)] for job in jobs)
             return
-        queue, again, losses = iter(jobs), deque[Job](), Counter[Job]()
-        packed = _Packed(pickle.dumps(payload), object())
+        queue, again, losses = iter(jobs), deque[J](), Counter[J]()
+        packed = _Packed(pickle.dumps(_Task(do, payload)), object())
         try:
             while True:
                 self._hand_out(packed, queue, again, losses)
@@ -186,7 +201,7 @@ class Pool:
                 if slot.job is not None:
                     slot.stop()
 
-    def _hand_out(self, packed: _Packed, queue: Iterator[Job], again: deque[Job], losses: Counter[Job]) -> None:
+    def _hand_out(self, packed: _Packed, queue: Iterator[J], again: deque[J], losses: Counter[J]) -> None:
         for slot in self._slots:
             while slot.job is None:
                 job = again.popleft() if again else next(queue, None)

@@ -12,7 +12,7 @@ PANELS = ("linf-4", "l2-0.5", "any", "frobenius")
 """The axes that are drawn; the others are in the table."""
 
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 2.5)))
-STYLES = ((0, 0), (0, 1), (3, 0), (1, 0), (2, 1))
+STYLES = ((0, 0), (0, 1), (1, 0), (2, 1), (3, 0))
 """Colour and dash of the first, second, ... method."""
 
 
@@ -36,8 +36,8 @@ def threat_map_figure(record: Json, *, width: int = WIDE) -> str:
     grid = (2, 2) if wide else (4, 1)
     name = f"threat-map-{width}"
     with svg.drawing(name):
-        figure = svg.new_figure(width, above + 290 * grid[0], above=above)
-        spaces = {"wspace": 0.1, "hspace": 0.36}
+        figure = svg.new_figure(width, above + 315 * grid[0] + 60, above=above, below=106)
+        spaces = {"wspace": 0.1, "hspace": 0.42 if wide else 0.66}
         panels = figure.subplots(*grid, squeeze=False, sharey=True, gridspec_kw=spaces).ravel()
         lines: dict[str, Any] = {}
         for axes, wanted in zip(panels, PANELS, strict=True):
@@ -46,7 +46,7 @@ def threat_map_figure(record: Json, *, width: int = WIDE) -> str:
                 if curve["sizes"]:
                     lines[curve["method"]] = _curve(axes, axes_of[wanted], curve, styles[curve["method"]])
             _frame(axes, axes_of[wanted], curves, wide)
-            _remarks(axes, curves, styles, 46 if wide else 40)
+            _remarks(axes, curves, 48 if wide else 44)
         for i, axes in enumerate(panels):
             if not wide or i % 2 == 0:
                 axes.set_ylabel("certified accuracy")
@@ -89,21 +89,17 @@ _TITLES = {
 }
 
 
-def _remarks(axes: Any, curves: list[Json], styles: dict[str, Json], width: int) -> None:
-    """What methods do not prove here, and what else they need, in words in the empty upper right of the panel."""
+def _remarks(axes: Any, curves: list[Json], width: int) -> None:
+    """Below the axis, in words: what methods do not prove here, and what else they need."""
     grouped: dict[str, list[str]] = {}
     for curve in curves:
         if curve["note"]:
-            text = curve["note"] if curve["sizes"] else f"proves nothing: {curve['note']}"
+            text = curve["note"] if curve["sizes"] else f"nothing proved, {curve['note']}"
             grouped.setdefault(text, []).append(curve["method"])
-    y = 0.97 if curves and curves[0]["axis"] != "frobenius" else 0.36  # where the panel is empty
+    lines = [axes.get_xlabel()]
     for text, methods in grouped.items():
-        names = " and ".join(methods) if len(methods) < 3 else f"{', '.join(methods[:-1])} and {methods[-1]}"
-        wrapped = textwrap.wrap(f"{names}: {text}", width)
-        axes.text(
-            0.99, y, "\n".join(wrapped), transform=axes.transAxes, ha="right", va="top", fontsize=10.5, color=styles[methods[0]]["color"]
-        )  # fmt: skip
-        y -= 0.062 * len(wrapped) + 0.03
+        lines += textwrap.wrap(f"{' and '.join(methods)}: {text}", width)
+    axes.set_xlabel("\n".join(lines))
 
 
 def _description(record: Json, axes_of: Json) -> str:

@@ -159,9 +159,9 @@ def _if_any(survived: Int64[np.ndarray, "n_test"], reason: str) -> np.ndarray | 
     return survived if survived.max(initial=-1) > 0 else reason
 
 
-def rows(curves: Sequence[ThreatCurve]) -> list[tuple[str, str, str, float | str, float | str, str]]:
+def rows(curves: Sequence[ThreatCurve]) -> list[tuple[str, str, str, int | float | str, float | str, str]]:
     """Every step of every curve as (method, axis, unit, budget, certified accuracy, note); one row where nothing is proved."""
-    found: list[tuple[str, str, str, float | str, float | str, str]] = []
+    found: list[tuple[str, str, str, int | float | str, float | str, str]] = []
     for curve in curves:
         head = (curve.method, curve.axis.name, curve.axis.unit)
         if not curve.sizes:

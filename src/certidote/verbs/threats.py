@@ -1,6 +1,6 @@
 """`threat-map`: what several defenses prove about the digits, on common axes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +33,7 @@ def threat_map(
     models: Annotated[int, typer.Option(help="counted models of each smoothing method")] = 500,
     n0: Annotated[int, typer.Option(help="models that select the answers, on top")] = 100,
     sigma: Sigma = 0.5,
-    smoothed_parts: Annotated[int, typer.Option(help="parts of partitioned smoothing, n0 + n models each")] = 5,
+    smoothed_parts: Annotated[int, typer.Option(help="parts of partitioned smoothing, n0 + n models each; 1: leave it out")] = 5,
     parts: Annotated[int, typer.Option(help="parts of deep partition aggregation, one model each")] = 50,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     dtype: Dtype = "auto",
@@ -43,6 +43,8 @@ def threat_map(
 
     Leaves in OUT: threat_map.svg (and a narrow one), threat_map.json, threat_map.csv, and one run directory for each method.
     """
+    if smoothed_parts < 1:
+        raise ValueError(f"smoothed_parts={smoothed_parts}; give at least 2 parts, or 1 to leave partitioned smoothing out")
     from certidote.data import load
     from certidote.engine.local import Pool
     from certidote.reporting.threat_map import threat_map_figure
@@ -53,9 +55,11 @@ def threat_map(
 
     train, test = load("digits", "train"), load("digits:test", "test")
     with Pool(workers) as pool:
+        whole, in_parts = SMOOTHED[:2], SMOOTHED[2:] if smoothed_parts > 1 else ()
         methods = [
-            *_smoothed(out, train, test, sigma, models, n0, smoothed_parts, dtype, progress, pool),
+            *_smoothed(whole, 1, out, train, test, sigma, models, n0, dtype, progress, pool),
             *_partitioned(out, train, test, parts, dtype, progress, pool),
+            *_smoothed(in_parts, smoothed_parts, out, train, test, sigma, models, n0, dtype, progress, pool),
         ]
     curves = [curve for method in methods for curve in method.curves()]
     facts = {
@@ -82,24 +86,28 @@ def threat_map(
     return ThreatMap(record, out)
 
 
+SMOOTHED = (
+    ("denoised smoothing", "digits"),
+    ("noise-only smoothing", "none"),
+    ("denoised smoothing, {} parts", "digits"),
+)
+"""Name, with the number of parts, and denoiser."""
+
+
 def _smoothed(
-    out: Path, train: "ImageDataset", test: "ImageDataset", sigma: float, models: int, n0: int, parts: int, dtype: str,
-    progress: "Progress | None", pool: "Pool",
+    runs: "Sequence[tuple[str, str]]", parts: int, out: Path, train: "ImageDataset", test: "ImageDataset", sigma: float, models: int,
+    n0: int, dtype: str, progress: "Progress | None", pool: "Pool",
 ) -> "Iterator[Method]":  # fmt: skip
-    """Smoothing with the packaged denoiser, with noise only, and with the denoiser in parts that vote."""
+    """One smoothing certificate for each of `runs`."""
     from certidote.results.threat_map import of_certificate, of_nothing
     from certidote.types import Certificate
     from certidote.verbs.certification import Certified, certify
 
-    runs = (
-        ("denoised smoothing", "digits", 1),
-        ("noise-only smoothing", "none", 1),
-        (f"denoised smoothing, {parts} parts", "digits", parts),
-    )
-    for name, denoiser, number in runs:
+    for pattern, denoiser in runs:
+        name = pattern.format(parts)
         run = certify(
             "digits", out=out / name.replace(",", "").replace(" ", "-"), sigma=sigma, models=models, n0=n0, denoiser=denoiser,
-            parts=number, dtype=dtype, progress=progress, pool=pool, label=name,
+            parts=parts, dtype=dtype, progress=progress, pool=pool, label=name,
         )  # fmt: skip
         assert isinstance(run, Certified)
         if isinstance(run.outcome, Certificate):
