@@ -50,7 +50,7 @@ def sanitize(
 ) -> Sanitized:
     """Noise and denoise every image of DATA once and write the result: for everyday use, without a certificate.
 
-    A folder gives the same folders with PNG files, streamed in constant memory; arrays give sanitized.npz. Beside them: manifest.json
+    A folder gives the same folders with PNG files, streamed block by block; arrays give sanitized.npz. Beside them: manifest.json
     and movement.csv. An interrupted run goes on with the same command.
     """
     from certidote.data.stream import stream
