@@ -9,7 +9,7 @@ EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 EXPECTED = {
     "certify_digits.py": "of 400 test images carry a certificate",
     "predict_images.py": "had not seen the models",
-    "export_vote.py": "70 models in",
+    "export_vote.py": "25 models in",
     "report_again.py": "report.html",
     "train_model.py": "sanitized",
     "train_denoiser.py": "| sigma | network | linear-mmse | kernel |",

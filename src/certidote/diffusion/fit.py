@@ -112,7 +112,9 @@ def load_recipe(name_or_path: str) -> DenoiserRecipe:
         raise ValueError(f"denoiser recipe {name_or_path!r} cannot be read: {error}") from None
 
 
-def within_minutes(trusted: ImageDataset, recipe: DenoiserRecipe, minutes: float, dtype: DType, device: str) -> DenoiserRecipe:
+def within_minutes(
+    trusted: ImageDataset, recipe: DenoiserRecipe, minutes: int | float, dtype: DType, device: str
+) -> DenoiserRecipe:
     """The recipe with as many steps as fit into this time, at most its own number: a few steps are tried and timed.
 
     The number found is part of the recipe that the model card records; training by that recipe gives the same weights again.
