@@ -191,6 +191,11 @@ def _run_and_record(
         if (missing or ledger.voted() < scheme.members) and bound_of(scheme) != "anytime":
             return Stopped(out, ledger.voted(), scheme.members, observer.note())
         ballots = engine.ballots(ledger, untrusted, test[1], overlap)
+        if ballots.provenance.mixture and bound_of(scheme) == "anytime":
+            raise ValueError(
+                f"{out} mixes numerics ({'; '.join(ballots.provenance.mixture)}), for which the anytime bound is not proved; use machines "
+                "of one kind, or another bound"
+            )
         seconds, seconds_viewing = ledger.seconds()
         run_facts = RunFacts(
             label=label or f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}",
