@@ -54,12 +54,15 @@ def measure(images: int, members: int, classes: int, repeats: int) -> tuple[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(SIZES), default=list(SIZES), help="what grows")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/scaling.json"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Json] = {}
     context = multiprocessing.get_context("spawn")
     for axis, (name, sizes) in enumerate(SIZES.items()):
+        if name not in options.only:
+            continue
         seconds, memory = [], []
         for size in sizes:
             with context.Pool(1) as pool:

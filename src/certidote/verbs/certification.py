@@ -276,6 +276,12 @@ def _run_and_record(
             )  # fmt: skip
             if (missing or ledger.voted() < scheme.members) and bound_of(scheme) != "anytime":
                 return Stopped(out, ledger.voted(), scheme.members, observer.note())
+            mixture = engine.provenance(ledger, overlap).mixture
+            if mixture and bound_of(scheme) == "anytime":
+                raise ValueError(
+                    f"{out} mixes numerics ({'; '.join(mixture)}), for which the anytime bound is not proved; use machines of one kind, or "
+                    "another bound"
+                )
             engine.self_check(scheme, trainer, untrusted, test[1], ledger=ledger, pool=used)
             number_of_workers = used.workers
         parts = getattr(scheme, "parts", 1)
