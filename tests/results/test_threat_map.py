@@ -1,11 +1,13 @@
 """The threat map says on every axis what the certificates say, and says so in words where they say nothing."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from certidote import verbs
 from certidote.certification.threats import k_max
 from certidote.reporting.threat_map import PANELS, threat_map_figure
 from certidote.results.threat_map import (
@@ -107,3 +109,9 @@ def test_rows_and_figure_name_every_method_and_what_it_does_not_prove() -> None:
     many = [curve for i in range(9) for curve in of_nothing(f"{i}", "", 5).curves()]
     with pytest.raises(ValueError, match="9 methods, but only"):
         threat_map_figure(record(many, {}))
+
+
+def test_no_parts_at_all_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="smoothed_parts=0; give at least 2 parts, or 1 to leave"):
+        verbs.threat_map(out=tmp_path / "map", smoothed_parts=0)
+    assert not (tmp_path / "map").exists()
