@@ -7,7 +7,7 @@ committed together. Only this process writes the ledger.
 from collections.abc import Iterator
 from dataclasses import asdict
 from time import monotonic
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from certidote.engine.assignment import assign
 from certidote.engine.code import code_identity
@@ -184,7 +184,7 @@ def provenance(ledger: Ledger, overlap: int | None) -> Provenance:
     """What the ledger tells about its ballots; `overlap` as in `ballots`."""
     config, parts = ledger.get("config"), ledger.parts()
     mixture = tuple(map(str, parts)) if len({str(part.numerics) for part in parts}) > 1 else ()
-    source = ledger.get("root_source") or "given"
+    source: Literal["operating system", "given"] = ledger.get("root_source") or "given"
     return Provenance(config["data"], source, overlap, mixture, config["scheme"], recorded_check(ledger))
 
 

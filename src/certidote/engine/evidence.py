@@ -20,7 +20,7 @@ class Evidence(Ledger):
     """
 
     def __init__(self, run: Path) -> None:
-        self.path = _ledger_in(run)
+        self.path, self._lock, self._copy = _ledger_in(run), None, None
         with self._explained():
             if self.path.suffix == ".xz":
                 self._db = sqlite3.connect(":memory:", isolation_level=None)

@@ -275,9 +275,15 @@ class Ledger:
 
     # --------------------------------------------------------------------------------------------------------- parts
 
+    def _has(self, table: str) -> bool:
+        """Whether there is such a table: ledgers of earlier releases, opened to be read only, may lack some."""
+        return self.db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone() is not None
+
     def parts(self) -> list[Part]:
         """Who computes which members, in order of member numbers."""
         with self._explained():
+            if not self._has("parts"):
+                return []
             rows = self.db.execute("SELECT first, last, numerics FROM parts ORDER BY first").fetchall()
         return [Part(first, last, json.loads(numerics)) for first, last, numerics in rows]
 
@@ -391,7 +397,7 @@ class Ledger:
     ) -> UInt[np.ndarray, "members n_test classes"] | None:
         """The members' rankings of the classes, if they were kept, checked against the votes of all that did not fail."""
         with self._explained():
-            if self.db.execute("SELECT first FROM rankings LIMIT 1").fetchone() is None:
+            if not self._has("rankings") or self.db.execute("SELECT first FROM rankings LIMIT 1").fetchone() is None:
                 return None
             ranks = np.empty((*votes.shape, num_classes), dtype=votes.dtype)
             rows = self.db.execute(

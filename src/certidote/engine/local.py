@@ -146,13 +146,14 @@ class Pool:
 
     def map(self, payload: Payload, jobs: Iterable[Job]) -> Iterator[list[BlockRecord]]:
         """Records in order of completion, as `Workers.map` promises."""
+        answers: list[BlockRecord | _Failure]
         for answers in self.each(_attempted, payload, jobs):
             records = [answer for answer in answers if isinstance(answer, BlockRecord)]
             if records:
                 yield records
-            for answer in answers:
-                if isinstance(answer, _Failure):
-                    raise JobFailed(answer.job, answer.traceback)
+            failures = [answer for answer in answers if isinstance(answer, _Failure)]
+            if failures:
+                raise JobFailed(failures[0].job, failures[0].traceback)
 
     def each(self, do: Callable[[P, J], R], payload: P, jobs: Iterable[J]) -> Iterator[list[R]]:
         """`do(payload, job)` for every job, in order of completion.

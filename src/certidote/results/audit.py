@@ -114,8 +114,8 @@ def recorded_scheme(
 def ballots_of(ledger: Ledger) -> Ballots:
     """The gap-free prefix of a ledger's votes, with the provenance recorded beside them."""
     subject = ledger.get("subject")
-    recorded_scheme(ledger)  # refuses a ledger of another format
-    evidence = provenance(ledger, subject["denoiser_overlap"])
+    described = recorded_scheme(ledger).describe()  # with the defaults of entries that its release did not know
+    evidence = replace(provenance(ledger, subject["denoiser_overlap"]), scheme=described)
     return ledger.ballots(len(subject["test_labels"]), len(subject["test"]["classes"]), evidence)
 
 

@@ -55,7 +55,7 @@ def sanitize(
     """
     from certidote.data.stream import stream
     from certidote.defenses.blockwise import WORK, Block, Cleaning, clean_block, finished, output_names
-    from certidote.defenses.smoothing import check_sigma
+    from certidote.defenses.sanitize import check_sigma
     from certidote.engine.local import Pool, available_cores
     from certidote.streams import Key, row_blocks
     from certidote.types import Silent
@@ -204,7 +204,7 @@ def _write_gallery(path: Path, data: str, source: Any, name: Any, cleaning: Any,
     from certidote.types import Untrusted
 
     def read(rows: range) -> Untrusted:
-        return Untrusted(source.part(rows).read(), rows.start)
+        return Untrusted(source.part(rows).read(), first_row=rows.start)
 
     count = min(SHOWN, len(source))
     handful = np.sort((key / "gallery").numpy().choice(len(source), size=count, replace=False))
