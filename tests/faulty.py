@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,11 @@ class NearestMeans:
     failed: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        return torch.stack([images.flatten(1) @ means.T - means.square().sum(1) / 2 for means in self.means])
+        return torch.stack([self.member(i)(images) for i in range(len(self.means))])
+
+    def member(self, index: int) -> Callable[[Tensor], Tensor]:
+        means = self.means[index]
+        return lambda images: images.flatten(1) @ means.T - means.square().sum(1) / 2
 
 
 @dataclass(frozen=True)

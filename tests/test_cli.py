@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "ledger.sqlite", "certificate.json", "certified_accuracy.csv", "images.csv", "certified_accuracy.svg", "threats.svg", "report.html",
+        "ledger.sqlite", "certificate.json", "pictures.json", "certified_accuracy.csv", "images.csv", "certified_accuracy.svg", "threats.svg", "report.html",
     }  # fmt: skip
     record = json.loads((finished / "certificate.json").read_text())
     assert record["n"] == 40

@@ -12,7 +12,7 @@ DATA = tiny(ROW_BLOCK // 2 + 20, 2, (1, 8, 8), Key(0))
 
 def test_a_block_of_a_set_is_noised_as_in_the_whole_set() -> None:
     rows = range(ROW_BLOCK, len(DATA))
-    whole, part = Untrusted(DATA), Untrusted(DATA.subset(rows), ROW_BLOCK)
+    whole, part = Untrusted(DATA), Untrusted(DATA.subset(rows), first_row=ROW_BLOCK)
     assert torch.equal(whole.noised(0.3, Key(1), rows).images, part.noised(0.3, Key(1), rows).images)
     noise = part.noised(0.3, Key(1), rows).images - DATA.subset(rows).pixels()
     torch.testing.assert_close(noise, 0.3 * normal_block(Key(1), rows, (1, 8, 8)), rtol=0, atol=1e-6)
@@ -35,7 +35,7 @@ def test_movement_is_two_norms_of_the_difference() -> None:
 @pytest.mark.parametrize("read", ["movement", "pictured"])
 def test_in_a_member_s_view_they_would_void_the_certificate_and_elsewhere_they_do_not(read: str) -> None:
     data = Untrusted(DATA)
-    member = data.watched()
+    member = data.watched(Key(0))
 
     def look(at: Untrusted) -> None:
         if read == "movement":
@@ -45,7 +45,7 @@ def test_in_a_member_s_view_they_would_void_the_certificate_and_elsewhere_they_d
 
     look(data)
     assert member.reads.amend(Lineage(sigma=0.3, draws=1)).unsealed == ()
-    assert data.watched().reads.unsealed == []
+    assert data.watched(Key(0)).reads.unsealed == []
     look(member)
     assert len(member.reads.amend(Lineage(sigma=0.3, draws=1)).unsealed) == 1
 

@@ -222,7 +222,7 @@ class Movement:
 
 
 class Untrusted:
-    """A data set that somebody else may have altered: labels, names and shapes are open, pixels are sealed.
+    """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed, names of files are not there.
 
     Clean-label threat model: an attacker may have changed pixels, but not labels, number or order of the images.
 
@@ -239,8 +239,6 @@ class Untrusted:
         self.first_row = first_row
         self.labels = data.labels
         self.class_names = data.class_names
-        self.names = data.names
-        self.notes = data.notes
         self.image_shape = data.image_shape
         self.__digest = data.digest()
         self.__member: Key | None = None
@@ -300,7 +298,7 @@ class Untrusted:
         known = set(self.trusted)
         twin = copy.copy(self)
         twin.__data = self.__data.subset(rows)
-        twin.labels, twin.names = twin.__data.labels, twin.__data.names
+        twin.labels = twin.__data.labels
         twin.trusted = tuple(place for place, row in enumerate(rows) if row in known)
         return twin
 

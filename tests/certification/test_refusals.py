@@ -205,7 +205,8 @@ def test_pixels_names_and_sizes_are_not_there_to_be_read() -> None:
     for name in ("images", "pixels", "data", "path", "names", "sizes"):
         assert not hasattr(data, name)
     assert {name for name in dir(data) if not name.startswith("_")} == {
-        "class_names", "digest", "image_shape", "labels", "noised", "overlap", "reads", "unsealed", "watched",
+        "class_names", "digest", "first_row", "image_shape", "labels", "movement", "noised", "overlap", "pictured", "reads",
+        "restricted", "trusted", "unsealed", "watched",
     }  # fmt: skip
 
 
@@ -439,7 +440,7 @@ def test_failed_members_count_vote_for_nobody_and_cannot_be_dropped_or_trained_a
         block = slice(0, 4)
         again = BlockRecord(
             Job(0, 4),
-            1 - ballots.votes[block],
+            1 - ballots.votes[block].astype(np.int64),
             ballots.failed[block] & False,
             ballots.noise_ids[block],
             ballots.lineages[0],

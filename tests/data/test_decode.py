@@ -178,7 +178,7 @@ def test_only_damage_is_skipped(root: Path) -> None:
     (root / "bee" / "z.png").unlink()
     for number in range(2):
         (root / "bee" / f"{number}.png").write_bytes(b"junk")
-    refused(root, "every image of class folder '.*bee' is corrupt", skip_corrupt=True)
+    refused(root, "every image of class 'bee' in '.*' is corrupt", skip_corrupt=True)
     for number in range(2):
         (root / "ant" / f"{number}.png").write_bytes(b"junk")
     refused(root, r"none of the 4 images can be decoded: '.*ant/0\.png' is not a readable", skip_corrupt=True)

@@ -36,7 +36,7 @@ def test_poisoning_keeps_names_and_notes() -> None:
 
 
 def test_names_of_untrusted_data_are_open() -> None:
-    assert (Untrusted(NAMED).names, Untrusted(NAMED).notes) == (NAMED.names, NAMED.notes)
+    assert not hasattr(Untrusted(NAMED), "names"), "what a member may train on does not depend on what files are called"
 
 
 def test_one_name_for_each_image() -> None:

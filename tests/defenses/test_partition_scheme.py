@@ -28,7 +28,7 @@ def test_every_member_sees_its_own_part_noised_once() -> None:
     assert sorted(set().union(*parts)) == list(range(len(TRAIN)))
     scheme = PartitionedSmoothing(replace(BASE, sigma=1e-6), 3)
     for member in (0, 29, 30, 89):
-        data = Untrusted(TRAIN, (2, 7)).watched()
+        data = Untrusted(TRAIN, (2, 7)).watched(Key(0))
         view = scheme.view(data, member, Key(4) / member)
         rows = parts[member // 30]
         assert torch.equal(view.labels, TRAIN.labels[rows])
@@ -59,7 +59,7 @@ def test_certificate_is_the_partition_certificate_of_the_parts_counts(tmp_path: 
     assert certificate.radii.max() <= certificate.cap
     assert "plurality of 3 disjoint parts" in certificate.claim
     assert any("another of the 3 parts" in item.text for item in certificate.assumptions)
-    results = _proved_results(certificate, TEST.labels.numpy(), TRAIN)
+    results = _proved_results(certificate, TEST.labels.numpy(), {"images": len(TRAIN), "image_shape": list(TRAIN.image_shape)})
     assert results["cap"] == SCHEME.cap() == certificate.cap
 
 

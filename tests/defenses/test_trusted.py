@@ -52,7 +52,7 @@ def test_trusted_images_are_neither_noised_nor_denoised_and_leave_no_mark() -> N
     known, data = tiny(5, 2, (1, 8, 8), Key(3)), tiny(ROW_BLOCK, 2, (1, 8, 8), Key(0))
     trusted = (5, *range(ROW_BLOCK, 2 * ROW_BLOCK))  # one of the first block, all of the second
     denoiser = KernelDenoiser(known)
-    untrusted = Untrusted(data, trusted).watched()
+    untrusted = Untrusted(data, trusted).watched(Key(0))
     made = sanitized(untrusted, denoiser, 0.3, Key(1))
     assert torch.equal(made.images[list(trusted)], data.pixels()[list(trusted)])
     rest = [row for row in range(ROW_BLOCK) if row != 5]
@@ -100,7 +100,8 @@ def test_no_more_images_can_be_altered_than_are_untrusted() -> None:
         )
     )
     assert isinstance(certificate, Certificate)
-    results = _proved_results(certificate, np.array([0, 1]), CASE.train)
+    facts = {"images": len(CASE.train), "image_shape": list(CASE.train.image_shape)}
+    results = _proved_results(certificate, np.array([0, 1]), facts)
     for threat in results["threats"]:
         assert threat["max_k"] == 7
         assert [k for k, _ in threat["certified_accuracy_at_k"]] == [1, 2, 5]

@@ -11,7 +11,8 @@ from certidote import verbs
 from certidote.engine.evidence import Evidence
 from certidote.results.audit import audit
 from certidote.results.record import THREATS, k_max_table
-from certidote.results.schema import check_form, json_schema
+from certidote.results.schema import CertificateForm, check_form, json_schema
+from certidote.types import Certificate
 
 ROOT = Path(__file__).parents[2]
 KEPT = sorted(ROOT.glob("results/**/certificate.json"))
@@ -36,7 +37,8 @@ def test_a_fresh_record_has_the_form_and_says_what_it_must(record: dict[str, Any
     assert record["sigma_symmetric"] == 0.6
     assert (record["n0"], record["n"], record["alpha"]) == (2, 12, 0.001)
     assert "no change of training pixels" in record["claim"]
-    assert "Clopper-Pearson" in record["bound"]
+    assert record["bound"] == "clopper-pearson"
+    assert "Clopper-Pearson" in record["claim"]
     assert "Frobenius" in record["unit"]
     assert {item["verdict"] for item in record["assumptions"]} == {"enforced", "assumed", "reported"}
     for name in ("data", "test", "denoiser"):
@@ -79,7 +81,7 @@ def test_other_values_are_refused_by_name(record: dict[str, Any], change: dict[s
 
 
 def test_missing_fields_and_columns_of_other_lengths_are_refused(record: dict[str, Any]) -> None:
-    for name in record:
+    for name in CertificateForm.model_fields:
         problem = check_form({key: value for key, value in record.items() if key != name})
         assert problem == f"{name}: field required"
     short = record["per_image"] | {"radius": record["per_image"]["radius"][1:]}
@@ -88,7 +90,12 @@ def test_missing_fields_and_columns_of_other_lengths_are_refused(record: dict[st
 
 def test_k_max_is_the_most_images_that_stay_strictly_inside() -> None:
     radii = np.array([0.0, 0.05, 0.5, 1.2])
-    table = k_max_table(radii, {"image_shape": [1, 8, 8], "images": 500})
+    nothing = np.zeros(4, dtype=np.int64)
+    certificate = Certificate(
+        labels=nothing, radii=radii, lower_bounds=np.zeros(4), top_counts=nothing, sigma=0.5, n0=1, n=10, failed=0, alpha=0.1,
+        alpha_each=0.1, statement="per test image", claim="", assumptions=(), bound="clopper-pearson", cap=1.2,
+    )  # fmt: skip
+    table = k_max_table(certificate, {"image_shape": [1, 8, 8], "images": 500})
     assert list(table) == ["k_max_linf_1/255", "k_max_linf_4/255", "k_max_linf_16/255", "k_max_l2_0.1", "k_max_l2_0.5"]
     for (norm, epsilon), column in zip(THREATS, table.values(), strict=True):
         each = epsilon * 8 if norm == "linf" else epsilon

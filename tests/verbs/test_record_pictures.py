@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def record_of(run: Path) -> dict:  # type: ignore[type-arg]
-    return json.loads((run / "certificate.json").read_text())
+    return json.loads((run / "certificate.json").read_text()) | json.loads((run / "pictures.json").read_text())
 
 
 def levels(png: str) -> np.ndarray:

@@ -217,7 +217,7 @@ def _check_same_size(first: Path, levels: UInt8[np.ndarray, "..."], file: Path, 
         height, width = others.shape[1:]
         raise Refused(
             f"{quoted(first)} has {levels.shape[1]}x{levels.shape[2]} pixels but {quoted(file)} has {height}x{width} "
-            "(height x width); all images need one size, resize them first"
+            "(height x width); all images need one size, give --size to resize them"
         )
 
 

@@ -50,7 +50,7 @@ def pack(ledger: Path, target: Path) -> None:
     if target.exists():
         raise ValueError(f"{target} exists; a kept ledger is written once: give another path")
     with Evidence(ledger) as evidence:
-        content = evidence._db.serialize()
+        content = evidence.db.serialize()
     with replacing(target) as file:
         file.write(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
 

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from certidote.engine.jobs import BlockRecord, Job, Payload
-from certidote.engine.workers import LOSSES_ALLOWED, WorkerLost, check_timeout
+from certidote.engine.jobs import BlockRecord, Job, Payload, work
+from certidote.engine.workers import LOSSES_ALLOWED, JobFailed, WorkerLost, check_timeout
 from certidote.numerics import keep_freed_memory, rounding
 from certidote.types import Json
 
@@ -59,6 +59,14 @@ def _attempted(payload: Payload, job: Job) -> BlockRecord | _Failure:
         return work(payload, job)
     except Exception:
         return _Failure(job, traceback.format_exc())
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A payload as it goes through a pipe. Workers are asked for its name, so that nobody keeps the content."""
+
+    content: bytes
+    name: object
 
 
 class _Begun:

@@ -107,14 +107,18 @@ class CertificateForm(Form):
     reasons: Annotated[list[str], Field(description="why nothing is proved; empty where something is")]
     claim: Annotated[str, Field(description="the claim in words")]
     statement: Literal["per test image", "simultaneous"]
-    bound: Annotated[str, Field(description="which bound on a vote share, and how the answer is selected")]
+    bound: Annotated[
+        Literal["clopper-pearson", "multi-class", "anytime"], Field(description="on vote shares; the claim says it in words")
+    ]
+    test_input: Literal["clean", "denoised", "noised-denoised"]
+    sigma_x: Annotated[float, Field(ge=0, description="noise std on test images, [0, 1] pixel units; 0 for none")]
     unit: Annotated[str, Field(description="of all radii")]
     alpha: Annotated[float, Field(gt=0, lt=0.5)]
     alpha_each: Annotated[float, Field(gt=0, lt=0.5)]
     sigma: Annotated[float, Field(gt=0, description="noise std, exactly as added, [0, 1] pixel units")]
     sigma_symmetric: Annotated[float, Field(gt=0, description="the same on [-1, 1]: twice sigma")]
     conditioning: Annotated[str, Field(description="what the denoiser was told about the noise: its t")]
-    n0: Annotated[int, Field(ge=1, description="members that select the answer")]
+    n0: Annotated[int, Field(ge=0, description="members that select the answer; 0 where the counted ones do")]
     n: Annotated[int, Field(ge=1, description="members whose votes are counted, failed ones included")]
     failed: Count
     assumptions: list[AssumptionForm]

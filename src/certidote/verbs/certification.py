@@ -275,7 +275,7 @@ def _run_and_record(
                 weights=WeightStore(out) if keep_weights else None,
             )  # fmt: skip
             if (missing or ledger.voted() < scheme.members) and bound_of(scheme) != "anytime":
-                return Stopped(out, ledger.voted(), scheme.members, observer.note())
+                return Stopped(out, ledger.voted(), scheme.members, observer.note() if observer else "")
             mixture = engine.provenance(ledger, overlap).mixture
             if mixture and bound_of(scheme) == "anytime":
                 raise ValueError(
@@ -307,6 +307,8 @@ def _interim(scheme: Any, test: Any, ledger: Any) -> Any:
     from certidote.certification.bounds import level
     from certidote.results.interim import Interim
 
+    if getattr(scheme, "parts", 1) > 1:
+        return None  # parts train one after the other: before the last one has begun, there is no vote to look at
     bound = bound_of(scheme)
     alpha = level(bound, scheme.alpha_each, test.num_classes, scheme.n0 > 0)
     function = anytime_lower_bound if bound == "anytime" else lower_confidence_bound

@@ -90,7 +90,7 @@ def train(
             accuracy = float((trained(test_set.pixels()).argmax(1) == test_set.labels).float().mean())
     save_model(
         out, trained, recipe=used_recipe, class_names=train_set.class_names, image_shape=train_set.image_shape,
-        lineage=replace(view.lineage, start=trainer.start), data_digest=untrusted.digest, data_notes=untrusted.notes,
+        lineage=replace(view.lineage, start=trainer.start), data_digest=untrusted.digest, data_notes=train_set.notes,
         versions=versions(), force=force,
     )  # fmt: skip
     return Trained(out, accuracy, bool(sigma))
