@@ -12,7 +12,7 @@ from pathlib import Path
 from certidote import verbs
 from certidote.engine.evidence import COMPRESSED, Evidence, pack
 from certidote.engine.local import Pool
-from certidote.progress import for_stream
+from certidote.progress import progress_named
 from certidote.reporting import svg
 from certidote.reporting.words import length, percent
 from certidote.results.audit import record_of
@@ -49,7 +49,7 @@ def certify_all(runs: Path, workers: int, only: list[str], sigmas: list[float]) 
                 out = runs / kept.name
                 made = verbs.certify(
                     "digits", out=out, sigma=sigma, models=1000, n0=100, denoiser=denoiser, dtype="float32", pool=pool,
-                    progress=for_stream(), label=f"{label}, sigma {sigma:g}",
+                    progress=progress_named("auto"), label=f"{label}, sigma {sigma:g}",
                 )  # fmt: skip
                 assert isinstance(made, verbs.Certified)
                 kept.mkdir(parents=True, exist_ok=True)
