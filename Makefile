@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/certidote demo --out runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'slow and not gpu' --durations=10

@@ -64,10 +64,11 @@ def predict(
     record, ballots = asked.record, asked.ballots
     n0, n, names = record["n0"], record["n"], record["data"]["classes"]
     level = record["alpha_each"] if alpha is None else alpha
-    selection, counted = ballots.counts(0, n0), ballots.counts(n0, n0 + n)
+    selection, counted = ballots.counts(0, n0) if n0 else None, ballots.counts(n0, n0 + n)
     plurality = ballots.counts(0, n0 + n).argmax(axis=1)
     if record["proved"]:
-        labels, radii, bounds, hits = certify_counts(selection, counted, n, record["sigma"] / draws_divisor(ballots), level)
+        sigma = record["sigma"] / draws_divisor(ballots)
+        labels, radii, bounds, hits = certify_counts(selection, counted, n, sigma, level, record["bound"])
     else:
         labels, hits = plurality, counted[np.arange(len(counted)), plurality]
         radii = bounds = np.zeros(len(labels))
@@ -122,6 +123,16 @@ def finished_run(run: Path) -> dict[str, Any]:
     return record
 
 
+def _check_kind(scheme: dict[str, Any], run: Path) -> None:
+    """Raises: ValueError for runs whose members are asked in another way than about images as they are, all of them at once."""
+    if scheme.get("parts", 1) > 1:
+        raise ValueError(f"{run} was run with --parts; predict answers for runs in one part: certify again without --parts")
+    if scheme.get("test_input", "clean") != "clean":
+        raise ValueError(
+            f"{run} was run with --test-input {scheme['test_input']}; predict answers for clean test inputs: certify again without it"
+        )
+
+
 def member_slot(run: Path, record: dict[str, Any], config: dict[str, Any], model: str) -> Any:
     """Where RUN's members can be loaded into, one at a time; code of the user's own must be named, and unchanged."""
     from certidote.streams import Key
@@ -147,6 +158,7 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
     from certidote.data.resize import as_size
     from certidote.engine.ledger import Ledger
     from certidote.engine.weights import WeightStore, check_all_kept, poll
+    from certidote.results.audit import record_of
     from certidote.training.own import confirmed, transformed
     from certidote.types import Ballots, Provenance, content_hashes
 
@@ -156,6 +168,8 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
         config, kept, known = ledger.get("config"), ledger.kept(), ledger.get("test_images") or []
         if config is None or ledger.config_digest() != record["config_digest"]:
             raise ValueError(f"{run}: certificate.json is not of the run in ledger.sqlite; run the same 'certidote certify' again")
+        record = record_of(ledger)  # the file may have been edited; the ledger is what was counted
+        _check_kind(config["scheme"], run)
         check_all_kept(kept, record["n0"] + record["n"], run)
         provenance = Provenance(record["data"]["digest"], record["root_source"], None)
         committed = ledger.ballots(record["test"]["images"], len(record["data"]["classes"]), provenance)
