@@ -1,4 +1,10 @@
+import os
+
 import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # test processes beside each other: more threads than cores wait for one another most of the time
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,13 +21,16 @@ ProgressName = Annotated[
 app = typer.Typer(
     help="Train image classifiers on data you do not trust, and prove what a poisoner cannot change.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 denoisers = typer.Typer(
     help="Denoisers: train one on images you trust, list the packaged ones, show a model card.", no_args_is_help=True
 )
-datasets = typer.Typer(help="Data: what is in a folder, archive or file; download a known data set.", no_args_is_help=True)
+datasets = typer.Typer(
+    help="Data: what is in a folder, archive or file; download a known data set.", no_args_is_help=True, rich_markup_mode=None
+)
 HIDDEN = ("pool", "label")
 
 

@@ -191,8 +191,9 @@ class Reads:
     sigmas: list[float] = field(default_factory=list)
     noise_ids: list[int] = field(default_factory=list)
     draws: Counter[int] = field(default_factory=Counter)
-    strengths: dict[tuple[int, int], float] = field(default_factory=dict)
+    used: dict[tuple[int, int], tuple[float, bytes]] = field(default_factory=dict)
     own_noise: bool = True
+    trusted: int = 0
 
     def amend(self, lineage: Lineage) -> Lineage:
         """The lineage that a scheme states, corrected by what was really read."""
@@ -202,6 +203,7 @@ class Reads:
             draws=max(self.draws.values(), default=0),
             unsealed=tuple(dict.fromkeys([*lineage.unsealed, *self.unsealed])),
             own_noise=self.own_noise,
+            trusted=self.trusted,
         )
 
     def noise_id(self) -> int:
@@ -230,12 +232,15 @@ class Untrusted:
         data: the images, or one block of consecutive rows of a set that is never in memory as a whole.
         trusted: distinct rows that the attacker cannot have touched, by assumption; their pixels are used without noise.
         first_row: where in the whole set this block begins; row numbers of methods are those of the whole set.
-    Raises: ValueError if a trusted row does not exist, is given twice, or no untrusted row is left.
+    Raises: ValueError if a trusted row does not exist, is given twice, no untrusted row is left, or trusted rows are given for a block.
     """
 
     def __init__(self, data: ImageDataset, trusted: Sequence[int] = (), first_row: int = 0) -> None:
+        if trusted and first_row:
+            raise ValueError("trusted rows go with a whole set, not with one block of it; give the whole set")
         self.trusted = _checked_rows(trusted, len(data))
         self.__data = data
+        self.__ids = np.arange(first_row, first_row + len(data))
         self.first_row = first_row
         self.labels = data.labels
         self.class_names = data.class_names
@@ -254,7 +259,12 @@ class Untrusted:
         return self.__digest
 
     def watched(self, member: Key) -> "Untrusted":
-        """The same data set with an empty record of reads, for the member with this key."""
+        """The same data set with an empty record of reads, for the member with this key.
+
+        Raises: RuntimeError if a member asks for it: its reads are recorded in one place.
+        """
+        if self.__member is not None:
+            raise RuntimeError("this data set is watched already; a member must not start another record of what it reads")
         twin = copy.copy(self)
         twin.reads, twin.__member = Reads(), member
         return twin
@@ -277,15 +287,20 @@ class Untrusted:
         clean = as_pixels(self.__rows(rows))
         noise = normal_block(key, rows, self.image_shape)
         self.reads.sigmas.append(sigma)
-        self.reads.draws[rows.start] += 1
+        ids = self.__ids[rows.start - self.first_row : rows.stop - self.first_row]
+        self.reads.draws.update(ids.tolist())
+        self.reads.trusted = max(self.reads.trusted, len(self.trusted))
         identity = key.identity()
         if identity not in self.reads.noise_ids:
             self.reads.noise_ids.append(identity)
         if self.__member is not None and not key.under(self.__member):
             self.reads.own_noise = False
-        if self.reads.strengths.setdefault((identity, rows.start), sigma) != sigma:
-            # y1 = x + s1 z and y2 = x + s2 z together give x away.
-            self.reads.unsealed.append("one noise draw at two strengths, from which the pixels can be solved for")
+        use = sigma, hashlib.sha256(ids.tobytes()).digest()
+        if self.reads.used.setdefault((identity, rows.start), use) != use:
+            # y1 = x + s1 z and y2 = x + s2 z together give x away; x1 + s z and x2 + s z give x1 - x2.
+            self.reads.unsealed.append(
+                "one noise draw at two strengths or on two sets of images, from which pixels can be solved for"
+            )
         within = slice(bisect_left(self.trusted, rows.start), bisect_left(self.trusted, rows.stop))
         exempt = tuple(row - rows.start for row in self.trusted[within])
         images = noise.mul_(sigma).add_(clean)
@@ -294,11 +309,18 @@ class Untrusted:
         return Traced(images, Lineage(sigma=sigma, draws=1, trusted=len(self.trusted)), exempt)
 
     def restricted(self, rows: Sequence[int]) -> "Untrusted":
-        """These rows only, in this order. What is read of them goes into the record of the whole."""
+        """These rows only, in this order. What is read of them goes into the record of the whole.
+
+        Raises: ValueError if a row is given twice: every image has one noise draw.
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        if len(np.unique(index)) != len(index):
+            raise ValueError("a row is given twice, but every image has one noise draw; give each row once")
         known = set(self.trusted)
         twin = copy.copy(self)
         twin.__data = self.__data.subset(rows)
         twin.labels = twin.__data.labels
+        twin.__ids, twin.first_row = self.__ids[index], 0
         twin.trusted = tuple(place for place, row in enumerate(rows) if row in known)
         return twin
 

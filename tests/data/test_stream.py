@@ -71,3 +71,11 @@ def test_png_names_keep_files_apart_and_in_order() -> None:
     assert png_names(("a.jpg", "a.k.jpg")) == ("a.jpg.png", "a.k.jpg.png")  # "a.k.png" would come before "a.png"
     hostile = ("a.bmp", "a.bmp-c.png", "a.jpg")  # neither way keeps them apart and in order
     assert png_names(hostile) == ("0.png", "1.png", "2.png")
+
+
+def test_resized_files_are_those_of_loading(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"ant": 2, "bee": 2})
+    Image.fromarray(np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)).save(root / "bee" / "other.png")
+    made, whole = stream(root, size="8"), load(root, size=8)
+    assert made.digest == whole.digest()
+    assert torch.equal(made.part(range(5)).read().images, whole.images)

@@ -262,7 +262,7 @@ def test_the_exit_status_tells(run: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "all " in said
     assert "No check can see:" in said
     record = json.loads(path.read_text())
-    write_json(path, record | {"claim": record["claim"].replace("0.999", "0.9999")})
+    write_json(path, record | {"claim": record["claim"].replace("1 - 0.001", "1 - 0.0001")})
     assert status(monkeypatch, path, run) == 1
     assert "NOT VERIFIED" in capsys.readouterr().out
 

@@ -186,7 +186,7 @@ def test_an_alpha_chosen_now_is_said(run: Path) -> None:
     assert max(row["radius"] for row in looser.rows) > max(row["radius"] for row in usual.rows)
     assert any("alpha 0.05 was chosen without knowledge of any votes" in item for item in looser.assumptions)
     assert not any("was chosen without" in item for item in usual.assumptions)
-    assert "probability at least 0.95" in looser.claim
+    assert "probability at least 1 - 0.05" in looser.claim
 
 
 def test_csv_has_a_column_for_each_class(run: Path, tmp_path: Path) -> None:

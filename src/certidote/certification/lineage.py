@@ -42,6 +42,13 @@ def objections(
             "cast: start another run"
         )
     found.extend(_stack_objections(ballots.provenance.retrained))
+    if anytime and ballots.provenance.mixture:
+        found.append(
+            "members were computed with different numerics, for which the anytime bound is not proved; use machines of one kind, or "
+            "another bound"
+        )
+    if len({lineage.trusted for lineage in ballots.lineages}) > 1:
+        found.append("members were given different trusted images, so no one claim is about all of them; fix the list for the run")
     if anytime and len(ballots) < members:
         if len(ballots) <= selecting:
             found.append(

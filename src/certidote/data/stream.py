@@ -23,8 +23,12 @@ from certidote.data.checks import Refused, quoted
 from certidote.data.decode import Reading, image_levels
 from certidote.data.folder import list_images
 from certidote.data.load import folder_of_images, load, locate
+from certidote.data.resize import as_size
 from certidote.streams import ROW_BLOCK, row_blocks
 from certidote.types import ImageDataset
+
+READING = Reading()
+"""As the files are."""
 
 
 @runtime_checkable
@@ -44,6 +48,7 @@ class FilesPart:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     digest: str
+    reading: Reading
 
     def read(self) -> ImageDataset:
         """Decode the block.
@@ -52,7 +57,7 @@ class FilesPart:
         """
         images = np.empty((len(self.files), *self.image_shape), dtype=np.uint8)
         for i, file in enumerate(self.files):
-            levels = image_levels(self.folder / file, Reading())
+            levels = image_levels(self.folder / file, self.reading)
             if levels.shape[1:] != images.shape[2:] or len(levels) > images.shape[1]:
                 raise ValueError(self._changed())
             images[i] = levels  # grey in a color set: one channel fills three
@@ -131,6 +136,7 @@ class FolderStream:
     image_shape: tuple[int, int, int]
     digest: str
     block_digests: tuple[str, ...]
+    reading: Reading
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -143,7 +149,13 @@ class FolderStream:
     def part(self, rows: range) -> FilesPart:
         names, labels = tuple(self.name(row) for row in rows), self.labels[rows.start : rows.stop].clone()
         return FilesPart(
-            self.folder, names, labels, self.class_names, self.image_shape, self.block_digests[rows.start // ROW_BLOCK]
+            self.folder,
+            names,
+            labels,
+            self.class_names,
+            self.image_shape,
+            self.block_digests[rows.start // ROW_BLOCK],
+            self.reading,
         )
 
 
@@ -177,20 +189,25 @@ class ArrayStream:
         return ArrayPart(self.data.subset(rows))
 
 
-def stream(name_or_path: str | Path, split: str = "train", advance: Callable[[int, int], None] | None = None) -> ImageStream:
+def stream(
+    name_or_path: str | Path, split: str = "train", advance: Callable[[int, int], None] | None = None, *, size: str = ""
+) -> ImageStream:
     """A data set in the forms that `load` takes, as blocks; folders are surveyed and never loaded whole. Raises as `load` does.
 
     Args:
         advance: told after each block how many images are decoded, and how many there are.
+        size: resize every image, as `load` does it.
     """
     folder, chosen = folder_of_images(name_or_path), locate(name_or_path, split)[1]
     if folder is not None:
-        return survey(folder, chosen, advance)
-    data = load(name_or_path, split)
+        return survey(folder, chosen, advance, Reading(as_size(size)))
+    data = load(name_or_path, split, size=size)
     return ArrayStream(data, data.digest())
 
 
-def survey(root: Path, split: str = "train", advance: Callable[[int, int], None] | None = None) -> FolderStream:
+def survey(
+    root: Path, split: str = "train", advance: Callable[[int, int], None] | None = None, reading: Reading = READING
+) -> FolderStream:
     """Decode every image of a folder once, in constant memory: checks, shape and digests. Raises as `read_folder` does."""
     found = list_images(root, split)
     folder, names = Path(str(found.folder)), found.class_names
@@ -202,14 +219,16 @@ def survey(root: Path, split: str = "train", advance: Callable[[int, int], None]
     for rows in row_blocks(len(labels)):
         decoded = []
         for _, path in zip(rows, paths, strict=False):
-            levels = image_levels(path, Reading())
+            levels = image_levels(path, reading)
             first = first or (path, levels)
             _check_same_size(*first, path, levels)
             decoded.append(levels)
         digests.add(rows, decoded)
         if advance is not None:
             advance(rows.stop, len(labels))
-    return FolderStream(folder, names, files, torch.from_numpy(labels), digests.image_shape, digests.whole(), digests.blocks())
+    return FolderStream(
+        folder, names, files, torch.from_numpy(labels), digests.image_shape, digests.whole(), digests.blocks(), reading
+    )
 
 
 def _check_same_size(first: Path, levels: UInt8[np.ndarray, "..."], file: Path, others: UInt8[np.ndarray, "..."]) -> None:

@@ -11,7 +11,7 @@ BOUND_NAMES: dict[Bound, str] = {
 
 def chance(alpha: float, simultaneous: bool, total: int) -> str:
     """What alpha is the failure probability of."""
-    text = f"with probability at least {1 - alpha:g} over the noise"
+    text = f"with probability at least 1 - {alpha!r} over the noise"
     return f"{text}, for all {total} test images together" if simultaneous else f"for each test image separately, {text}"
 
 

@@ -197,7 +197,8 @@ def self_check(scheme: Scheme, trainer: Trainer, data: Untrusted, test: ImageDat
         return
     config = ledger.get("config")
     cast = ledger.ballots(len(test), test.num_classes, provenance(ledger, None))
-    exact = config.get("device", "cpu") == "cpu" and not cast.provenance.mixture
+    device = config.get("device", "cpu")
+    exact = device == "cpu" and all(part.numerics == pool.numerics(device) for part in ledger.parts())
     payload = Payload(scheme, trainer, data, test.images, ledger.key(None))
     ledger.put("retrained", asdict(retrain(pool, payload, cast, pick(len(cast), 1), exact)[0]))
 

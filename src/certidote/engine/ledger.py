@@ -178,6 +178,11 @@ class Ledger:
         with self._explained():
             self.db.execute("INSERT INTO meta VALUES (?, ?)", (name, json.dumps(value, allow_nan=False)))
 
+    def forget(self, name: str) -> None:
+        """Drop a fact, if it is there: for ledgers that are made of others."""
+        with self._explained():
+            self.db.execute("DELETE FROM meta WHERE name = ?", (name,))
+
     def configure(self, config: Json) -> None:
         """Record the configuration before anything runs, or check that it is the recorded one.
 
@@ -347,7 +352,7 @@ class Ledger:
         Raises: ValueError if a row does not have the recorded shape.
         """
         kind = _kind(num_classes)
-        members = self._gap_free()
+        members = self.gap_free()
         if not members:
             raise ValueError(f"{self.path} holds no votes yet")
         votes = np.empty((members, num_tests), dtype=kind)
@@ -383,7 +388,7 @@ class Ledger:
             ranks=self._ranks(votes, failed, num_classes),
         )
 
-    def _gap_free(self) -> int:
+    def gap_free(self) -> int:
         """How many members have voted without a gap from member 0 on."""
         members = 0
         for job in self.jobs():

@@ -36,12 +36,23 @@ def merge_ledgers(sources: list[Path], target: Path) -> int:
             for source in sources[1:]:
                 with Ledger(source) as other:
                     _check(merged, sources[0], other, source)
+                    _take_facts(merged, other)
                 _copy_rows(merged, source)
             voted = merged.voted()
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
     return voted
+
+
+def _take_facts(merged: Ledger, other: Ledger) -> None:
+    """What only one of them knows; a failed self-check always counts. How a part came to an end says nothing about the whole."""
+    for name in ("retrained", "test_images"):
+        ours, theirs = merged.get(name), other.get(name)
+        if theirs is not None and (ours is None or (name == "retrained" and theirs["differing"] > 0)):
+            merged.forget(name)
+            merged.put(name, theirs)
+    merged.forget("completed")
 
 
 def _check_started(ledger: Ledger, path: Path) -> None:

@@ -180,7 +180,7 @@ def audit(certificate: Json, ledger: Ledger) -> list[Finding]:
     Raises: ValueError as `recorded_scheme` and `Ledger.ballots`.
     """
     scheme, ballots = recorded_scheme(ledger), ballots_of(ledger)
-    findings = [_form(certificate), _members(ledger, ballots, scheme.members), _noise(ledger, ballots), _subject(ledger)]
+    findings = [_form(certificate), _members(ledger, ballots, scheme), _noise(ledger, ballots), _subject(ledger)]
     findings += [_digest("configuration", certificate.get("config_digest"), ledger.config_digest())]
     findings += [_digest("record of votes", certificate.get("votes_digest"), votes_digest(ballots))]
     recomputed = json.loads(json.dumps(record_of(ledger)))
@@ -215,14 +215,17 @@ def _form(certificate: Json) -> Finding:
     return Finding("right", "the file has the form of a certificate of version 1")
 
 
-def _members(ledger: Ledger, ballots: Ballots, members: int) -> Finding:
-    if len(ballots) == members:
-        return Finding(
-            "right", f"members 0 to {members - 1} have voted, each once; {int(ballots.failed.sum())} of them diverged and count"
-        )
-    later = [job.first for job in ledger.jobs() if job.first > len(ballots)]
+def _members(ledger: Ledger, ballots: Ballots, scheme: DenoisedSmoothing | PartitionedSmoothing) -> Finding:
+    voted, wanted = len(ballots), scheme.members
+    diverged = f"{int(ballots.failed.sum())} of them diverged and count"
+    if voted == wanted:
+        return Finding("right", f"members 0 to {wanted - 1} have voted, each once; {diverged}")
+    if isinstance(scheme, DenoisedSmoothing) and scheme.bound == "anytime" and voted > scheme.n0:
+        text = f"members 0 to {voted - 1} of {wanted} have voted, without a gap; the bound holds at every number; {diverged}"
+        return Finding("right", text)
+    later = [job.first for job in ledger.jobs() if job.first > voted]
     gap = f"; members from {later[0]} on are there" if later else ""
-    return Finding("wrong", f"member {len(ballots)} is missing of {members} that were fixed beforehand{gap}")
+    return Finding("wrong", f"member {voted} is missing of {wanted} that were fixed beforehand{gap}")
 
 
 def _noise(ledger: Ledger, ballots: Ballots) -> Finding:

@@ -274,7 +274,8 @@ def _run_and_record(
                 until=limits.until, device=facts["device"], observer=observer, progress=progress, stage=label or "models",
                 weights=WeightStore(out) if keep_weights else None,
             )  # fmt: skip
-            if (missing or ledger.voted() < scheme.members) and bound_of(scheme) != "anytime":
+            short = missing or ledger.voted() < scheme.members
+            if short and (bound_of(scheme) != "anytime" or ledger.gap_free() <= scheme.n0):
                 return Stopped(out, ledger.voted(), scheme.members, observer.note() if observer else "")
             mixture = engine.provenance(ledger, overlap).mixture
             if mixture and bound_of(scheme) == "anytime":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from certidote.verbs.options import OwnModel
-from certidote.verbs.prediction import finished_run, member_slot
+from certidote.verbs.prediction import check_kind, finished_run, member_slot
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,12 @@ def _of_run(run: Path, out: Path, member: int | None, model: str) -> Exported:
     record = finished_run(run)
     members, names, shape = record["n0"] + record["n"], record["data"]["classes"], tuple(record["data"]["image_shape"])
     with Ledger(run / "ledger.sqlite") as ledger:
-        config, kept = ledger.get("config"), ledger.kept()
-        check_all_kept(kept, members, run)
+        config = ledger.get("config")
+        check_kind(config["scheme"], run)
+        check_all_kept(ledger.kept(), members, run)
+        kept = [each for each in ledger.kept() if each.job.last <= members]
         provenance = Provenance(record["data"]["digest"], record["root_source"], None)
-        failed = ledger.ballots(record["test"]["images"], len(names), provenance).failed
+        failed = ledger.ballots(record["test"]["images"], len(names), provenance).failed[:members]
     if member is not None and not 0 <= member < members:
         raise ValueError(f"--member {member}: {run} has members 0 to {members - 1}")
     slot, store = member_slot(run, record, config, model), WeightStore(run)

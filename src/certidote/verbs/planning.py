@@ -65,7 +65,7 @@ def plan(
 
     Trains one block of models to measure the time; their votes are thrown away and nothing is written.
     """
-    from certidote.certification.smoothing import radius_cap
+    from certidote.certification.bounds import level
     from certidote.data import load
     from certidote.data.checks import check_same_classes
     from certidote.defenses.smoothing import DenoisedSmoothing
@@ -85,10 +85,11 @@ def plan(
     number_format = resolve_dtype(dtype, device)
     chosen = denoiser_named(denoiser, train_set, number_format)
     alpha_each = alpha / len(test_set) if simultaneous else alpha
+    spent = level("clopper-pearson", alpha_each, train_set.num_classes, n0 > 0)  # a stricter one if the counted votes select
     needed: dict[float, int | None] = {}
     if radius is not None:
         _check_radius(radius, sigma)
-        needed = {share: models_needed(radius, sigma, alpha_each, share) for share in SHARES}
+        needed = {share: models_needed(radius, sigma, spent, share) for share in SHARES}
         if needed[1.0] is None:
             raise ValueError(
                 f"radius={radius:g} needs more than {MOST_MODELS:,} models at sigma={sigma:g} even if all agree; raise sigma or lower "
@@ -103,7 +104,7 @@ def plan(
     blocks = -(-scheme.members // block)
     seconds = record.seconds / block * scheme.members / min(processes, blocks)
     memory, disk = _peak_memory(), scheme.members * len(test_set) * (1 if test_set.num_classes <= 256 else 2)
-    cap = radius_cap(sigma, models, scheme.alpha_each)
+    cap = scheme.cap()
     lines = _lines(scheme, cap, radius, needed, seconds, record.seconds / block, processes, memory, disk, train_set, test_set)
     return Planned(models, n0, cap, needed, seconds, processes, memory, disk, lines)
 
@@ -193,7 +194,10 @@ def _lines(
         f"Largest radius that {scheme.n:,} models can prove, all agreeing: {length(cap)} ({length(cap / scheme.sigma)} sigma).",
     ]
     if radius is None:
-        more = [f"{length(radius_cap(scheme.sigma, n, scheme.alpha_each))} with {n:,}" for n in (scheme.n * 2, scheme.n * 10)]
+        more = [
+            f"{length(radius_cap(scheme.sigma, n, scheme.alpha_each, separate=scheme.n0 > 0))} with {n:,}"
+            for n in (scheme.n * 2, scheme.n * 10)
+        ]
         lines.append(f"It grows slowly: {', '.join(more)} models.")
     else:
         lines.append(f"For a radius of {plain(radius)} the most voted class needs, of n counted models:")

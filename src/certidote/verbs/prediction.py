@@ -1,6 +1,6 @@
 """`predict`: what a finished run answers about new images, and what is proved about each answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -123,13 +123,13 @@ def finished_run(run: Path) -> dict[str, Any]:
     return record
 
 
-def _check_kind(scheme: dict[str, Any], run: Path) -> None:
+def check_kind(scheme: dict[str, Any], run: Path) -> None:
     """Raises: ValueError for runs whose members are asked in another way than about images as they are, all of them at once."""
     if scheme.get("parts", 1) > 1:
-        raise ValueError(f"{run} was run with --parts; predict answers for runs in one part: certify again without --parts")
+        raise ValueError(f"{run} was run with --parts; predict and export take runs in one part: certify again without --parts")
     if scheme.get("test_input", "clean") != "clean":
         raise ValueError(
-            f"{run} was run with --test-input {scheme['test_input']}; predict answers for clean test inputs: certify again without it"
+            f"{run} was run with --test-input {scheme['test_input']}; predict and export take clean test inputs: certify again without it"
         )
 
 
@@ -169,10 +169,15 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
         if config is None or ledger.config_digest() != record["config_digest"]:
             raise ValueError(f"{run}: certificate.json is not of the run in ledger.sqlite; run the same 'certidote certify' again")
         record = record_of(ledger)  # the file may have been edited; the ledger is what was counted
-        _check_kind(config["scheme"], run)
+        check_kind(config["scheme"], run)
         check_all_kept(kept, record["n0"] + record["n"], run)
         provenance = Provenance(record["data"]["digest"], record["root_source"], None)
-        committed = ledger.ballots(record["test"]["images"], len(record["data"]["classes"]), provenance)
+        whole = ledger.ballots(record["test"]["images"], len(record["data"]["classes"]), provenance)
+        members = record["n0"] + record["n"]
+        kept = [each for each in kept if each.job.last <= members]
+        committed = replace(
+            whole, votes=whole.votes[:members], failed=whole.failed[:members], noise_ids=whole.noise_ids[:members], ranks=None
+        )
     slot = member_slot(run, record, config, model)
     recorded = config.get("test_transform", {"name": "", "sources": ""})
     confirmed(recorded["name"], test_transform, "test transform", str(run))
@@ -207,11 +212,10 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
 
 
 def _claim(record: dict[str, Any], level: float) -> str:
-    return (
-        f"For each image separately, with probability at least {1 - level:g} over the noise: no change of training pixels whose "
-        "Euclidean norm over the whole training set is below the image's radius can change the answer of the smoothed classifier "
-        f"(the most likely vote under Gaussian noise of std {record['sigma']:g} on every training pixel, [0, 1] pixel units)."
-    )
+    from certidote.defenses import statement
+
+    trusted = record["trusted"]
+    return f"Claimed {statement.chance(level, False, 1)}, {statement.changes(trusted, 0.0)} {statement.noise(record['sigma'], trusted, 0.0)}."
 
 
 def _rests_on(record: dict[str, Any], alpha: float | None) -> tuple[str, ...]:

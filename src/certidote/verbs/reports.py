@@ -61,6 +61,8 @@ def read_certificate(path: Path) -> dict[str, Any]:
     """Raises: ValueError, in one line, if the file holds no certificate."""
     import json
 
+    from certidote.results.schema import check_form
+
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -71,6 +73,9 @@ def read_certificate(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(record, dict) or record.get("format") != "certidote certificate" or record.get("version") != 1:
         raise ValueError(f"{path} is not a certidote certificate of version 1")
+    problem = check_form(record)
+    if problem is not None:
+        raise ValueError(f"{path} is no certificate of version 1: {problem}")
     return record
 
 

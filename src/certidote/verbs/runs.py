@@ -71,10 +71,10 @@ def status(run: Annotated[Path, typer.Argument(help="a run directory")]) -> Stat
     assigned = sum(part.last - part.first for part in parts)
     proved = _proved(run / "certificate.json")
     busy = in_use(path)
-    if proved is not None:
-        stage = "certified" if proved else "not proved"
-    elif busy:
+    if busy:
         stage = "training"
+    elif proved is not None:
+        stage = "certified" if proved else "not proved"
     elif voted == members:
         stage = "ready"
     else:
@@ -109,7 +109,8 @@ def merge(
 
 def _members(config: dict[str, Any]) -> int:
     """Of the whole certificate."""
-    return int(config["scheme"].get("n0", 0)) + int(config["scheme"].get("n", 0))
+    scheme = config["scheme"]
+    return (int(scheme.get("n0", 0)) + int(scheme.get("n", 0))) * int(scheme.get("parts", 1))
 
 
 def _proved(path: Path) -> bool | None:

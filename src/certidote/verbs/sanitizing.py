@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import check_device, command_line, denoiser_named
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, Seed, Sigma
+from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, Seed, Sigma, Size
 
 if TYPE_CHECKING:
     from certidote.types import Progress
@@ -45,6 +45,7 @@ def sanitize(
     seed: Seed = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    size: Size = "",
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> Sanitized:
@@ -63,9 +64,9 @@ def sanitize(
     target = _checked_target(data, denoiser, out, force)
     check_device(device)
     progress = progress or Silent()
-    source = stream(data, "train", _survey_progress(progress))
+    source = stream(data, "train", _survey_progress(progress), size=size)
     unfinished = target.with_name(f"{target.name}.unfinished")
-    chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device))  # type: ignore[arg-type]
+    chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device), size)  # type: ignore[arg-type]
     check_sigma(sigma, chosen)
     names = output_names(source, _prefix(data, source))
     for name in {name.partition("/")[0] for name in names} & set(BESIDE):

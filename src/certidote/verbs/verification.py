@@ -94,8 +94,10 @@ def _retrained(
         raise ValueError(
             "this run used its owner's own architecture or test transform; --rerun imports no code that a ledger names, so leave it out"
         )
-    train_set, test_set = load(data or subject["data"]["name"], "train"), load(test or subject["test"]["name"], "test")
-    real = denoiser_named(denoiser or subject["denoiser"]["name"], train_set, config["dtype"])
+    size, skip = config.get("size", ""), config.get("skip_corrupt", False)
+    train_set = load(data or subject["data"]["name"], "train", size=size, skip_corrupt=skip)
+    test_set = load(test or subject["test"]["name"], "test", size=size, skip_corrupt=skip)
+    real = denoiser_named(denoiser or subject["denoiser"]["name"], train_set, config["dtype"], size, skip)
     untrusted = Untrusted(train_set, subject.get("trusted_rows", ()))
     hashes = real.card.training_images
     stated = {
@@ -123,8 +125,10 @@ def _retrained(
     progress.start("training members again", len(members))
     payload = Payload(scheme, trainer, untrusted, test_set.images, Key(int(ledger.get("root"), 16)))
     with Pool(workers) as pool:
+        here = pool.numerics(config["device"])
+        exact = config["device"] == "cpu" and not changed and all(part.numerics == here for part in ledger.parts())
         for member in members:
-            found.append(_again(retrain(pool, payload, ballots, [member], config["device"] == "cpu")[0]))
+            found.append(_again(retrain(pool, payload, ballots, [member], exact)[0]))
             progress.advance()
     progress.finish()
     missed = 0.9 ** len(members)
@@ -144,7 +148,7 @@ def _again(each: Any) -> "Finding":
         return Finding("right", f"member {each.member}, trained again, cast all {each.votes} votes as recorded")
     text = f"member {each.member}, trained again, cast {each.differing} of {each.votes} votes otherwise"
     if not each.exact:
-        return Finding("note", f"{text}; this device may round otherwise in another stack")
+        return Finding("note", f"{text}; other software, another machine or another stack may round otherwise")
     return Finding("wrong", f"{text}; it was not trained as the certificate says, or on a processor that rounds otherwise")
 
 
