@@ -84,11 +84,8 @@ def run_demo(
 def attack_part(targets: int, progress: Progress, *, command: str) -> Json:
     """Bullseye Polytope against transfer learning: undefended, its control, and after sanitizing, as one record."""
     key = Key(ATTACK_ROOT) / "demo"
-    sanitizers = {
-        f"{name}, sigma {sigma:g}": partial(_sanitize, load_denoiser(denoiser), sigma)
-        for sigma in SIGMAS
-        for name, denoiser in DENOISERS.items()
-    }
+    noise = {f"{name}, sigma {sigma:g}": (denoiser, sigma) for sigma in SIGMAS for name, denoiser in DENOISERS.items()}
+    sanitizers = {label: partial(_sanitize, load_denoiser(denoiser), sigma) for label, (denoiser, sigma) in noise.items()}
     progress.start("attack: poison and sanitize", 3 + len(sanitizers), unit="steps")
     scenario = make_scenario(key / "scenario", num_targets=targets)
     progress.advance()
@@ -98,7 +95,8 @@ def attack_part(targets: int, progress: Progress, *, command: str) -> Json:
     progress.finish()
     rows = []
     for name, arms in {"plain training": result.plain, **result.sanitized}.items():
-        rows += [_row(f"{name}, unpoisoned (control)", arms.control), _row(f"{name}, poisoned", arms.poisoned)]
+        sigma = noise[name][1] if name in noise else None
+        rows += [_row(f"{name}, unpoisoned (control)", arms.control, sigma), _row(f"{name}, poisoned", arms.poisoned, sigma)]
     denoiser = load_denoiser("digits")
     norms = [_joint_norm(poison, scenario.train) for poison in poisons]
     return {
@@ -124,7 +122,7 @@ def _sanitize(denoiser: Denoiser, sigma: float, data: Untrusted, key: Key) -> An
     return sanitized(data, denoiser, sigma, key)
 
 
-def _row(label: str, outcome: Outcome) -> Json:
+def _row(label: str, outcome: Outcome, sigma: float | None) -> Json:
     successes, trials = int(outcome.success.sum()), len(outcome)
     low, high = wilson(successes, trials)
     return {
@@ -135,6 +133,7 @@ def _row(label: str, outcome: Outcome) -> Json:
         "high": high,
         "other_errors": int(outcome.otherwise_wrong.sum()),
         "clean_accuracy": float(outcome.clean_accuracy.mean()),
+        "sigma": sigma,
     }
 
 

@@ -115,9 +115,6 @@ def fill(
 ) -> int:
     """Train and poll the members that are not in the ledger yet, and commit their votes.
 
-    Once all have voted, one of them, picked by the operating system, is trained again alone: on a CPU its votes must be the same,
-    or something crosses the stack. The outcome is recorded in the ledger and goes into the provenance.
-
     Args:
         pool: where jobs run: `local.Pool` or `cluster.RayWorkers`. Cannot change a vote.
         config: from `configuration`; the ledger refuses to go on under another.
