@@ -169,7 +169,7 @@ def _where_it_lies(attack: Json, certificates: list[Json]) -> str:
     if caps and norm >= max(caps):
         return (
             f"The poisons of every trial move the training set by at least {length(norm)}, far outside the largest radius that these "
-            f"certificates can prove ({length(max(caps))}): no certificate covers this attack. That sanitizing stops it is measured, "
+            f"certificates can prove ({length(max(caps))}): no certificate covers this attack. What sanitizing does to it is measured, "
             "not proved."
         )
     return f"The poisons move the training set by {length(norm)} or more; part of that lies inside certified radii."
