@@ -21,8 +21,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/certification_loop.py
+	$(BIN)/python benchmarks/fractions_of_peak.py
 
 ablation: $(VENV)/.installed
 	$(BIN)/python benchmarks/ablation.py

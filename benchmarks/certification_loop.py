@@ -12,9 +12,7 @@ recorded, and a run beside a busy machine says so.
 """
 
 import argparse
-import json
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -24,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from machine import busy_elsewhere, keep, peak_mib
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -35,8 +34,6 @@ from certidote.diffusion.schedule import linear
 from certidote.engine.ledger import Ledger
 from certidote.engine.local import Pool
 from certidote.numerics import fast_dtype
-from certidote.results.files import write_json
-from certidote.results.record import versions
 from certidote.streams import Key
 from certidote.training.models import build
 from certidote.training.pooled import trainer_for
@@ -163,11 +160,6 @@ def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
     return (time.perf_counter() - begin) / len(accuracies), accuracies
 
 
-def busy_elsewhere() -> float:
-    """Cores kept busy by other processes during one second of ours idle."""
-    return psutil.cpu_percent(interval=1.0) / 100 * (os.cpu_count() or 1)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -199,22 +191,19 @@ def main() -> None:
                 f"others keep {row['busy_elsewhere']:.1f} cores busy",
                 flush=True,
             )
+        own = psutil.Process()
+        peak = {
+            "main process": peak_mib(own),
+            "largest worker": max(peak_mib(child) for child in own.children(recursive=True)),
+        }
     ratio = {name: statistics.median(row[name] / row["c"] for row in rounds) for name in ("a", "b")}
     mean = {name: statistics.mean(values) for name, values in accuracies.items()}
-    unit = 1024 if os.uname().sysname == "Linux" else 1
-    peak = {
-        "main process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20,
-        "largest worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**20,
-    }
     print(f"the engine is {ratio['a']:.1f} times as fast as the user's script, {ratio['b']:.1f} times as fast as the competent one")
     print("mean accuracy of a model: " + ", ".join(f"{name} {value:.1%}" for name, value in mean.items()))
     print(", ".join(f"peak memory of the {name}: {value:.0f} MiB" for name, value in peak.items()))
-    if max(row["busy_elsewhere"] for row in rounds) > 0.3:
-        print("other processes were busy: do not report these ratios, run it again on a quiet machine")
-    record = {"ratios": ratio, "rounds": rounds, "mean_accuracy": mean, "peak_mib": peak, "dtype": dtype, "cores": workers}
-    record |= {"sigma": SIGMA, "recipe": RECIPE.to_json(), "models": options.models, "versions": versions()}
-    write_json(options.out / "certification_loop.json", json.loads(json.dumps(record)))
-    print(f"record: {options.out / 'certification_loop.json'}")
+    measured = {"ratios": ratio, "rounds": rounds, "mean_accuracy": mean, "peak_mib": peak, "dtype": dtype, "workers": workers}
+    measured |= {"sigma": SIGMA, "recipe": RECIPE.to_json(), "models": options.models, "seeds": list(range(options.rounds))}
+    keep(options.out / "certification_loop.json", measured, max(row["busy_elsewhere"] for row in rounds))
 
 
 if __name__ == "__main__":
