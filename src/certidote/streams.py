@@ -57,20 +57,32 @@ def row_blocks(num_rows: int) -> Iterator[range]:
         yield range(start, min(start + ROW_BLOCK, num_rows))
 
 
-def normal_block(key: Key, rows: range, image_shape: tuple[int, ...]) -> Float32[Tensor, "n ..."]:
+def normal_block(key: Key, rows: range, image_shape: tuple[int, ...], device: str = "cpu") -> Float32[Tensor, "n ..."]:
     """Standard normal numbers for one aligned block of rows, keyed by block: independent of how rows are chunked.
+
+    A GPU draws its own, faster than they could be copied there: from the same entropy, but other numbers than a CPU does. Which device
+    drew them is part of a run's configuration.
 
     Args:
         key: the member's noise stream.
         rows: a block from `row_blocks`; its first row must be a multiple of `ROW_BLOCK`.
         image_shape: (c, h, w).
-    Returns: (len(rows), c, h, w) float32.
+        device: "cpu", or a CUDA device.
+    Returns: (len(rows), c, h, w) float32, on the device.
     Raises: ValueError if the block is not aligned.
     """
     if rows.start % ROW_BLOCK or rows.step != 1 or len(rows) > ROW_BLOCK:
         raise ValueError(f"rows {rows} are not one aligned block of at most {ROW_BLOCK} rows; take blocks from row_blocks()")
-    generator = (key / (rows.start // ROW_BLOCK)).numpy()
-    return torch.from_numpy(generator.standard_normal((len(rows), *image_shape), dtype=np.float32))
+    stream, shape = key / (rows.start // ROW_BLOCK), (len(rows), *image_shape)
+    if torch.device(device).type != "cpu":
+        return _device_normal(stream, shape, device)
+    return torch.from_numpy(stream.numpy().standard_normal(shape, dtype=np.float32))
+
+
+def _device_normal(key: Key, shape: tuple[int, ...], device: str) -> Float32[Tensor, "n ..."]:
+    """Torch's counter-based CUDA generator uses all 64 bits of its seed, unlike the CPU one."""
+    generator = torch.Generator(device).manual_seed(key.identity())
+    return torch.randn(shape, generator=generator, device=device)
 
 
 @contextmanager

@@ -172,14 +172,15 @@ class Traced:
         noised[list(self.exempt)] = False
         images = self.images.clone()
         if noised.any():
-            images[noised] = denoiser(self.images[noised], self._sigmas(int(noised.sum())))
+            places = noised.nonzero()[:, 0].to(images.device)
+            images[places] = denoiser(self.images[places], self._sigmas(len(places)))
         return Traced(images, lineage, self.exempt)
 
     def _sigmas(self, count: int) -> Float[Tensor, "n"]:
         return torch.full((count,), self.lineage.sigma, dtype=torch.float32)
 
     def to(self, device: str) -> "Traced":
-        """The same pixels on another device; what follows runs there."""
+        """The same pixels on another device; what follows runs there. `Untrusted.noised` can make them there at once."""
         return Traced(self.images.to(device), self.lineage, self.exempt)
 
 
@@ -246,6 +247,7 @@ class Untrusted:
         self.class_names = data.class_names
         self.image_shape = data.image_shape
         self.__digest = data.digest()
+        self.__on: dict[str, tuple[Tensor, Tensor]] = {}
         self.__member: Key | None = None
         self.reads = Reads()
 
@@ -273,19 +275,32 @@ class Untrusted:
         if self.__member is not None:
             self.reads.unsealed.append(what)
 
-    def noised(self, sigma: float, key: Key, rows: range) -> Traced:
+    def labels_on(self, device: str) -> Int64[Tensor, "n"]:
+        """The labels on this device, copied there once."""
+        return self.__copied(device)[1]
+
+    def __copied(self, device: str) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, "n"]]:
+        """Stored images and labels on a device; a GPU keeps them, a byte for each value, for all members it trains."""
+        if torch.device(device).type == "cpu":
+            return self.__data.images, self.labels
+        if device not in self.__on:
+            self.__on[device] = self.__data.images.to(device), self.labels.to(device)
+        return self.__on[device]
+
+    def noised(self, sigma: float, key: Key, rows: range, device: str = "cpu") -> Traced:
         """One block of images plus N(0, sigma^2) noise, added in float32 before anything else happens to them.
 
         Args:
             sigma: noise std, [0, 1] pixel units, > 0.
             key: the member's noise stream, below the member's own key, or the votes are not independent.
             rows: an aligned block from `streams.row_blocks`.
+            device: where the noise is drawn and added, and the images stay.
         Returns: (len(rows), c, h, w), not clipped, and the lineage that says so. Trusted images among them are as they are.
         """
         if not sigma > 0:
             raise ValueError(f"sigma={sigma} adds no noise; give sigma > 0 ([0, 1] pixel units)")
-        clean = as_pixels(self.__rows(rows))
-        noise = normal_block(key, rows, self.image_shape)
+        clean = as_pixels(self.__rows(rows, device))
+        noise = normal_block(key, rows, self.image_shape, device)
         self.reads.sigmas.append(sigma)
         ids = self.__ids[rows.start - self.first_row : rows.stop - self.first_row]
         self.reads.draws.update(ids.tolist())
@@ -318,6 +333,7 @@ class Untrusted:
             raise ValueError("a row is given twice, but every image has one noise draw; give each row once")
         known = set(self.trusted)
         twin = copy.copy(self)
+        twin.__on = {}
         twin.__data = self.__data.subset(rows)
         twin.labels = twin.__data.labels
         twin.__ids, twin.first_row = self.__ids[index], 0
@@ -362,13 +378,13 @@ class Untrusted:
         self.reads.unsealed.append(reason)
         return torch.stack([self.__rows(range(row, row + 1))[0] for row in rows])
 
-    def __rows(self, rows: range) -> UInt8[Tensor, "m c h w"]:
+    def __rows(self, rows: range, device: str = "cpu") -> UInt8[Tensor, "m c h w"]:
         first, last = rows.start - self.first_row, rows.stop - self.first_row
         if first < 0 or last > len(self):
             raise ValueError(
                 f"rows {rows.start} to {rows.stop - 1} are not all among {self.first_row} to {self.first_row + len(self) - 1}"
             )
-        return self.__data.images[first:last]
+        return self.__copied(device)[0][first:last]
 
     def unsealed(self, reason: str, rows: Int64[Tensor, "m"] | None = None) -> Traced:
         """All images, or these rows in this order, without noise. The lineage records `reason`, and no smoothing certificate follows."""
@@ -818,6 +834,13 @@ class KeepsRankings(Protocol):
     """A scheme may say that its certificate needs each member's ranking of the classes, not the first choice alone."""
 
     keeps_rankings: bool
+
+
+@runtime_checkable
+class TrainsInGroups(Protocol):
+    """A trainer that gains nothing from more than `together` members at once: so many are viewed, trained and polled at a time."""
+
+    together: int
 
 
 # ---------------------------------------------------------------------------------------------------------------- progress

@@ -77,10 +77,10 @@ def test_equal_noised_sets_give_bit_identical_models_and_votes(trainer: Trainer,
     sigma, members = 0.25, Job(0, 4)
     honest = streams.normal_block
 
-    def dyadic(key: Key, rows: range, shape: tuple[int, ...]) -> torch.Tensor:
+    def dyadic(key: Key, rows: range, shape: tuple[int, ...], device: str = "cpu") -> torch.Tensor:
         return (honest(key, rows, shape) * 1024).round() / 1024  # multiples of 2^-10; times sigma, of 2^-12
 
-    def shifted(key: Key, rows: range, shape: tuple[int, ...]) -> torch.Tensor:
+    def shifted(key: Key, rows: range, shape: tuple[int, ...], device: str = "cpu") -> torch.Tensor:
         return dyadic(key, rows, shape) + (first.pixels() - second.pixels())[rows.start : rows.stop] / sigma
 
     def trained(data: ImageDataset) -> tuple[list[torch.Tensor], np.ndarray, torch.Tensor]:

@@ -54,7 +54,7 @@ def prepared(
             smoothed as those were.
         sigma_x: noise std where noise is added.
         key: the member's stream for test noise; not used without noise.
-        device: where the denoiser runs; noise is drawn and added on the CPU.
+        device: where noise is drawn and added and the denoiser runs.
     """
     if test_input == "clean":
         return images
@@ -63,7 +63,7 @@ def prepared(
     blocks = []
     for start in range(rows.start, rows.stop, ROW_BLOCK):
         block = range(start, min(start + ROW_BLOCK, rows.stop))
-        clean = images[block.start - rows.start : block.stop - rows.start]
-        noisy = normal_block(key, block, tuple(images.shape[1:])).mul_(sigma_x).add_(clean)
-        blocks.append(denoiser(noisy.to(device), torch.full((len(block),), sigma_x, dtype=torch.float32)))
+        clean = images[block.start - rows.start : block.stop - rows.start].to(device)
+        noisy = normal_block(key, block, tuple(images.shape[1:]), device).mul_(sigma_x).add_(clean)
+        blocks.append(denoiser(noisy, torch.full((len(block),), sigma_x, dtype=torch.float32)))
     return torch.cat(blocks)

@@ -88,7 +88,7 @@ class DenoisedSmoothing:
     def view(self, data: Untrusted, member: int, key: Key) -> View:
         """Member's own copy: one noise draw per image, one denoiser call. The only place here that touches untrusted pixels."""
         traced = sanitized(data, self.denoiser, self.sigma, key / "noise", self.device)
-        return View(traced.images, data.labels.to(self.device), len(data.class_names), traced.lineage)
+        return View(traced.images, data.labels_on(self.device), len(data.class_names), traced.lineage)
 
     @property
     def inputs_per_member(self) -> bool:

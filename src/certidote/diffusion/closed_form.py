@@ -44,7 +44,7 @@ class LinearMMSE:
         return in_chunks(noisy, sigma, self.chunk, self._denoise)
 
     def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
-        gain = self.values / (self.values + sigma.to(torch.float64).square()[:, None])
+        gain = self.values / (self.values + sigma.to(noisy.device, torch.float64).square()[:, None])
         along = (noisy.flatten(1) - self.mean) @ self.vectors
         along = along * gain.nan_to_num(nan=0.0).to(torch.float32)  # 0/0: no variance and no noise
         return (along @ self.vectors.T + self.mean).view_as(noisy).clamp(0, 1)
@@ -85,7 +85,7 @@ class KernelPosteriorMean:
     def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
         flat = noisy.flatten(1).to(torch.float64)
         blur = self.bandwidth**2
-        variance = (sigma.to(torch.float64).square() + blur)[:, None]
+        variance = (sigma.to(noisy.device, torch.float64).square() + blur)[:, None]
         # |y|^2 is the same for every image and drops out of the softmax.
         exponents = (flat @ self.images.T - self.images.square().sum(1) / 2) / variance
         center = exponents.softmax(1) @ self.images

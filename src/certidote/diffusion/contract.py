@@ -10,10 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from certidote.streams import ROW_BLOCK
 from certidote.types import ImageDataset, Images
 
 PIXELS_PER_CHUNK = 16_384
 """Pixel positions that one network call works on: 256 images of 8x8, 16 of 32x32; their activations fit a core's cache."""
+
+LARGER_CHUNKS = 64
+"""How many times as many images one call takes on a GPU, up to a block of rows: there launches cost more than memory."""
 
 
 def check_call(
@@ -71,7 +75,15 @@ def in_chunks(
     Kernels choose their blocking, and with it their rounding, by the batch they are given. With one batch size there is one
     choice, and the result for an image does not depend on how many others came with it. Gradients are recorded only for images
     that ask for them; the result is an ordinary tensor, fit to train on.
+
+    Args:
+        noisy: on any device.
+        sigma: on that device, or on the CPU, where looking at it stops nobody.
+        size: on a CPU; larger chunks elsewhere.
+        denoise: is given both on these devices.
     """
+    if noisy.device.type != "cpu":
+        size = min(LARGER_CHUNKS * size, ROW_BLOCK)
     out = torch.empty(noisy.shape, dtype=torch.float32, device=noisy.device)
     for first in range(0, len(noisy), size):
         images, levels = noisy[first : first + size], sigma[first : first + size]

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from certidote.diffusion.contract import check_call, check_sigma, chunk_size, in_chunks
+from certidote.diffusion.graphed import Graphed
 from certidote.numerics import DType, torch_dtype
 from certidote.types import DenoiserCard, Images, Json, digest_of
 
@@ -194,13 +196,24 @@ class NetworkDenoiser:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.network.to(torch_dtype(dtype)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.chunk = chunk_size(*card.image_shape[1:])
+        self._graphed = Graphed(self._denoise)
 
     def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
         """(n, c, h, w) estimates of the clean images, float32 in [0, 1]. Errors as `contract.check_call`."""
         check_call(noisy, sigma, self.card.image_shape, self.sigma_min, self.sigma_max)
         if self.network.head.weight.device != noisy.device:
             self.network.to(noisy.device)
-        return in_chunks(noisy, sigma, self.chunk, self._denoise)
+            self._graphed = Graphed(self._denoise)
+        replay = noisy.device.type == "cuda" and not noisy.requires_grad
+        denoise = self._graphed if replay else self._denoise
+        return in_chunks(noisy, sigma, self.chunk, lambda images, levels: denoise(images, levels.to(images.device)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_graphed"}  # recordings stay on their GPU
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._graphed = Graphed(self._denoise)
 
     def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
         scaled, level = self.scaling.enter(noisy, sigma)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64, UInt, UInt8
 from torch import Tensor
 
 from certidote.certification.rankings import ranks_of
+from certidote.engine.views import Viewed, Viewing
 from certidote.numerics import rounding
 from certidote.streams import ROW_BLOCK, Key
 from certidote.training.kept import packed
@@ -27,6 +28,7 @@ from certidote.types import (
     Scheme,
     Stack,
     Trainer,
+    TrainsInGroups,
     Untrusted,
     as_pixels,
 )
@@ -100,60 +102,83 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     Members are keyed by their number under `key / "members"`; coins fixed for all members come from `key / "common"`.
     """
     begin = time.perf_counter()
-    keys = [payload.key / "members" / member for member in range(job.first, job.last)]
-    views, reads = [], []
-    for member, key in zip(range(job.first, job.last), keys, strict=True):
-        data = payload.data.watched(key)
-        views.append(payload.scheme.view(data, member, key))
-        reads.append(data.reads)
-    viewed = time.perf_counter()
-    stack = payload.trainer.fit(views, keys, payload.key / "common")
-    if len(stack.failed) != len(views):
-        raise RuntimeError(
-            f"{len(views)} members were to be trained, {len(stack.failed)} came back; a failed member is marked and counted, "
-            "never dropped"
-        )
-    lineages = {replace(read.amend(view.lineage), start=payload.trainer.start) for view, read in zip(views, reads, strict=True)}
+    members = range(job.first, job.last)
+    together = payload.trainer.together if isinstance(payload.trainer, TrainsInGroups) else len(members)
+    viewing = Viewing(payload.scheme, payload.data, payload.key / "members", members, together)
+    groups, lineages, noise_ids, device = [], set(), [], torch.device("cpu")
+    for viewed in viewing:
+        device = viewed.device
+        groups.append(_voted(payload, viewed))
+        lineages |= {
+            replace(read.amend(view.lineage), start=payload.trainer.start)
+            for view, read in zip(viewed.views, viewed.reads, strict=True)
+        }
+        noise_ids += [read.noise_id() for read in viewed.reads]
     if len(lineages) != 1:
         raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")
-    device = views[0].images.device
+    ranks = [group.ranks for group in groups if group.ranks is not None]
+    return BlockRecord(
+        job=job,
+        votes=np.concatenate([group.votes for group in groups]),
+        failed=np.concatenate([group.failed for group in groups]),
+        noise_ids=np.array(noise_ids, dtype=np.int64),
+        lineage=lineages.pop(),
+        seconds=time.perf_counter() - begin,
+        seconds_viewing=viewing.seconds(),
+        numerics=rounding(str(device)),
+        weights=_weights([group.stack for group in groups if group.stack is not None]) if payload.keep_weights else b"",
+        ranks=np.concatenate(ranks) if ranks else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Voted:
+    """What members that were trained together leave; their models only if weights are kept."""
+
+    votes: Int64[np.ndarray, "members n_test"]
+    failed: Bool[np.ndarray, "members"]
+    ranks: UInt[np.ndarray, "members n_test classes"] | None
+    stack: Stack | None
+
+
+def _voted(payload: Payload, viewed: Viewed) -> _Voted:
+    """Train the members of these views and ask them about every test image."""
+    stack = payload.trainer.fit(viewed.views, viewed.keys, payload.key / "common")
+    if len(stack.failed) != len(viewed.views):
+        raise RuntimeError(
+            f"{len(viewed.views)} members were to be trained, {len(stack.failed)} came back; a failed member is marked and counted, "
+            "never dropped"
+        )
     votes, ranks, failed = [], [], stack.failed.cpu().clone()
     keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
         for start in range(0, len(payload.test_images), TEST_CHUNK):
             rows = range(start, min(start + TEST_CHUNK, len(payload.test_images)))
-            images = as_pixels(payload.test_images[rows.start : rows.stop])
-            logits = _polled(payload.scheme, stack, keys, images, rows, device).cpu()
+            images = as_pixels(payload.test_images[rows.start : rows.stop].to(viewed.device))
+            logits = _polled(payload.scheme, stack, viewed.keys, images, rows).cpu()
             failed |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
             if keeps_rankings:
                 ranks.append(ranks_of(logits.numpy()))
-    return BlockRecord(
-        job=job,
-        votes=torch.cat(votes, dim=1).numpy(),
-        failed=failed.numpy(),
-        noise_ids=np.array([read.noise_id() for read in reads], dtype=np.int64),
-        lineage=lineages.pop(),
-        seconds=time.perf_counter() - begin,
-        seconds_viewing=viewed - begin,
-        numerics=rounding(str(device)),
-        weights=_weights(stack) if payload.keep_weights else b"",
-        ranks=np.concatenate(ranks, axis=1) if keeps_rankings else None,
+    return _Voted(
+        torch.cat(votes, dim=1).numpy(),
+        failed.numpy(),
+        np.concatenate(ranks, axis=1) if keeps_rankings else None,
+        stack if payload.keep_weights else None,
     )
 
 
-def _weights(stack: Stack) -> bytes:
-    if not isinstance(stack, ModelStack):
-        raise ValueError(f"weights of a {type(stack).__name__} cannot be kept; leave out --keep-weights")
-    return packed(stack)
+def _weights(stacks: Sequence[Stack]) -> bytes:
+    known = [stack for stack in stacks if isinstance(stack, ModelStack)]
+    if len(known) < len(stacks):
+        raise ValueError(f"weights of a {type(stacks[0]).__name__} cannot be kept; leave out --keep-weights")
+    return packed(ModelStack.joined(known))
 
 
-def _polled(
-    scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range, device: torch.device
-) -> Float[Tensor, "members n classes"]:
+def _polled(scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range) -> Float[Tensor, "members n classes"]:
     """Logits of all members for these rows of the test set, each on the inputs that the scheme gives it."""
     if not isinstance(scheme, PreparesInputs):
-        return stack(images.to(device))
+        return stack(images)
     if not scheme.inputs_per_member:
-        return stack(scheme.inputs(images, rows, keys[0]).to(device))
-    return torch.stack([stack.member(i)(scheme.inputs(images, rows, key).to(device)) for i, key in enumerate(keys)])
+        return stack(scheme.inputs(images, rows, keys[0]))
+    return torch.stack([stack.member(i)(scheme.inputs(images, rows, key)) for i, key in enumerate(keys)])

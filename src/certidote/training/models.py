@@ -105,6 +105,12 @@ def build(architecture: str, image_shape: tuple[int, int, int], num_classes: int
         return ARCHITECTURES[architecture](image_shape, num_classes)
 
 
+def _finite(model: nn.Module) -> Bool[Tensor, ""]:
+    """Whether all weights are finite, still on the model's device."""
+    checks = [weight.isfinite().all() for weight in model.parameters()]
+    return torch.stack(checks).all() if checks else torch.tensor(True)
+
+
 class ModelStack:
     """Trained members as separate models: a `Stack`.
 
@@ -119,8 +125,12 @@ class ModelStack:
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self._models = [model.eval().requires_grad_(False) for model in models]
-        finite = [all(bool(weight.isfinite().all()) for weight in model.parameters()) for model in self._models]
-        self.failed = ~torch.tensor(finite)
+        self.failed = ~torch.stack([_finite(model) for model in self._models]).cpu()
+
+    @staticmethod
+    def joined(stacks: "Sequence[ModelStack]") -> "ModelStack":
+        """The members of several stacks as one."""
+        return ModelStack([stack.member(i) for stack in stacks for i in range(len(stack))])
 
     def __len__(self) -> int:
         return len(self._models)

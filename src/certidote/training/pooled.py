@@ -5,6 +5,7 @@ bfloat16 do. Parallel workers, one thread each, are the engine's business.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ class PooledTrainer:
         Args:
             recipe: any.
             dtype: of convolutions and matrix products; parameters, their updates and the loss are float32 in any case.
-            stack_size: views handed over at a time; decides memory, not results.
+            stack_size: members of one job; decides what is committed together, not results.
             start: "trusted" if the recipe's architecture is the user's own and loads weights that the user vouches for.
             sources: digest of the sources of an architecture of the user's own, from `own.check_model`.
         Raises: ValueError if stack_size is below 1.
@@ -41,6 +42,7 @@ class PooledTrainer:
         self.recipe = recipe
         self.dtype = dtype
         self.stack_size = stack_size
+        self.together = 1
         self.start: Start = start
         self.sources = sources
 
@@ -75,10 +77,9 @@ class PooledTrainer:
             images = images.contiguous(memory_format=torch.channels_last)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = Momentum(parameters, self.recipe)
-        steps = batches(self.recipe, len(view.labels), common)
-        for step, rate in zip(steps, rates(self.recipe, len(steps)), strict=True):
-            rows = step.to(device)
-            with torch.autocast(device.type, dtype=torch_dtype(self.dtype), enabled=self.dtype != "float32"):
+        steps = torch.stack(batches(self.recipe, len(view.labels), common)).to(device)  # nothing waits for the host after this
+        for rows, rate in zip(steps, rates(self.recipe, len(steps)), strict=True):
+            with nullcontext() if self.dtype == "float32" else torch.autocast(device.type, dtype=torch_dtype(self.dtype)):
                 logits = model(images[rows])
             loss = cross_entropy(logits.float(), view.labels[rows], label_smoothing=self.recipe.label_smoothing)
             optimizer.step(torch.autograd.grad(loss, parameters), rate)

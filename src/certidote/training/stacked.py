@@ -69,7 +69,7 @@ class StackedTrainer:
         models = [_mlp(self.recipe, image_shape, views[0].num_classes, key).to(device) for key in keys]
         for rows in sorted({len(view.labels) for view in views}):
             equal = [member for member, view in enumerate(views) if len(view.labels) == rows]
-            steps = [step.to(device) for step in batches(self.recipe, rows, common)]
+            steps = list(torch.stack(batches(self.recipe, rows, common)).to(device))
             most = _most_members(models[0], len(steps[0]), torch_dtype(self.dtype), device)
             groups = -(-len(equal) // most)
             for group in (equal[start::groups] for start in range(groups)):
