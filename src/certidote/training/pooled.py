@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from certidote.numerics import DType, torch_dtype
 from certidote.streams import Key, torch_seeded
+from certidote.training.augment import Augmentation
 from certidote.training.models import MLPS, ModelStack, build
 from certidote.training.momentum import Momentum
 from certidote.training.own import is_own
@@ -57,19 +58,24 @@ class PooledTrainer:
 
         Args:
             views: of one image shape and number of classes; may differ in the number of images.
-            keys: one per view; decide its initial weights.
+            keys: one per view; decide its initial weights and what augmentation does to its images.
             common: decides the order of rows, for all members of a run alike.
-        Raises: ValueError for no views, empty views, views that do not match, or not one key each.
+        Raises: ValueError for no views, empty views, views that do not match, not one key each, or images too small for the crop.
         """
         image_shape = check_views(views, keys)
+        if self.recipe.crop >= min(image_shape[1:]):
+            raise ValueError(
+                f"crop={self.recipe.crop} pixels on images of {image_shape[1]}x{image_shape[2]}; give a recipe whose crop is below the "
+                "image's side"
+            )
         models = []
         for view, key in zip(views, keys, strict=True):
             model = build(self.recipe.architecture, image_shape, view.num_classes, key)
             with torch_seeded(key / "coins"):  # for own architectures that draw as they learn: dropout, say
-                models.append(self._train(model, view, common))
+                models.append(self._train(model, view, key, common))
         return ModelStack(models)
 
-    def _train(self, model: nn.Module, view: View, common: Key) -> nn.Module:
+    def _train(self, model: nn.Module, view: View, key: Key, common: Key) -> nn.Module:
         device = view.images.device
         model, images = model.to(device).train(), view.images
         if not is_own(self.recipe.architecture):  # own code may call view(), which this memory layout does not allow
@@ -78,9 +84,14 @@ class PooledTrainer:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = Momentum(parameters, self.recipe)
         steps = torch.stack(batches(self.recipe, len(view.labels), common)).to(device)  # nothing waits for the host after this
-        for rows, rate in zip(steps, rates(self.recipe, len(steps)), strict=True):
+        per_epoch = len(steps) // self.recipe.epochs
+        augmentation = Augmentation.drawn(self.recipe, len(view.labels), key, device)
+        for step, (rows, rate) in enumerate(zip(steps, rates(self.recipe, len(steps)), strict=True)):
+            batch = images[rows]
+            if augmentation is not None:
+                batch = augmentation(batch, step // per_epoch, rows)
             with nullcontext() if self.dtype == "float32" else torch.autocast(device.type, dtype=torch_dtype(self.dtype)):
-                logits = model(images[rows])
+                logits = model(batch)
             loss = cross_entropy(logits.float(), view.labels[rows], label_smoothing=self.recipe.label_smoothing)
             optimizer.step(torch.autograd.grad(loss, parameters), rate)
         return model
@@ -88,6 +99,6 @@ class PooledTrainer:
 
 def trainer_for(recipe: Recipe, dtype: DType = "float32", *, start: Start = "fresh", sources: str = "") -> Trainer:
     """The faster trainer for this recipe's architecture; `start` and `sources` as in `PooledTrainer`."""
-    if recipe.architecture in MLPS:
+    if recipe.architecture in MLPS and not recipe.augments:
         return StackedTrainer(recipe, dtype)
     return PooledTrainer(recipe, dtype, start=start, sources=sources)

@@ -29,6 +29,8 @@ class Recipe(BaseModel):
         weight_decay: L2 penalty on all parameters, in [0, 1).
         warm_up: fraction of the steps in which the learning rate rises, in [0, 1).
         label_smoothing: share of the label spread evenly over all classes, in [0, 1).
+        crop: pixels by which an image may be shifted in each epoch, down or up and sideways, 0 to 32; must be below its side.
+        flip: mirror images left to right, each with chance 1/2 in each epoch.
     Raises: ValueError (pydantic's) for an unknown field or a number out of range.
     """
 
@@ -43,6 +45,13 @@ class Recipe(BaseModel):
     weight_decay: float = 0.0
     warm_up: float = 0.1
     label_smoothing: float = 0.0
+    crop: int = 0
+    flip: bool = False
+
+    @property
+    def augments(self) -> bool:
+        """Whether images change from epoch to epoch."""
+        return self.crop > 0 or self.flip
 
     @model_validator(mode="before")
     @classmethod
@@ -65,6 +74,8 @@ class Recipe(BaseModel):
         for name in ("momentum", "weight_decay", "warm_up", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; give a number of at least 0 and below 1")
+        if not 0 <= self.crop <= 32:
+            raise ValueError(f"crop={self.crop}; give a whole number of pixels from 0 to 32")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True steps ahead of the momentum, but momentum=0; raise momentum or set nesterov=False")
         return self

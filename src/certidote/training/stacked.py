@@ -41,11 +41,13 @@ class StackedTrainer:
             recipe: its architecture must be one of `models.MLPS`.
             dtype: of the matrix products; parameters, their updates and the loss are float32 in any case.
             stack_size: views handed over at a time; decides memory, not results.
-        Raises: ValueError if the architecture is none of these or stack_size is below 1.
+        Raises: ValueError if the architecture is none of these, the recipe augments images, or stack_size is below 1.
         """
         if recipe.architecture not in MLPS:
             names = ", ".join(sorted(MLPS))
             raise ValueError(f"architecture {recipe.architecture!r} cannot be stacked; choose one of: {names}, or call trainer_for")
+        if recipe.augments:
+            raise ValueError("a stack of MLPs trains on images as they are; leave out crop and flip, or call trainer_for")
         if stack_size < 1:
             raise ValueError(f"stack_size={stack_size}; give at least 1")
         self.recipe = recipe
