@@ -79,3 +79,9 @@ class Faulty:
 
     def describe(self) -> Json:
         return {"trainer": "class means"}
+
+
+def visible_gpu(payload: None, job: int) -> str:
+    """A job that tells which GPU its worker sees."""
+    del payload, job
+    return os.environ["CUDA_VISIBLE_DEVICES"]

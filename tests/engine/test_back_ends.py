@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from certidote import engine
 from certidote.engine.cluster import RayWorkers
 from certidote.engine.jobs import BlockRecord, Job, Payload, plan, work
 from certidote.engine.ledger import Ledger
-from certidote.engine.local import Pool
+from certidote.engine.local import Pool, available_cores, visible_gpus
 from certidote.engine.until import Until, parse_until
 from certidote.engine.workers import Workers
 from certidote.numerics import rounding
 from certidote.streams import Key
 from certidote.types import Ballots, Json, Untrusted
-from faulty import SCHEME, TEST, TRAIN, Faulty
+from faulty import SCHEME, TEST, TRAIN, Faulty, visible_gpu
 
 
 class Shuffled:
@@ -157,6 +158,19 @@ def test_plan_fills_any_gaps_with_aligned_jobs() -> None:
         planned = [member for job in jobs for member in range(job.first, job.last)]
         assert planned == [member for member in range(first, members) if member not in done]
         assert all(job.first < job.last and job.first // block == (job.last - 1) // block for job in jobs)
+
+
+def test_workers_take_turns_at_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert Pool(device="cuda").workers == 2, "one for each GPU"
+    assert Pool(device="cuda:1").workers == 1
+    assert Pool(device="cpu").workers == available_cores()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    assert visible_gpus() == ["5", "3"]
+    with Pool(3, device="cuda") as pool:  # three jobs, one for each
+        seen = [gpu for answers in pool.each(visible_gpu, None, range(3)) for gpu in answers]
+    assert sorted(seen) == ["3", "5", "5"]
 
 
 def test_options_of_back_ends_are_checked() -> None:

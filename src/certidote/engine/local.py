@@ -74,9 +74,14 @@ class _Begun:
 
 
 class _Worker:
-    """One process and our end of the pipe to it. Started when it gets its first job."""
+    """One process and our end of the pipe to it. Started when it gets its first job.
 
-    def __init__(self) -> None:
+    Args:
+        gpu: the only one it sees, as CUDA_VISIBLE_DEVICES names it; None: it sees what this process sees.
+    """
+
+    def __init__(self, gpu: str | None = None) -> None:
+        self.gpu = gpu
         self.process: BaseProcess | None = None
         self.connection: Connection | None = None
         self.payload: object = None
@@ -90,7 +95,7 @@ class _Worker:
         if self.process is None:
             context = _context()
             self.connection, theirs = context.Pipe()
-            self.process = context.Process(target=_serve, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+            self.process = context.Process(target=_serve, args=(theirs, self.gpu), daemon=True)  # type: ignore[attr-defined]
             self.process.start()
             theirs.close()
         assert self.connection is not None
@@ -125,17 +130,21 @@ class Pool:
     """Workers that outlive one run, so that several runs pay for starting them once. Use as a context manager.
 
     Args:
-        workers: processes; 0 runs jobs in this process, None takes one for each core this process may use.
+        workers: processes; 0 runs jobs in this process, None takes one for each core or GPU that this process may use.
         timeout: seconds that one job may take; a worker that takes longer is killed. None: no limit.
+        device: where they compute: "cpu", "cuda" (workers take turns at the GPUs, each seeing one) or one GPU ("cuda:1").
     """
 
-    def __init__(self, workers: int | None = None, timeout: float | None = None) -> None:
+    def __init__(self, workers: int | None = None, timeout: float | None = None, device: str = "cpu") -> None:
         if workers is not None and workers < 0:
             raise ValueError(f"workers={workers}; give 0 (this process), or a number of processes")
         check_timeout(timeout)
         if timeout is not None and workers == 0:
             raise ValueError("a time limit needs worker processes, but workers=0 runs jobs in this process; give at least 1 worker")
-        self._slots = [_Worker() for _ in range(available_cores() if workers is None else workers)]
+        gpus = visible_gpus() if device == "cuda" else []
+        if workers is None:
+            workers = available_cores() if device == "cpu" else max(1, len(gpus))
+        self._slots = [_Worker(gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
         self._timeout = timeout
 
     @property
@@ -248,8 +257,10 @@ def _context() -> BaseContext:
     return context
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, gpu: str | None) -> None:
     """A worker's life: a payload, then its jobs, until the other end of the pipe closes (the driver is done, or dead)."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # torch looks when it first uses CUDA, which is later
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the driver's to handle
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -269,6 +280,13 @@ def _serve(connection: Connection) -> None:
             connection.send(answer)
     except (EOFError, OSError):
         return
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return given.split(",")[:count] if given else [str(i) for i in range(count)]
 
 
 def _single_threaded(do: Callable[[P, J], R], payload: P, job: J) -> R:

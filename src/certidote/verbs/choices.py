@@ -31,7 +31,7 @@ def workers_named(
 
         if address != "auto" or gpus_per_task != 1.0:
             raise ValueError("--address and --gpus-per-task are for a Ray cluster; add --engine ray, or leave them out")
-        return Pool(workers, timeout)
+        return Pool(workers, timeout, device)
     if engine == "ray":
         from certidote.engine.cluster import RayWorkers
 
