@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from certidote import streams, types
+from certidote import streams
 from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
 from certidote.defenses.smoothing import DenoisedSmoothing
@@ -21,6 +21,7 @@ from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import Recipe
 from certidote.training.stacked import StackedTrainer
 from certidote.types import ImageDataset, Provenance, Trainer, Untrusted
+from certidote.types import untrusted as untrusted_module
 from oracles import IdentityDenoiser
 from running import ballots_of
 
@@ -91,12 +92,12 @@ def test_equal_noised_sets_give_bit_identical_models_and_votes(trainer: Trainer,
         weights = [p.detach() for i in range(4) for p in stack.member(i).parameters()]  # type: ignore[attr-defined]
         return weights, work(payload, members).votes, views[0].images
 
-    monkeypatch.setattr(types, "normal_block", dyadic)
+    monkeypatch.setattr(untrusted_module, "normal_block", dyadic)
     weights, votes, seen = trained(first)
     unshifted, other_votes, other_seen = trained(second)
     assert not torch.equal(seen, other_seen)
     assert not all(torch.equal(a, b) for a, b in zip(weights, unshifted, strict=True)), "without the shift, models must differ"
-    monkeypatch.setattr(types, "normal_block", shifted)
+    monkeypatch.setattr(untrusted_module, "normal_block", shifted)
     shifted_weights, shifted_votes, shifted_seen = trained(second)
     assert torch.equal(seen, shifted_seen)
     assert all(torch.equal(a, b) for a, b in zip(weights, shifted_weights, strict=True))

@@ -1,0 +1,63 @@
+"""The few immutable values, and the protocols, that everything passes around.
+
+Pixels are stored as uint8 and computed with as float32 in [0, 1]; sigma, radii and epsilon are in the same units.
+"""
+
+from certidote.types.ballots import Ballots, Prediction, Provenance, Retrained
+from certidote.types.certificates import Assumption, Certificate, CountCertificate, PartVotes, Unit, Unproved, Verdict
+from certidote.types.contracts import KeepsRankings, PreparesInputs, Scheme, Stack, Trainer, TrainsInGroups
+from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
+from certidote.types.denoisers import Denoiser, DenoiserCard
+from certidote.types.lineage import Lineage, Movement, Reads, Start, Traced, View
+from certidote.types.poisons import Attack, Budget, BudgetExceeded, FeatureExtractor, Knowledge, Norm, Poison, Target, Task
+from certidote.types.progress import Progress, Silent
+from certidote.types.untrusted import MAX_PICTURES, Untrusted
+from certidote.types.values import ABSTAIN, Images, Json, digest_of
+
+__all__ = [
+    "ABSTAIN",
+    "MAX_PICTURES",
+    "Assumption",
+    "Attack",
+    "Ballots",
+    "Budget",
+    "BudgetExceeded",
+    "Certificate",
+    "CountCertificate",
+    "Denoiser",
+    "DenoiserCard",
+    "FeatureExtractor",
+    "ImageDataset",
+    "Images",
+    "Json",
+    "KeepsRankings",
+    "Knowledge",
+    "Lineage",
+    "Movement",
+    "Norm",
+    "PartVotes",
+    "Poison",
+    "Prediction",
+    "PreparesInputs",
+    "Progress",
+    "Provenance",
+    "Reads",
+    "Retrained",
+    "Scheme",
+    "Silent",
+    "Stack",
+    "Start",
+    "Target",
+    "Task",
+    "Traced",
+    "Trainer",
+    "TrainsInGroups",
+    "Unit",
+    "Unproved",
+    "Untrusted",
+    "Verdict",
+    "View",
+    "as_pixels",
+    "content_hashes",
+    "digest_of",
+]

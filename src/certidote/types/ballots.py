@@ -1,0 +1,93 @@
+"""The votes of many members, and how they came about."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64, Integer, UInt
+
+from certidote.types.lineage import Lineage
+from certidote.types.values import Json
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """One member trained again without the others of its stack: votes that differ show that something crosses the stack.
+
+    Attributes:
+        member: its number, drawn from the operating system after its votes were committed.
+        votes: how many it cast.
+        differing: how many of them came out otherwise, all of them if it diverged only once.
+        exact: whether arithmetic on this device does not depend on the stack, so that none may differ.
+    """
+
+    member: int
+    votes: int
+    differing: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Facts about a run that decide what its ballots may prove, recorded before the first member trained.
+
+    Attributes:
+        data_digest: of the untrusted training set.
+        root_source: who drew the root of all random streams: "operating system" after the data digest was recorded, or "given".
+        denoiser_overlap: images of the untrusted set that the denoiser was trained on; None where its training set is unknown.
+        mixture: which members were computed with which numerics, if not all with the same; assigned before any of them voted.
+        scheme: the recorded description of the scheme that the ballots were cast for; None if none was recorded.
+        retrained: the member that was trained again, alone; None if none was.
+    """
+
+    data_digest: str
+    root_source: Literal["operating system", "given"]
+    denoiser_overlap: int | None
+    mixture: tuple[str, ...] = ()
+    scheme: Json | None = None
+    retrained: Retrained | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Ballots:
+    """The raw evidence: what every member predicted for every test image.
+
+    Attributes:
+        votes: (members, n_test) predicted classes; row i is member i.
+        failed: (members,) members that diverged: counted, voting for nobody.
+        num_classes: votes are below it.
+        lineages: the distinct lineages among the members.
+        noise_ids: (members,) identity of each member's noise stream.
+        provenance: facts about the run.
+        ranks: each member's place for each class, 0 for its first choice, if the scheme asked for them (`KeepsRankings`).
+    """
+
+    votes: Integer[np.ndarray, "members n_test"]
+    failed: Bool[np.ndarray, "members"]
+    num_classes: int
+    lineages: tuple[Lineage, ...]
+    noise_ids: Int64[np.ndarray, "members"]
+    provenance: Provenance
+    ranks: UInt[np.ndarray, "members n_test classes"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+    def counts(self, first: int, last: int) -> Int64[np.ndarray, "n_test classes"]:
+        """Votes of members first..last-1 for each test image and class; failed members vote for nobody."""
+        counts = np.zeros((self.num_classes, self.votes.shape[1]), dtype=np.int64)
+        for start in range(first, min(last, len(self)), 255):  # so many that a count of them fits into a byte
+            stop = min(start + 255, last)
+            block = self.votes[start:stop]
+            if self.failed[start:stop].any():
+                block = block[~self.failed[start:stop]]
+            for c in range(self.num_classes):
+                counts[c] += (block == c).view(np.uint8).sum(axis=0, dtype=np.uint8)
+        return np.ascontiguousarray(counts.T)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the defended classifier answers: classes, or ABSTAIN."""
+
+    labels: Int64[np.ndarray, "n_test"]
