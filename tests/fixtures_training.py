@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from certidote.data.digits import load_digits
 from certidote.streams import Key
-from certidote.training.models import Classifier, build
+from certidote.training.classifier import Classifier
+from certidote.training.models import build
 from certidote.training.recipe import Recipe
 from certidote.training.schedule import batches, rates
 from certidote.types import Lineage, View

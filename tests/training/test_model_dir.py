@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load, save
 
 from certidote.streams import Key
+from certidote.training.classifier import Classifier
 from certidote.training.model_dir import CONFIG, WEIGHTS, check_vacant, load_model, read_config, save_model
-from certidote.training.models import Classifier, build
+from certidote.training.models import build
 from certidote.training.recipe import RECIPES
 from certidote.types import Lineage
 

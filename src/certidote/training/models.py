@@ -1,8 +1,7 @@
 """The architectures that members can have, and stacks of trained members.
 
-Pixels are standardized inside the model by fixed constants, never by statistics of data, so that everything outside it (sigma,
-epsilon, radii) is in [0, 1] pixel units. No normalization across a batch: a model's answer for one image depends on that image
-alone. No ReLU works in place: attacks differentiate through penultimate features.
+A trained model's answer for one image depends on that image alone. No ReLU works in place: attacks differentiate through penultimate
+features.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,31 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from certidote.streams import Key, torch_seeded
+from certidote.training.classifier import Classifier, standardized
+from certidote.training.convnets import CONVNETS
 from certidote.training.own import is_own, own_model
 from certidote.types import Images
 
-PIXEL_MEAN = 0.5
-PIXEL_STD = 0.5
 MAX_MAP = 8
 """Larger feature maps are averaged down to this side, which keeps the linear layer of large images small."""
-
-
-def standardized(images: Images) -> Images:
-    """[0, 1] pixels moved to [-1, 1]."""
-    return (images - PIXEL_MEAN) / PIXEL_STD
-
-
-class Classifier(nn.Module):
-    """[0, 1] pixels -> penultimate features -> one linear layer -> logits."""
-
-    head: nn.Linear
-
-    def penultimate(self, images: Images) -> Float[Tensor, "n d"]:
-        """What the last linear layer sees."""
-        raise NotImplementedError
-
-    def forward(self, images: Images) -> Float[Tensor, "n classes"]:
-        return self.head(self.penultimate(images))
 
 
 class Mlp(Classifier):
@@ -86,6 +67,7 @@ MLPS: dict[str, Builder] = {
 ARCHITECTURES: dict[str, Builder] = {
     **MLPS,
     "cnn-32-64": partial(Cnn, widths=(32, 64)),
+    **CONVNETS,
 }
 """Everything a recipe can name, besides the user's own."""
 

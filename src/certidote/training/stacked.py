@@ -16,7 +16,8 @@ from torch import Tensor
 
 from certidote.numerics import DType, torch_dtype
 from certidote.streams import Key
-from certidote.training.models import MLPS, Mlp, ModelStack, build, standardized
+from certidote.training.classifier import standardized
+from certidote.training.models import MLPS, Mlp, ModelStack, build
 from certidote.training.momentum import Momentum
 from certidote.training.recipe import Recipe
 from certidote.training.schedule import batches, check_views, rates
