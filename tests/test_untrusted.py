@@ -53,3 +53,31 @@ def test_in_a_member_s_view_they_would_void_the_certificate_and_elsewhere_they_d
 def test_only_a_handful_of_images_is_shown() -> None:
     with pytest.raises(ValueError, match=f"{MAX_PICTURES + 1} pictures were asked for; at most {MAX_PICTURES}"):
         Untrusted(DATA).pictured(range(MAX_PICTURES + 1), "too many")
+
+
+def test_draws_are_counted_for_each_image_also_where_only_some_are_read() -> None:
+    member = Untrusted(DATA).watched(Key(0))
+    some = member.restricted([5, 2, 9])
+    some.noised(0.3, Key(0) / "a", range(3))
+    assert member.reads.draws == {2: 1, 5: 1, 9: 1}, "by row numbers of the whole set"
+    member.restricted([9, 11]).noised(0.3, Key(0) / "b", range(2))
+    assert member.reads.draws == {2: 1, 5: 1, 9: 2, 11: 1}
+    assert member.reads.amend(Lineage(sigma=0.3, draws=1)).draws == 2
+    assert member.reads.noise_ids == [(Key(0) / "a").identity(), (Key(0) / "b").identity()]
+
+
+def test_a_member_cannot_start_another_record_of_what_it_reads() -> None:
+    member = Untrusted(DATA).watched(Key(0))
+    for twin in (member, member.restricted([1, 2])):
+        with pytest.raises(RuntimeError, match="is watched already"):
+            twin.watched(Key(1))
+
+
+def test_a_block_has_no_trusted_rows_and_every_image_is_there_once() -> None:
+    part = DATA.subset(range(ROW_BLOCK, len(DATA)))
+    with pytest.raises(ValueError, match="trusted rows go with a whole set, not with one block of it"):
+        Untrusted(part, trusted=(0,), first_row=ROW_BLOCK)
+    with pytest.raises(ValueError, match="a row is given twice, but every image has one noise draw"):
+        Untrusted(DATA).restricted([3, 1, 3])
+    with pytest.raises(ValueError, match="trusted row 3 is given twice"):
+        Untrusted(DATA, trusted=(3, 1, 3))

@@ -66,15 +66,13 @@ def _say_certified(result: Any) -> None:
     if isinstance(result, verbs.Stopped):
         _say_stopped(result)
         return
-    from certidote.reporting.words import percent, radius_in_words
+    from certidote.reporting.words import certified_share, percent, radius_in_words, verdict
 
     record, results = result.record, result.record["results"]
     print(record["claim"])
     if result.proved:
-        ca = results["certified_accuracy"][0][1]
-        print(
-            f"Certified accuracy at radius 0: {percent(ca)}; the vote is right on {percent(results['vote_accuracy'])} of test images."
-        )
+        share, right = percent(certified_share(record)), percent(results["vote_accuracy"])
+        print(f"{verdict(record)}: certified accuracy at radius 0 is {share}; the vote is right on {right} of test images.")
         print("\n".join(radius_in_words(record)))
     else:
         print(f"The vote is right on {percent(results['vote_accuracy'])} of test images, but nothing is proved:")
@@ -100,11 +98,16 @@ def _say_status(result: Any) -> None:
         print(f"rate        {result.rate:.2f} models/s over the latest commits; the last one {result.idle:.0f} s ago")
     print(f"proved      {proved}")
     for part in result.parts:
-        print(f"computed    {part}")
+        print(f"computed    members {part.first} to {part.last - 1} on {_machine(part.numerics)}")
     for name, value in _flat(result.configuration):
         print(f"configured  {name} = {value}")
     for failure in result.failures:
         print(f"failed      members {failure.first} to {failure.last - 1}:\n{failure.traceback.rstrip()}")
+
+
+def _machine(numerics: dict[str, str]) -> str:
+    """What a machine is, and its versions, as in "cpu, x86_64 AVX2, torch 2.13.0"."""
+    return ", ".join(value if name in ("device", "processor") else f"{name} {value}" for name, value in numerics.items())
 
 
 def _flat(value: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
@@ -128,9 +131,11 @@ def _say_trained(result: Any) -> None:
 
 def _say_predicted(result: Any) -> None:
     if result.out is None:
+        from certidote.reporting.words import length
+
         for row in result.rows:
             answer = "abstains" if row["answer"] is None else row["answer"]
-            radius = "" if row["radius"] is None else f", radius {row['radius']:.4f}"
+            radius = "" if row["answer"] is None or row["radius"] is None else f", radius {length(row['radius'])}"
             print(f"{row['image']}: {answer} ({row['votes']} of {row['of']} votes{radius})")
     abstained = sum(row["answer"] is None for row in result.rows)
     print(f"{len(result.rows)} images, {abstained} abstentions." + (f" {result.claim}" if result.claim else ""))

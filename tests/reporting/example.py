@@ -135,6 +135,7 @@ def unproved(**changes: Any) -> Json:
     """A run whose denoiser had seen the untrusted data: votes, but no certificate."""
     value = certificate(proved=False, reasons=["the denoiser was trained on the untrusted images"], **changes)
     value["examples"] = [each | {"kind": "right", "radius": None} for each in examples()[:2]]
+    value |= {"statement": None, "alpha": None, "alpha_each": None}
     value["claim"] = "Empirical only: no certificate follows from this run."
     value["assumptions"] = []
     value["results"] |= {"certified_accuracy": [], "threats": [], "sentences": []}

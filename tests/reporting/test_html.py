@@ -150,9 +150,60 @@ def test_unproved_runs_show_their_reasons_and_no_radius() -> None:
     assert text.index("Empirical only") < text.index("94.5%")
     assert "Certified" not in text
     assert "median certified radius" not in text
+    assert "alpha" not in text
+    assert "failure probability" not in text
+    assert "unit of radii" not in text
     assert row(html, "median radius") == row(html, "cap") == ["not proved"]
     assert "<svg" not in html
     assert "What the proof rests on" not in text
+
+
+def certifying_nothing() -> example.Json:
+    nothing = example.certificate()
+    nothing["results"] |= {"abstained": 400, "certified_accuracy": [[0.0, 0.0]], "average_radius": 0.0, "median_radius": 0.0}
+    for threat in nothing["results"]["threats"]:
+        threat |= {"median_k": 0, "max_k": 0, "certified_accuracy_at_k": [[k, 0.0] for k in example.KS]}
+    return nothing
+
+
+def test_a_proved_record_that_certifies_nothing_says_so() -> None:
+    text = Page(render("t", [certifying_nothing()])).text
+    assert "Certidote report Nothing certified" in text
+    assert "0% certified with their correct answer" in text
+    assert "keep their correct answer" not in text
+    assert "nothing bounds what altered images can do" in text
+    assert "AML.T0018" not in text
+    assert "Certidote report Certified Digits" in Page(ALONE).text
+
+
+def test_a_run_without_denoiser_is_not_said_to_denoise() -> None:
+    page = render("t", [example.certificate(denoised=False)])
+    assert "noised images only; sigma is listed below" in page
+    assert "no denoiser takes it away again" in page
+    assert "noised minus original" in page
+    for text in (
+        "noised and denoised",
+        "denoiser makes",
+        "denoised minus",
+        "noise, denoiser",
+        "denoiser and configuration",
+        "purification",
+    ):
+        assert text not in page
+        assert text in ALONE
+
+
+def test_trusted_images_are_named_in_facts_and_evidence() -> None:
+    text = Page(render("t", [example.certificate(trusted=12, trusted_rows_digest="9a" * 32)])).text
+    assert "noised and denoised images only, apart from the trusted ones" in text
+    assert "9a" * 32 in text
+    assert "Trusted images are used as they are" in text
+
+
+def test_commands_that_stopped_before_are_listed() -> None:
+    earlier = [{"command": "certidote certify --until 60", "versions": {"torch": "2.12.0"}, "workers": 1, "members": 60}]
+    text = Page(render("t", [example.certificate(earlier=earlier)])).text
+    assert "begun by, until 60 models had voted certidote certify --until 60 (torch 2.12.0)" in text
 
 
 def test_numbers_of_an_unproved_run_never_look_certified() -> None:
@@ -234,7 +285,7 @@ def test_records_without_pictures_are_still_reported() -> None:
 
 def test_evidence_is_offered_and_compliance_is_not_claimed() -> None:
     proved, unproved = Page(ALONE).text, Page(render("t", [example.unproved()])).text
-    for identifier in ("AML.T0020", "AML.M0007", "AML.M0025", "v1.0-C1.3.5", "v1.0-C1.1.4", "v1.0-C12.6.1"):
+    for identifier in ("AML.T0020", "AML.M0007", "AML.M0025", "v1.0-C1.3.5", "v1.0-C1.1.3", "v1.0-C12.5.1"):
         assert identifier in proved
         assert identifier in unproved
     assert "AML.T0018" in proved
@@ -242,6 +293,7 @@ def test_evidence_is_offered_and_compliance_is_not_claimed() -> None:
     assert "with a proof" not in unproved
     assert "complies" not in proved
     assert "is not compliance" in proved
+    assert "Check the identifiers against the current edition" in proved
 
 
 def test_shared_facts_are_listed_once() -> None:

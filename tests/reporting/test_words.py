@@ -49,10 +49,17 @@ def test_what_is_no_radius_is_refused(value: float) -> None:
         (0.999, "99.9%"),
         (0.001, "0.1%"),
         (0.5, "50.0%"),
+        (0.12399, "12.4%"),
     ],
 )
 def test_shares_are_zero_or_all_only_if_exactly_so(share: float, shown: str) -> None:
     assert words.percent(share) == shown
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.floats(0.001, 0.999))
+def test_shares_that_are_claimed_round_down(share: float) -> None:
+    assert share - 0.0010001 < float(words.percent(share, down=True).rstrip("%")) / 100 <= share + 1e-12
 
 
 @settings(deadline=None, derandomize=True)
@@ -64,13 +71,16 @@ def test_intervals_round_outward(first: float, second: float) -> None:
     assert high - 1e-12 <= shown_high < high + 0.0011
 
 
-def with_median(norm: str, median: float) -> example.Json:
+def with_median(norm: str, median: float, survive_one: float = 0.9, certified: float = 0.9, **changes: object) -> example.Json:
     threat = {"norm": norm, "epsilon": 1 / 255 if norm == "linf" else 0.25, "epsilon_255": 1 if norm == "linf" else None}
-    return example.certificate(results={"threats": [threat | {"median_k": median}]})
+    threat |= {"median_k": median, "certified_accuracy_at_k": [[1, survive_one], [2, 0.0]]}
+    value = example.certificate(**changes)
+    value["results"] |= {"threats": [threat], "certified_accuracy": [[0.0, certified]]}
+    return value
 
 
 KEEPS = "Half of the test images keep their correct answer whatever anyone does to"
-LOST = "is already more than the proof covers."
+LOST = "No test image is proved to keep its correct answer if anyone moves"
 
 
 @pytest.mark.parametrize(
@@ -79,12 +89,55 @@ LOST = "is already more than the proof covers."
         ("linf", 1400, f"{KEEPS} up to 1,400 training images, as long as no pixel of them moves by more than 1/255."),
         ("linf", 1.5, f"{KEEPS} one training image, as long as no pixel of it moves by more than 1/255."),
         ("l2", 2, f"{KEEPS} up to 2 training images, as long as the change of each has an l2 norm of at most 0.25."),
-        ("linf", 0.5, f"For half of the test images, moving every pixel of a single training image by 1/255 {LOST}"),
-        ("l2", 0, f"For half of the test images, moving a single training image by an l2 norm of 0.25 {LOST}"),
     ],
 )
 def test_radius_in_words(norm: str, median: float, sentence: str) -> None:
     assert words.radius_in_words(with_median(norm, median)) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("norm", "survive_one", "sentence"),
+    [
+        ("linf", 0.0, f"{LOST} every pixel of a single training image by 1/255."),
+        ("l2", 0.0, f"{LOST} a single training image by an l2 norm of 0.25."),
+        (
+            "linf",
+            0.12399,
+            "12.3% of the test images keep their correct answer whatever anyone does to one training image, as long as no pixel of it "
+            "moves by more than 1/255; for the others that is more than the proof covers.",
+        ),
+    ],
+)
+def test_where_half_of_the_images_survive_nothing_the_share_that_survives_one_is_named(
+    norm: str, survive_one: float, sentence: str
+) -> None:
+    assert words.radius_in_words(with_median(norm, 0, survive_one)) == [sentence]
+    few = words.radius_in_words(with_median(norm, 0, survive_one, certified=0.30019))
+    assert few == ["Fewer than half of the test images, 30.0%, are certified with their correct answer.", sentence]
+
+
+def test_a_record_that_certifies_nothing_never_says_that_answers_are_kept() -> None:
+    nothing = with_median("linf", 0, 0.0, certified=0.0)
+    nothing["results"]["abstained"] = 400
+    wrong = with_median("linf", 0, 0.0, certified=0.0)
+    wrong["results"]["abstained"] = 399
+    assert words.radius_in_words(nothing) == [
+        "No test image carries a certificate: no answer has enough of the votes to prove anything about it."
+    ]
+    assert words.radius_in_words(wrong) == [
+        "No test image is certified with its correct answer: those that carry a certificate are answered wrongly."
+    ]
+    badges = [
+        words.verdict(each)
+        for each in (nothing, wrong, with_median("linf", 0, certified=0.49), with_median("linf", 0, certified=0.5))
+    ]
+    assert badges == ["Nothing certified", "No correct answer certified", "Certified in part", "Certified"]
+    assert words.verdict(example.unproved()) == "Empirical only"
+
+
+def test_trusted_images_are_nobody_s_to_alter() -> None:
+    sentence = words.radius_in_words(with_median("linf", 3, trusted=10))[0]
+    assert "up to 3 untrusted training images, as long as" in sentence
 
 
 def test_nothing_proved_is_nothing_said() -> None:

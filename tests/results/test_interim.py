@@ -1,6 +1,7 @@
 """The interim figure: counts in any order of arrival, against counting everything at once."""
 
 import numpy as np
+import pytest
 
 from certidote.certification.anytime import anytime_lower_bound
 from certidote.certification.binomial import lower_confidence_bound
@@ -47,6 +48,21 @@ def test_the_figure_is_that_of_a_certificate_by_the_votes_before_the_first_gap()
     assert interim.certified()[0] == certified_by_a_certificate(90) > certified_by_a_certificate(30)
     low, high = wilson(certified_by_a_certificate(90), 40)
     assert interim.note() == f"interim certified accuracy {certified_by_a_certificate(90) / 40:.3f} ({low:.3f} to {high:.3f})"
+
+
+def test_the_figure_after_the_last_votes_is_exact_however_soon_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certidote.results.interim.time.monotonic", lambda: 5.0)  # the clock stands still
+    interim = Interim(LABELS, 3, N0, ALPHA, lower_confidence_bound)
+
+    def share() -> str:
+        return interim.note().split()[3]
+
+    interim.see([record(0, 30)])
+    early = f"{certified_by_a_certificate(30) / 40:.3f}"
+    assert share() == early
+    interim.see([record(30, 90)])
+    assert share() == early, "while votes come in, the figure is not worked out at once"
+    assert share() == f"{certified_by_a_certificate(90) / 40:.3f}" != early
 
 
 def test_votes_of_an_earlier_run_count() -> None:

@@ -72,6 +72,8 @@ def test_members_of_kept_runs_vote_again_as_recorded(path: Path) -> None:
         ({"votes_digest": "12"}, "votes_digest: string should match"),
         ({"version": 2}, "version: input should be 1"),
         ({"n": "12"}, "n: input should be a valid integer"),
+        ({"alpha_each": None}, "alpha_each: null, although the record says that something is proved"),
+        ({"trusted_rows_digest": "12"}, "trusted_rows_digest: string should match"),
     ],
 )
 def test_other_values_are_refused_by_name(record: dict[str, Any], change: dict[str, Any], words: str) -> None:
@@ -81,11 +83,28 @@ def test_other_values_are_refused_by_name(record: dict[str, Any], change: dict[s
 
 
 def test_missing_fields_and_columns_of_other_lengths_are_refused(record: dict[str, Any]) -> None:
-    for name in CertificateForm.model_fields:
+    for name in (name for name, field in CertificateForm.model_fields.items() if field.is_required()):
         problem = check_form({key: value for key, value in record.items() if key != name})
         assert problem == f"{name}: field required"
     short = record["per_image"] | {"radius": record["per_image"]["radius"][1:]}
     assert check_form(record | {"per_image": short}) == "per_image: 400 test images, but columns of [399, 400] entries"
+
+
+def test_an_unproved_record_says_nothing_about_a_failure_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "made to be unproved"
+    monkeypatch.setattr("certidote.defenses.smoothing.objections", lambda *given, **options: (reason,))
+    made = verbs.certify(
+        "digits", out=tmp_path / "run", sigma=0.3, models=40, n0=2, denoiser="none", workers=0, dtype="float32", simultaneous=True
+    )
+    assert isinstance(made, verbs.Certified)
+    assert made.record["reasons"] == [reason]
+    assert [made.record[name] for name in ("statement", "alpha", "alpha_each")] == [None, None, None]
+    assert made.record["n"] == 40
+    assert check_form(json.loads((tmp_path / "run" / "certificate.json").read_text())) is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert reason in page
+    assert "probability" not in page
+    assert verbs.verify(tmp_path / "run" / "certificate.json", tmp_path / "run").ok
 
 
 def test_k_max_is_the_most_images_that_stay_strictly_inside() -> None:

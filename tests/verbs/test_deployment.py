@@ -246,6 +246,7 @@ def text(folder: Path) -> Path:
         (mixed, "holds both images ('loose.png') and folders ('a')"),
         (text, "is no image file"),
         (lambda folder: folder / "nothing", "there is no file or folder"),
+        (lambda folder: folder.mkdir() or folder, "is empty; give an image file, a folder of images, or an .npz file"),
     ],
 )
 def test_images_that_do_not_fit_are_one_line(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from certidote import certify, report
 from certidote.data.digits import load_digits
+from certidote.defenses.partition import rows_of_parts
 from certidote.streams import Key, normal_block
 from certidote.verbs import Certified
 
@@ -34,7 +35,8 @@ def levels(png: str) -> np.ndarray:
 
 def test_the_gallery_shows_what_the_first_model_saw(run: Path) -> None:
     picture = record_of(run)["gallery"][0]
-    original, noised, denoised, difference = ([levels(png) for png in row["pngs"]] for row in picture["rows"])
+    assert [row["label"] for row in picture["rows"]] == ["original", "noised", "difference"], "no denoiser, nothing denoised"
+    original, noised, difference = ([levels(png) for png in row["pngs"]] for row in picture["rows"])
     train = load_digits("train")
     noise = normal_block(Key(3) / "members" / 0 / "noise", range(500), (1, 8, 8))
     rows = [int(caption.split()[2].rstrip(",")) for caption in picture["captions"]]
@@ -44,8 +46,32 @@ def test_the_gallery_shows_what_the_first_model_saw(run: Path) -> None:
         assert np.array_equal(original[i], image)
         wanted = np.clip(image / 255 + 0.5 * noise[row, 0].numpy(), 0, 1) * 255
         assert np.abs(noised[i] - wanted).max() <= 0.501
-        assert np.array_equal(denoised[i], noised[i])  # denoiser "none"
         assert np.array_equal(difference[i], (noised[i].astype(int) - image) // 2 + 128)
+
+
+def test_pictures_of_a_run_in_parts_are_of_the_first_model_s_part_and_name_trusted_images(tmp_path: Path) -> None:
+    train, trusted = load_digits("train"), tuple(range(0, 500, 3))
+    (tmp_path / "trusted.txt").write_text("\n".join(map(str, trusted)))
+    made = certify(
+        "digits", out=tmp_path / "run", sigma=0.5, models=14, n0=1, parts=2, denoiser="none", seed=3, workers=0, dtype="float32",
+        trusted=tmp_path / "trusted.txt",
+    )  # fmt: skip
+    assert isinstance(made, Certified)
+    part = rows_of_parts(500, trusted, 2)[0]
+    noise = normal_block(Key(3) / "members" / 0 / "noise", range(len(part)), (1, 8, 8))
+    picture = made.pictures["gallery"][0]
+    assert picture["title"] == f"Training images as the first model saw them ({len(part)} of 500: its part)"
+    original, noised, _ = ([levels(png) for png in row["pngs"]] for row in picture["rows"])
+    marked = []
+    for i, caption in enumerate(picture["captions"]):
+        row = int(caption.split()[2].rstrip(","))
+        image, known = train.images[row, 0].numpy(), caption.endswith(" (trusted: no noise)")
+        assert known == (row in trusted)
+        assert np.array_equal(original[i], image)
+        wanted = image / 255 + (0 if known else 0.5) * noise[part.index(row), 0].numpy()
+        assert np.abs(noised[i] - np.clip(wanted, 0, 1) * 255).max() <= 0.501
+        marked.append(known)
+    assert set(marked) == {True, False}, "or this tests less than it should"
 
 
 def test_examples_are_the_recorded_results(run: Path) -> None:

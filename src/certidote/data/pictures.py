@@ -68,6 +68,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _nodes(folder: Node) -> list[Node]:
     entries = listing(folder)
+    if not entries:
+        raise ValueError(f"folder {quoted(folder)} is empty; give an image file, a folder of images, or an .npz file")
     folders = [entry for entry in entries if entry.is_dir()]
     if not folders:
         return image_files(folder)

@@ -178,6 +178,11 @@ class Ledger:
         with self._explained():
             self.db.execute("INSERT INTO meta VALUES (?, ?)", (name, json.dumps(value, allow_nan=False)))
 
+    def replace(self, name: str, value: Any) -> None:
+        """Record a fact anew in one step: a kill leaves the earlier one or this one."""
+        with self._explained():
+            self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value, allow_nan=False)))
+
     def forget(self, name: str) -> None:
         """Drop a fact, if it is there: for ledgers that are made of others."""
         with self._explained():

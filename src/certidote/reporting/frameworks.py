@@ -1,10 +1,16 @@
-"""What a report is evidence for in public catalogues of attacks and controls.
+"""What a report is evidence for in public catalogues of attacks and controls. Titles and sentences are ours.
 
-Identifiers were looked up in the published texts; titles and sentences are ours. Nothing here says that a system complies with
-anything. Sources: MITRE ATLAS data, releases 2026.07 and 2026.09; OWASP AISVS 1.0, June 2026, whose identifiers are frozen.
+Nothing here says that a system complies with anything, and reports tell their readers to check identifiers. Where these come from:
+
+- MITRE ATLAS (AML.*): second-hand. They are as other public repositories quote them; the ATLAS data themselves were not at hand.
+- OWASP AISVS 1.0, locked in 2026: C1.1.3 and C1.3.5 were read in the research notes that are locked with it. C12.5.1 is second-hand,
+  from the English lines of a translation. The locked chapters themselves were not at hand; earlier drafts use other numbers.
 """
 
 from dataclasses import dataclass
+
+from certidote.reporting import words
+from certidote.types import Json
 
 
 @dataclass(frozen=True)
@@ -14,8 +20,8 @@ class Entry:
     Attributes:
         id: as published.
         title: what it is about, in our words.
-        evidence: what a proved run shows about it.
-        unproved: what remains of that without a certificate; "" if nothing.
+        evidence: what a run that certifies something shows about it; `evidence_of` fills in the words in braces.
+        unproved: what remains of that if nothing is certified; "" if nothing.
     """
 
     id: str
@@ -23,6 +29,10 @@ class Entry:
     evidence: str
     unproved: str = ""
 
+
+_DIGESTS = "digests of {sets} below, recorded before the first model trained."
+_SHA = "the SHA-256 of the training set as it was used, to compare with that of the set as it was delivered."
+_LINEAGE = "{steps}, recipe, versions and command below; the lineage of every model is in the run's ledger."
 
 ATLAS = (
     Entry(
@@ -41,36 +51,36 @@ ATLAS = (
     Entry(
         "AML.M0007",
         "Clean the training data of poison",
-        "every model learned from noised and denoised images only; sigma, denoiser and its digest are listed below.",
-        "the images were noised and denoised before training as listed below; the reasons above say what went wrong.",
+        "every model learned from {made} images only{trusted}; {means} listed below.",
+        "the images were {made} before training{trusted}; {means} listed below{wrong}.",
     ),
-    Entry(
-        "AML.M0025",
-        "Keep track of where data sets come from and what became of them",
-        "digests of training set, test set, denoiser and configuration below, recorded before the first model trained.",
-        "digests of training set, test set, denoiser and configuration below, recorded before the first model trained.",
-    ),
+    Entry("AML.M0025", "Keep track of where data sets come from and what became of them", _DIGESTS, _DIGESTS),
 )
 
 AISVS = (
     Entry(
         "v1.0-C1.3.5",
         "Defend against clean-label poisoning",
-        "input purification with a proof: the claim above, its radii, and what it rests on.",
-        "input purification, empirical only.",
+        "{defense} with a proof: the claim above, its radii, and what it rests on.",
+        "{defense}, empirical only.",
     ),
-    Entry(
-        "v1.0-C1.1.4",
-        "Protect the integrity of training data in storage and transfer",
-        "the SHA-256 of the training set as it was used, to compare with that of the set as it was delivered.",
-        "the SHA-256 of the training set as it was used, to compare with that of the set as it was delivered.",
-    ),
-    Entry(
-        "v1.0-C12.6.1",
-        "Record what was done to a data set before a model learned from it",
-        "noise, denoiser, recipe, versions and command below; the lineage of every model is in the run's ledger.",
-        "noise, denoiser, recipe, versions and command below; the lineage of every model is in the run's ledger.",
-    ),
+    Entry("v1.0-C1.1.3", "Protect the integrity of training data in storage and transfer", _SHA, _SHA),
+    Entry("v1.0-C12.5.1", "Record what was done to a data set before a model learned from it", _LINEAGE, _LINEAGE),
 )
 
 FRAMEWORKS = (("MITRE ATLAS", ATLAS), ("OWASP AISVS", AISVS))
+
+
+def evidence_of(entry: Entry, certificate: Json) -> str:
+    """What a run shows about an entry, "" for nothing. It speaks of denoising only where there was a denoiser."""
+    denoised = certificate["denoiser"]["kind"] != "none"
+    text = entry.evidence if words.certified_share(certificate) else entry.unproved
+    return text.format(
+        made="noised and denoised" if denoised else "noised",
+        means="sigma, denoiser and its digest are" if denoised else "sigma is",
+        trusted=", apart from the trusted ones" if certificate.get("trusted") else "",
+        wrong="" if certificate["proved"] else "; the reasons above say what went wrong",
+        sets="training set, test set, denoiser and configuration" if denoised else "training set, test set and configuration",
+        defense="input purification" if denoised else "noise on the training images",
+        steps="noise, denoiser" if denoised else "noise",
+    )

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from certidote.reporting import figures, words
-from certidote.reporting.frameworks import FRAMEWORKS, Entry
+from certidote.reporting.frameworks import FRAMEWORKS, evidence_of
 from certidote.results.files import write_text
 from certidote.types import Json
 
@@ -53,6 +53,7 @@ def render(title: str, certificates: Sequence[Json], attack: Json | None = None,
         title=title,
         css=Markup(resource("report.css")),
         lead=certificates[0],
+        verdict=words.verdict(certificates[0]),
         several=len(certificates) > 1,
         certificates=certificates,
         unproved=[each for each in certificates if not each["proved"]],
@@ -70,7 +71,11 @@ def render(title: str, certificates: Sequence[Json], attack: Json | None = None,
         attack_gallery=Markup(figures.gallery(attack.get("pictures", []))) if attack and pictures else "",
         gallery=Markup(figures.gallery(certificates[0].get("gallery", []))) if pictures else "",
         examples=_examples(certificates[0], pictures),
-        frameworks=[(heading, _evidence(entries, certificates[0])) for heading, entries in FRAMEWORKS],
+        process=_process(certificates[0]),
+        frameworks=[
+            (heading, [(entry, text) for entry in entries if (text := evidence_of(entry, certificates[0]))])
+            for heading, entries in FRAMEWORKS
+        ],
         assumptions=_assumptions(certificates),
         facts=_facts(certificates),
         failure_probabilities=list(dict.fromkeys(words.failure_probability(each) for each in proved)),
@@ -106,7 +111,10 @@ def _figures_of_merit(certificate: Json) -> list[tuple[str, str]]:
     numbers = [(words.percent(results["vote_accuracy"]), f"of {certificate['test']['images']:,} test images answered correctly")]
     if not certificate["proved"]:
         return [*numbers, (words.percent(results["member_accuracy"]), "mean accuracy of one model")]
-    numbers.append((words.length(results["median_radius"]), "median certified radius"))
+    if words.certified_share(certificate) < 0.5:  # the median radius is 0 then, which says less
+        numbers.append((words.percent(words.certified_share(certificate)), "certified with their correct answer"))
+    else:
+        numbers.append((words.length(results["median_radius"]), "median certified radius"))
     numbers.append((words.length(results["cap"]), f"largest radius that {certificate['n']:,} models can prove"))
     return [*numbers, (words.plain(certificate["alpha"]), f"failure probability, {_scope(certificate)}")]
 
@@ -223,14 +231,15 @@ def _examples(certificate: Json, pictures: bool) -> list[Json]:
     ]
 
 
-def _evidence(entries: Sequence[Entry], certificate: Json) -> list[Json]:
-    """The entries that this run has evidence for."""
-    proved = certificate["proved"]
-    return [
-        {"id": entry.id, "title": entry.title, "evidence": entry.evidence if proved else entry.unproved}
-        for entry in entries
-        if proved or entry.unproved
-    ]
+def _process(certificate: Json) -> str:
+    """What became of the training images, as the pictures show it."""
+    noise = f"Noise of std {words.plain(certificate['sigma'])} hides what an attacker may have added"
+    if figures.is_denoised(certificate):
+        made, text = "denoised", f"{noise}, and the denoiser makes an image of it again; every model gets another draw."
+    else:
+        made, text = "noised", f"{noise}, and no denoiser takes it away again; every model gets another draw."
+    trusted = " Trusted images are used as they are." if certificate.get("trusted") else ""
+    return f"{text}{trusted} The difference is {made} minus original, halved, around gray."
 
 
 def _assumptions(certificates: Sequence[Json]) -> list[Json]:
@@ -262,7 +271,7 @@ def _facts(certificates: Sequence[Json]) -> list[tuple[str, list[tuple[str, str]
 
 
 def _facts_of(certificate: Json) -> list[tuple[str, str]]:
-    denoiser, alpha, each = certificate["denoiser"], words.plain(certificate["alpha"]), words.plain(certificate["alpha_each"])
+    denoiser = certificate["denoiser"]
     sigma, symmetric = words.plain(certificate["sigma"]), words.plain(certificate["sigma_symmetric"])
     return [
         ("command", certificate["command"]),
@@ -274,21 +283,36 @@ def _facts_of(certificate: Json) -> list[tuple[str, str]]:
         ("models", _models(certificate)),
         *_optional_facts(certificate),
         ("failed models", f"{certificate['failed']:,} of those counted, voting for no class"),
-        ("alpha", f"{alpha} for {_scope(certificate)}; {each} used for each"),
-        ("unit of radii", certificate["unit"]),
+        *_proof_facts(certificate),
         *_data_facts("training set", certificate["data"]),
         *_data_facts("test set", certificate["test"]),
         ("recipe", _compact(certificate["recipe"])),
         ("configuration digest", certificate["config_digest"]),
         ("root seed", certificate["root"]),
         ("source of the seed", certificate["root_source"]),
-        ("versions", ", ".join(f"{name} {version}" for name, version in certificate["versions"].items())),
+        ("versions", _versions(certificate["versions"])),
+        *(
+            (f"begun by, until {each['members']:,} models had voted", f"{each['command']} ({_versions(each['versions'])})")
+            for each in certificate.get("earlier", [])
+        ),
         ("computed on", f"{certificate['device']}, {certificate['dtype']}, {words.counted(certificate['workers'], 'worker')}"),
         (
             "working time",
             f"{certificate['seconds']:,.1f} s over all workers, {certificate['seconds_denoising']:,.1f} s of it denoising",
         ),
     ]
+
+
+def _proof_facts(certificate: Json) -> list[tuple[str, str]]:
+    """Failure probability and unit: of what is proved, so none where nothing is."""
+    if not certificate["proved"]:
+        return []
+    alpha, each = words.plain(certificate["alpha"]), words.plain(certificate["alpha_each"])
+    return [("alpha", f"{alpha} for {_scope(certificate)}; {each} used for each"), ("unit of radii", certificate["unit"])]
+
+
+def _versions(versions: Json) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _models(certificate: Json) -> str:
@@ -321,6 +345,8 @@ def _optional_facts(certificate: Json) -> list[tuple[str, str]]:
         facts.append(("bound", certificate["bound"]))
     if certificate.get("trusted"):
         facts.append(("trusted images", f"{certificate['trusted']:,}, without noise and outside the threat model"))
+        if certificate.get("trusted_rows_digest"):
+            facts.append(("trusted row numbers, digest", certificate["trusted_rows_digest"]))
     if certificate.get("test_input") not in (None, "clean"):
         also = (
             f", noise of std {words.plain(certificate['sigma_x'])}, one draw for each model" if certificate.get("sigma_x") else ""

@@ -11,15 +11,19 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from certidote.types import Json
 
 
-def percent(share: int | float) -> str:
-    """A share in [0, 1] as a percentage with one decimal: 0.9512 is "95.1%". Only an exact 0 or 1 prints as 0% or 100%."""
+def percent(share: int | float, *, down: bool = False) -> str:
+    """A share in [0, 1] as a percentage with one decimal: 0.9512 is "95.1%". Only an exact 0 or 1 prints as 0% or 100%.
+
+    Args:
+        down: round down, as an "at least" needs; otherwise to the nearest.
+    """
     if share in (0, 1):
         return f"{share:.0%}"
     if share < 0.001:
         return "<0.1%"
     if share > 0.999:
         return ">99.9%"
-    return f"{_rounded(100 * _exact(share), 1, ROUND_HALF_EVEN)}%"
+    return f"{_rounded(100 * _exact(share), 1, ROUND_FLOOR if down else ROUND_HALF_EVEN)}%"
 
 
 def interval(low: int | float, high: int | float) -> str:
@@ -78,35 +82,70 @@ def failure_probability(certificate: Json) -> str:
     return f"{about[certificate['statement']]} wrong with probability at most {plain(certificate['alpha'])}."
 
 
+def certified_share(certificate: Json) -> float:
+    """Test images that are certified with their correct answer, as a share of all; 0 where nothing is proved."""
+    return float(certificate["results"]["certified_accuracy"][0][1]) if certificate["proved"] else 0.0
+
+
+def verdict(certificate: Json) -> str:
+    """What a record amounts to, in a few words: the badge of a report."""
+    if not certificate["proved"]:
+        return "Empirical only"
+    share = certified_share(certificate)
+    if share:
+        return "Certified" if share >= 0.5 else "Certified in part"
+    return "Nothing certified" if _all_abstain(certificate) else "No correct answer certified"
+
+
 def radius_in_words(certificate: Json) -> list[str]:
     """What the radii mean against somebody who alters whole images, one sentence per threat.
 
     Args:
         certificate: a "certidote certificate"; each of its `results.threats` holds the number of altered images that the
-            median test image survives.
-    Returns: the sentences; none if nothing is proved.
+            median test image survives, and the share of test images that survive one.
+    Returns: the sentences, after one that says so if fewer than half of the test images are certified; none if nothing is proved.
     """
     if not certificate["proved"]:
         return []
-    return [_survival(threat) for threat in certificate["results"]["threats"]]
+    share = certified_share(certificate)
+    if not share and _all_abstain(certificate):
+        return ["No test image carries a certificate: no answer has enough of the votes to prove anything about it."]
+    if not share:
+        return ["No test image is certified with its correct answer: those that carry a certificate are answered wrongly."]
+    image = "untrusted training image" if certificate.get("trusted") else "training image"
+    first = f"Fewer than half of the test images, {percent(share, down=True)}, are certified with their correct answer."
+    return [first] * (share < 0.5) + [_survival(threat, image) for threat in certificate["results"]["threats"]]
 
 
-def _survival(threat: Json) -> str:
+def _all_abstain(certificate: Json) -> bool:
+    return bool(certificate["results"]["abstained"] == certificate["test"]["images"])
+
+
+def _survival(threat: Json, image: str) -> str:
     images = math.floor(threat["median_k"])
-    if images == 0:
-        return f"For half of the test images, moving {_one_image(threat)} is already more than the proof covers."
-    whom, each = ("one training image", "of it") if images == 1 else (f"up to {images:,} training images", "of them")
-    if threat["norm"] == "linf":
-        condition = f"no pixel {each} moves by more than {epsilon(threat)}"
-    else:
-        condition = f"the change of each has an l2 norm of at most {epsilon(threat)}"
-    return f"Half of the test images keep their correct answer whatever anyone does to {whom}, as long as {condition}."
+    if images:
+        return f"Half of the test images keep their correct answer whatever anyone does to {_altered(threat, images, image)}."
+    survive_one = next((share for k, share in threat["certified_accuracy_at_k"] if k == 1), 0.0)
+    if not survive_one:
+        return f"No test image is proved to keep its correct answer if anyone moves {_one_image(threat, image)}."
+    share = percent(survive_one, down=True)
+    return (
+        f"{share} of the test images keep their correct answer whatever anyone does to {_altered(threat, 1, image)}; for the others "
+        "that is more than the proof covers."
+    )
 
 
-def _one_image(threat: Json) -> str:
+def _altered(threat: Json, images: int, image: str) -> str:
+    whom, each = (f"one {image}", "of it") if images == 1 else (f"up to {images:,} {image}s", "of them")
     if threat["norm"] == "linf":
-        return f"every pixel of a single training image by {epsilon(threat)}"
-    return f"a single training image by an l2 norm of {epsilon(threat)}"
+        return f"{whom}, as long as no pixel {each} moves by more than {epsilon(threat)}"
+    return f"{whom}, as long as the change of each has an l2 norm of at most {epsilon(threat)}"
+
+
+def _one_image(threat: Json, image: str) -> str:
+    if threat["norm"] == "linf":
+        return f"every pixel of a single {image} by {epsilon(threat)}"
+    return f"a single {image} by an l2 norm of {epsilon(threat)}"
 
 
 def attack_is_outside(certificates: Sequence[Json], attack: Json) -> bool:

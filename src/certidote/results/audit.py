@@ -21,7 +21,7 @@ from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.engine import provenance
 from certidote.engine.code import package_digest
 from certidote.engine.ledger import Ledger
-from certidote.results.record import certificate_record, versions
+from certidote.results.record import certificate_record, rows_digest, versions
 from certidote.results.schema import check_form
 from certidote.streams import Key
 from certidote.training.own import own_code_assumptions
@@ -45,17 +45,28 @@ class RecordedDenoiser:
 
 
 def complete(ledger: Ledger, label: str, command: str, workers: int) -> None:
-    """Record how a run came about, once all members have voted. The first completion stands: the same command writes the same record."""
-    if ledger.get("completed") is None:
-        ledger.put("completed", {"label": label, "command": command, "workers": workers, "versions": versions()})
+    """Record how a run came about, once the members of its certificate have voted.
+
+    A completion stands as long as no more members vote: the same command writes the same record. A run with an anytime bound that
+    was stopped and goes on gets a new one, which keeps the earlier ones.
+    """
+    before, members = ledger.get("completed"), ledger.gap_free()
+    if before is not None and before.get("members", members) == members:
+        return
+    now = {"label": label, "command": command, "workers": workers, "versions": versions(), "members": members}
+    if before is not None:
+        now["earlier"] = [*before.pop("earlier", []), before]
+    ledger.replace("completed", now)
 
 
 def run_facts(ledger: Ledger, ballots: Ballots) -> Json:
     """What a ledger tells about its run besides votes."""
-    config = ledger.get("config")
+    config, completed = ledger.get("config"), ledger.get("completed")
     seconds, seconds_viewing = ledger.seconds()
+    earlier = completed.pop("earlier", [])
     return {
-        **ledger.get("completed"),
+        **{name: value for name, value in completed.items() if name != "members"},
+        **({"earlier": [{name: each[name] for name in EARLIER} for each in earlier]} if earlier else {}),
         "recipe": config["recipe"],
         "code": config["code"],
         "config_digest": ledger.config_digest(),
@@ -67,6 +78,10 @@ def run_facts(ledger: Ledger, ballots: Ballots) -> Json:
         "seconds": seconds,
         "seconds_denoising": seconds_viewing,
     }
+
+
+EARLIER = ("command", "versions", "workers", "members")
+"""What a record keeps of the commands that stopped before: how many members had voted by then, and with which versions."""
 
 
 def votes_digest(ballots: Ballots) -> str:
@@ -247,7 +262,15 @@ def _subject(ledger: Ledger) -> Finding:
             return Finding(
                 "wrong", f"the ledger contradicts itself: {what} is {config[what][:12]} in its configuration, {told[:12]} beside it"
             )
-    return Finding("right", "data, test images and denoiser are those fixed before the first member trained")
+    rows = subject.get("trusted_rows", [])
+    told = config.get("trusted", {"images": 0, "digest": rows_digest([])})
+    if told != {"images": len(rows), "digest": rows_digest(rows)}:
+        return Finding(
+            "wrong",
+            f"the ledger contradicts itself: its configuration names {told['images']} trusted images, digest {told['digest'][:12]}, but "
+            f"beside it stand {len(rows)}, digest {rows_digest(rows)[:12]}",
+        )
+    return Finding("right", "data, test images, trusted images and denoiser are those fixed before the first member trained")
 
 
 def differences(given: Any, ours: Any) -> tuple[int, list[str]]:

@@ -50,8 +50,9 @@ def strip(
         read: a block of rows -> the untrusted set, or that block of it.
         rows: size of the set.
         key: the noise stream.
+    Returns: one row of pictures for each stage; none for denoising where there is no denoiser.
     """
-    columns: dict[int, list[str]] = {}
+    columns: dict[int, dict[str, str]] = {}
     for block in sorted({row // ROW_BLOCK for row in shown}):
         within = range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, rows))
         chosen = [row for row in dict.fromkeys(shown) if row in within]
@@ -59,28 +60,37 @@ def strip(
         originals = untrusted.pictured(chosen, REASON)
         noised, made = (as_levels(images) for images in stages(untrusted, within, chosen, denoiser, sigma, key, device))
         difference = ((made.int() - originals.int()) // 2 + 128).to(torch.uint8)
+        made_of = {"original": originals, "noised": noised, "denoised": made, "difference": difference}
+        if denoiser.card.kind == "none":
+            del made_of["denoised"]
         for i, row in enumerate(chosen):
-            columns[row] = [png_base64(images[i]) for images in (originals, noised, made, difference)]
-    labels = ("original", "noised", "denoised", "difference")
+            columns[row] = {label: png_base64(images[i]) for label, images in made_of.items()}
     return {
         "title": title,
-        "rows": [{"label": label, "pngs": [columns[row][i] for row in shown]} for i, label in enumerate(labels)],
+        "rows": [{"label": label, "pngs": [columns[row][label] for row in shown]} for label in made_of],
         "captions": list(captions),
     }
 
 
-def training_gallery(untrusted: Untrusted, denoiser: Denoiser, sigma: float, key: Key, device: str = "cpu") -> list[Json]:
+def training_gallery(
+    untrusted: Untrusted, denoiser: Denoiser, sigma: float, key: Key, device: str = "cpu", part: Sequence[int] = ()
+) -> list[Json]:
     """A random handful of training images, as the first model of a run saw them: always the same for one run.
 
     Args:
         key: of the run, as `engine` uses it.
+        part: the rows that the first model saw, in its order; empty where every model sees all of them.
     """
-    generator = (key / "gallery").numpy()
-    rows = sorted(generator.choice(len(untrusted), size=min(SHOWN, len(untrusted)), replace=False).tolist())
-    captions = [f"training image {row}, {untrusted.class_names[int(untrusted.labels[row])]}" for row in rows]
+    seen = untrusted.restricted(part) if part else untrusted
+    places = sorted((key / "gallery").numpy().choice(len(seen), size=min(SHOWN, len(seen)), replace=False).tolist())
+    exempt, captions = set(seen.trusted), []
+    for place in places:
+        row, name = part[place] if part else place, seen.class_names[int(seen.labels[place])]
+        captions.append(f"training image {row}, {name}{' (trusted: no noise)' if place in exempt else ''}")
     noise = key / "members" / 0 / "noise"
     title = "Training images as the first model saw them"
-    return [strip(title, rows, captions, lambda _: untrusted, len(untrusted), denoiser, sigma, noise, device)]
+    title += f" ({len(part):,} of {len(untrusted):,}: its part)" if part else ""
+    return [strip(title, places, captions, lambda _: seen, len(seen), denoiser, sigma, noise, device)]
 
 
 def examples(

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from certidote.certification.threats import image_norm, k_max
 from certidote.results.partition import altered_counts, partition_results
 from certidote.results.summary import average_radius, curve, median_radius
-from certidote.types import Ballots, Certificate, DenoiserCard, ImageDataset, Json, Norm, Prediction, Unproved
+from certidote.types import Ballots, Certificate, DenoiserCard, ImageDataset, Json, Norm, Prediction, Unproved, digest_of
 
 THREATS: tuple[tuple[Norm, float], ...] = (
     ("linf", 1 / 255),
@@ -99,19 +99,33 @@ def certificate_record(
             record["per_image"]["lower_bound"] = []  # a plurality of parts has no single probability
             results |= partition_results(outcome, labels, subject["data"]["images"])
     else:
-        record |= {"proved": False, "reasons": list(outcome.reasons), "statement": "per test image"}
+        record |= {"proved": False, "reasons": list(outcome.reasons), "statement": None}
         record["claim"] = "Empirical only: no certificate follows from this run."
-        record |= {"alpha": described["alpha"], "alpha_each": described["alpha"], "failed": int(ballots.failed.sum())}
+        record |= {"alpha": None, "alpha_each": None, "failed": int(ballots.failed.sum())}
         record["assumptions"] = []
+        record["trusted"] = len(subject.get("trusted_rows", ()))
         results |= {"abstained": 0, "certified_accuracy": [], "average_radius": None, "median_radius": None, "cap": None}
         results |= {"threats": [], "sentences": []}
         record["per_image"] = {"true": labels.tolist(), "label": prediction.labels.tolist()}
         record["per_image"] |= {name: [] for name in ("radius", "lower_bound", "top_count")}
     record |= {"sigma": described["sigma"], "sigma_symmetric": 2 * described["sigma"], "conditioning": described["conditioning"]}
     record |= {name: described.get(name) for name in ("bound", "test_input", "sigma_x")}
-    record |= {"n0": described["n0"], "n": outcome.n if isinstance(outcome, Certificate) else described["n"], "unit": UNIT}
+    if record["trusted"]:
+        record["trusted_rows_digest"] = rows_digest(subject.get("trusted_rows", ()))
+    counted = outcome.n if isinstance(outcome, Certificate) else _counted(described, len(ballots))
+    record |= {"n0": described["n0"], "n": counted, "unit": UNIT}
     record |= {name: subject[name] for name in ("data", "test", "denoiser")}
     return record | {name: value for name, value in run.items() if name != "label"} | {"results": results}
+
+
+def rows_digest(rows: Sequence[int]) -> str:
+    """SHA-256 of row numbers in ascending order, as a run's configuration names its trusted images."""
+    return digest_of({"rows": sorted(rows)})
+
+
+def _counted(described: Json, voted: int) -> int:
+    """Members whose votes were counted, of each part where there are parts, though nothing is proved."""
+    return int(described["n"]) if "parts" in described else min(described["n"], max(0, voted - described["n0"]))
 
 
 def k_max_table(certificate: Certificate, data: Json) -> dict[str, list[int]]:

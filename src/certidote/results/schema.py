@@ -106,21 +106,27 @@ class CertificateForm(Form):
     proved: bool
     reasons: Annotated[list[str], Field(description="why nothing is proved; empty where something is")]
     claim: Annotated[str, Field(description="the claim in words")]
-    statement: Literal["per test image", "simultaneous"]
+    statement: Annotated[
+        Literal["per test image", "simultaneous"] | None, Field(description="what alpha is about; null where nothing is proved")
+    ]
     bound: Annotated[
         Literal["clopper-pearson", "multi-class", "anytime"], Field(description="on vote shares; the claim says it in words")
     ]
     test_input: Literal["clean", "denoised", "noised-denoised"]
     sigma_x: Annotated[float, Field(ge=0, description="noise std on test images, [0, 1] pixel units; 0 for none")]
     unit: Annotated[str, Field(description="of all radii")]
-    alpha: Annotated[float, Field(gt=0, lt=0.5)]
-    alpha_each: Annotated[float, Field(gt=0, lt=0.5)]
+    alpha: Annotated[float | None, Field(gt=0, lt=0.5, description="failure probability; null where nothing is proved")]
+    alpha_each: Annotated[float | None, Field(gt=0, lt=0.5, description="used for each test image; null where nothing is proved")]
     sigma: Annotated[float, Field(gt=0, description="noise std, exactly as added, [0, 1] pixel units")]
     sigma_symmetric: Annotated[float, Field(gt=0, description="the same on [-1, 1]: twice sigma")]
     conditioning: Annotated[str, Field(description="what the denoiser was told about the noise: its t")]
     n0: Annotated[int, Field(ge=0, description="members that select the answer; 0 where the counted ones do")]
     n: Annotated[int, Field(ge=1, description="members whose votes are counted, failed ones included")]
     failed: Count
+    trusted: Annotated[int, Field(ge=0, description="training images outside the threat model, used without noise")] = 0
+    trusted_rows_digest: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{64}$", description='SHA-256 of {"rows":[...]}, ascending; there if any image is trusted')
+    ] = ""
     assumptions: list[AssumptionForm]
     data: DataForm
     test: DataForm
@@ -150,6 +156,9 @@ def check_form(record: Json) -> str | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    for name in ("statement", "alpha", "alpha_each"):
+        if record["proved"] and record[name] is None:
+            return f"{name}: null, although the record says that something is proved"
     lengths = {name: len(values) for name, values in record["per_image"].items() if values}
     if set(lengths.values()) != {record["test"]["images"]}:
         return f"per_image: {record['test']['images']} test images, but columns of {sorted(set(lengths.values()))} entries"

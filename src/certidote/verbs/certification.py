@@ -9,6 +9,7 @@ import typer
 
 from certidote.verbs.choices import (
     check_device,
+    check_directory,
     command_line,
     denoiser_named,
     disk_lines,
@@ -151,6 +152,7 @@ def certify(
     from certidote.engine.until import parse_until
     from certidote.types import Untrusted
 
+    check_directory(out)
     limits = Limits(parse_members(members), parse_until(until), prepare)
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
     if engine == "local":
@@ -160,6 +162,9 @@ def certify(
     test_set = load(test_name, "test", size=size, skip_corrupt=skip_corrupt)
     test_set, transform_facts = transformed_test(test_set, test_transform, train_set.image_shape)
     check_same_classes(train_set, test_set)
+    untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))
+    if parts > 1:
+        rows_of_parts(len(train_set), untrusted.trusted, parts)  # refuses more parts than images, before their models are counted
     number_format = dtype_of_run(out, dtype, device)
     chosen = denoiser_named(denoiser, train_set, number_format, size, skip_corrupt)
     input_kind = test_input_named(test_input)
@@ -170,8 +175,6 @@ def certify(
     )  # fmt: skip
     scheme = smoothing if parts == 1 else PartitionedSmoothing(smoothing, parts)
     check_members(limits.members, scheme.members)
-    untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))
-    rows_of_parts(len(train_set), untrusted.trusted, parts)  # refuses more parts than images
     used_recipe = recipe_named(recipe, train_set, model)
     trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted)
     disk = (disk_lines(out, used_recipe, train_set, scheme.members),) if keep_weights else ()
@@ -246,6 +249,7 @@ def _run_and_record(
     limits: Limits, progress: Any, back_end: Any, label: str, keep_weights: bool, gallery: bool,
 ) -> Certified | Stopped:  # fmt: skip
     from certidote import engine
+    from certidote.defenses.partition import rows_of_parts
     from certidote.engine.ledger import Ledger
     from certidote.engine.weights import WeightStore
     from certidote.reporting.words import plain
@@ -295,7 +299,8 @@ def _run_and_record(
     if parts == 1:
         pictures["examples"] = examples(outcome, scheme.aggregate(ballots), ballots, scheme.n0, test[1], pictures=gallery)
     if gallery:  # the votes are cast: what is shown from here on, no model has seen
-        pictures["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, facts["device"])
+        part = rows_of_parts(len(untrusted), untrusted.trusted, parts)[0] if parts > 1 else ()
+        pictures["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, facts["device"], part)
     write_results(out, record, pictures, gallery)
     return Certified(record, pictures, out, record["proved"], outcome)
 

@@ -1,5 +1,6 @@
 """What the names that users give stand for: a device, a recipe, a denoiser, a test split."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -22,6 +23,27 @@ def check_device(device: str) -> None:
         raise ValueError(f"device {device!r} was asked for, but torch finds no CUDA device here; use --device cpu")
 
 
+def check_directory(out: Path) -> None:
+    """Raises: ValueError unless `out` is a directory or can become one; better known before the work than after it."""
+    place = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not place.is_dir():
+        raise ValueError(f"--out {out}: {place} is there and is no directory; give another one")
+
+
+def check_file(out: Path) -> None:
+    """Raises: ValueError unless a file can be written there: the folder must exist, and `out` be no directory itself."""
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"cannot write {str(out)!r}: its folder does not exist; create it first")
+    if out.is_dir():
+        raise ValueError(f"cannot write {str(out)!r}: it is a directory; give the name of a file")
+
+
+def check_workers(workers: int | None, otherwise: str = "one for each core") -> None:
+    """Raises: ValueError for a negative number of processes; `otherwise` says what leaving it out means."""
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers={workers}; give a number of processes, 0 for this process, or leave it out for {otherwise}")
+
+
 def workers_named(
     engine: str, address: str, workers: int | None, device: str, gpus_per_task: float, timeout: float | None
 ) -> "Pool | RayWorkers":
@@ -31,6 +53,7 @@ def workers_named(
 
         if address != "auto" or gpus_per_task != 1.0:
             raise ValueError("--address and --gpus-per-task are for a Ray cluster; add --engine ray, or leave them out")
+        check_workers(workers)
         return Pool(workers, timeout, device)
     if engine == "ray":
         from certidote.engine.cluster import RayWorkers

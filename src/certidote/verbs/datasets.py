@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certidote.verbs.choices import check_directory
 from certidote.verbs.options import Data, Size, SkipCorrupt
 
 if TYPE_CHECKING:
@@ -57,4 +58,5 @@ def data_fetch(
 
     if name not in SOURCES:
         raise ValueError(f"nothing to fetch is called {name!r}; choose one of: {', '.join(SOURCES)}")
+    check_directory(out)
     return fetch(SOURCES[name], out, (mirror,) if mirror else (), progress)

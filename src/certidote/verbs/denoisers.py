@@ -36,6 +36,8 @@ def denoiser_train(
     from certidote.streams import Key, fresh_root
 
     check_target(out, force)
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes={minutes:g}; give a time above 0 to train for, or leave it out for all steps of the recipe")
     check_device(device)
     used_recipe = load_recipe(recipe)
     images, number_format = load(data, "train", size=size, skip_corrupt=skip_corrupt), resolve_dtype(dtype, device)

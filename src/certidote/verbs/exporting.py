@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from certidote.verbs.choices import check_file
 from certidote.verbs.options import OwnModel
 from certidote.verbs.prediction import check_kind, finished_run, member_slot
 
@@ -23,7 +24,7 @@ def export(
     source: Annotated[Path, typer.Argument(help="run directory of 'certidote certify --keep-weights', or a model directory")],
     *,
     out: Annotated[Path, typer.Option(help="the .onnx file")],
-    member: Annotated[int | None, typer.Option(help="export this one model, counted from 0")] = None,
+    member: Annotated[int | None, typer.Option(help="export this one model of the run, counted from 0")] = None,
     stack: Annotated[bool, typer.Option("--stack", help="export the vote of all models of the run")] = False,
     model: OwnModel = "",
 ) -> Exported:
@@ -35,18 +36,18 @@ def export(
     from certidote.training.model_dir import load_model, read_config
     from certidote.training.onnx_export import member_proto, require_onnx, write_onnx
 
-    if stack == (member is not None):
+    of_run = (source / "ledger.sqlite").is_file()
+    if (stack and member is not None) or (of_run and not stack and member is None):
         raise ValueError("give either --member NUMBER or --stack")
     if out.suffix.lower() != ".onnx":
         raise ValueError(f"--out {out}: give a file that ends in .onnx")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"cannot write {str(out)!r}: its folder does not exist; create it first")
+    check_file(out)
     require_onnx()
-    if (source / "ledger.sqlite").is_file():
+    if of_run:
         return _of_run(source, out, member, model)
     config = read_config(source)
     if stack or member:
-        raise ValueError(f"{source} holds one model; export it with --member 0, or give a run directory")
+        raise ValueError(f"{source} holds one model; leave out --stack and --member, or give a run directory")
     write_onnx(member_proto(load_model(source, model), config.image_shape, config.class_names), out)
     return Exported(out, 1)
 
@@ -60,6 +61,8 @@ def _of_run(run: Path, out: Path, member: int | None, model: str) -> Exported:
 
     record = finished_run(run)
     members, names, shape = record["n0"] + record["n"], record["data"]["classes"], tuple(record["data"]["image_shape"])
+    if member is not None and not 0 <= member < members:
+        raise ValueError(f"--member {member}: {run} has members 0 to {members - 1}")
     with Ledger(run / "ledger.sqlite") as ledger:
         config = ledger.get("config")
         check_kind(config["scheme"], run)
@@ -67,8 +70,6 @@ def _of_run(run: Path, out: Path, member: int | None, model: str) -> Exported:
         kept = [each for each in ledger.kept() if each.job.last <= members]
         provenance = Provenance(record["data"]["digest"], record["root_source"], None)
         failed = ledger.ballots(record["test"]["images"], len(names), provenance).failed[:members]
-    if member is not None and not 0 <= member < members:
-        raise ValueError(f"--member {member}: {run} has members 0 to {members - 1}")
     slot, store = member_slot(run, record, config, model), WeightStore(run)
 
     def fill(state: Any) -> Any:

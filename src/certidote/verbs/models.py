@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from certidote.verbs.choices import check_device, denoiser_named, has_test_split, recipe_named, test_split_of, trainer_named
+from certidote.verbs.choices import (
+    check_device,
+    check_directory,
+    denoiser_named,
+    has_test_split,
+    recipe_named,
+    test_split_of,
+    trainer_named,
+)
 from certidote.verbs.options import (
     Data,
     DenoiserName,
@@ -63,6 +71,7 @@ def train(
     from certidote.training.model_dir import check_vacant, save_model
     from certidote.types import Scheme, Untrusted
 
+    check_directory(out)
     check_vacant(out, force)
     check_device(device)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)

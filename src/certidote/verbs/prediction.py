@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certidote.verbs.choices import check_file
 from certidote.verbs.options import OwnModel, OwnTransform
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def predict(
     from certidote.certification.smoothing import certify_counts
     from certidote.types import ABSTAIN
 
-    if out is not None and out.suffix.lower() not in (".csv", ".json"):
-        raise ValueError(f"--out {out}: give a file that ends in .csv or .json")
+    if out is not None:
+        if out.suffix.lower() not in (".csv", ".json"):
+            raise ValueError(f"--out {out}: give a file that ends in .csv or .json")
+        check_file(out)
     if alpha is not None:
         check_alpha(alpha)
     asked = _asked(run, images, model, test_transform, progress)
@@ -92,7 +95,7 @@ def predict(
         rows, _claim(record, level) if record["proved"] else "", tuple(record["reasons"]), _rests_on(record, alpha), out
     )
     if out is not None:
-        _write(out, result, record, level)
+        _write(out, result, record, level if record["proved"] else None)
     return result
 
 
@@ -230,7 +233,7 @@ def _rests_on(record: dict[str, Any], alpha: float | None) -> tuple[str, ...]:
     return (*found, *(f"[{item['verdict']}] {item['text']}" for item in record["assumptions"]))
 
 
-def _write(out: Path, result: Predicted, record: dict[str, Any], level: float) -> None:
+def _write(out: Path, result: Predicted, record: dict[str, Any], level: float | None) -> None:
     from certidote.results.files import write_csv, write_json
 
     if out.suffix.lower() == ".csv":

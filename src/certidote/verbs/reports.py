@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certidote.verbs.choices import check_directory, check_workers
 from certidote.verbs.options import Dtype
 
 if TYPE_CHECKING:
@@ -22,14 +23,21 @@ def write_results(out: Path, record: dict[str, Any], pictures: dict[str, Any], g
         pictures: "examples" and "gallery" of the report. Kept in a file of their own: they do not follow from the ledger.
         gallery: show pictures in the report.
     """
-    from certidote.reporting.figures import certified_accuracy_figure, threat_figure
-    from certidote.reporting.html import write_report
-    from certidote.results.files import write_csv, write_json, write_text
+    from certidote.results.files import write_csv, write_json
 
     write_json(out / "certificate.json", record)
     write_json(out / PICTURES, pictures)
     for name, (header, rows) in tables(record).items():
         write_csv(out / name, header, rows)
+    draw(out, record, pictures, gallery)
+
+
+def draw(out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: bool) -> None:
+    """The report and the figures of a record, and nothing else; arguments as for `write_results`."""
+    from certidote.reporting.figures import certified_accuracy_figure, threat_figure
+    from certidote.reporting.html import write_report
+    from certidote.results.files import write_text
+
     if record["proved"]:
         write_text(out / "certified_accuracy.svg", certified_accuracy_figure([record]))
         write_text(out / "threats.svg", threat_figure([record]))
@@ -80,17 +88,17 @@ def read_certificate(path: Path) -> dict[str, Any]:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json, or a demo directory")],
+    run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json")],
     *,
     gallery: Annotated[
         bool, typer.Option(help="show pictures; leave them out before handing on a report about private data")
     ] = True,
 ) -> Path:
-    """Write RUN's report.html and figures again from its certificate.json."""
+    """Write RUN's report.html and figures again from its certificate.json, which stays as it is, like the tables beside it."""
     path = run / "certificate.json"
     if not path.is_file():
         raise ValueError(f"{run} holds no certificate.json; give the run directory of a finished 'certidote certify'")
-    write_results(run, read_certificate(path), _pictures_of(run), gallery)
+    draw(run, read_certificate(path), _pictures_of(run), gallery)
     return run / "report.html"
 
 
@@ -106,4 +114,6 @@ def demo(
     """The whole story on bundled handwritten digits: poison, sanitize, train thousands of models, certify."""
     from certidote.story import run_demo
 
+    check_directory(out)
+    check_workers(workers)
     return run_demo(out, models=models, targets=targets, workers=workers, dtype=dtype, progress=progress)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certidote.verbs.choices import check_directory
+
 if TYPE_CHECKING:
     from certidote.engine.ledger import Failure, Part
 
@@ -95,6 +97,7 @@ def merge(
     from certidote.engine.ledger import Ledger
     from certidote.engine.merging import merge_ledgers
 
+    check_directory(out)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:

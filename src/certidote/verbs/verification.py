@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_device, denoiser_named
+from certidote.verbs.choices import check_device, check_workers, denoiser_named
 from certidote.verbs.reports import read_certificate, tables
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def verify(
 
     if rerun < 0:
         raise ValueError(f"rerun={rerun}; give the number of members to train again, 0 for none")
+    check_workers(workers, "this process")
     given = read_certificate(certificate)
     with Evidence(run) as ledger:
         findings = audit(given, ledger)

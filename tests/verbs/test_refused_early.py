@@ -1,0 +1,109 @@
+"""Wrong options are refused in one line before any work is done, whatever the command."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from certidote import cli, verbs
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end with status 2 and one line on standard error, which it returns."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["certidote", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert error.startswith("error: ")
+        assert len(error.strip().splitlines()) == 1
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("certify", "digits"),
+        ("certify", "digits", "--dry-run"),
+        ("train", "digits"),
+        ("denoiser", "train", "digits"),
+        ("sanitize", "digits"),
+        ("merge", "a", "b"),
+        ("demo",),
+        ("threat-map", "--workers", "0"),
+        ("data", "fetch", "cifar10"),
+    ],
+    ids="-".join,
+)
+def test_a_file_where_a_directory_should_be(command: tuple[str, ...], refused: Callable[..., str], tmp_path: Path) -> None:
+    place = tmp_path / "taken"
+    place.write_text("a letter")
+    for out in (place, place / "below"):
+        error = refused(*command, "--out", out)
+        assert "Errno" not in error
+        assert str(place) in error
+    assert place.read_text() == "a letter"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_directory_where_a_file_should_be(command: str, refused: Callable[..., str], tmp_path: Path) -> None:
+    name = "answers.csv" if command == "predict" else "vote.onnx"
+    (tmp_path / name).mkdir()
+    given = [tmp_path / "run", "images"] if command == "predict" else [tmp_path / "run", "--stack"]
+    assert "it is a directory; give the name of a file" in refused(command, *given, "--out", tmp_path / name)
+    assert "its folder does not exist; create it first" in refused(command, *given, "--out", tmp_path / "nowhere" / name)
+
+
+@pytest.mark.parametrize("models", [(), ("--models", 12, "--n0", 2)], ids=["many models", "few models"])
+def test_more_parts_than_images_is_the_reason_given(
+    models: tuple[object, ...], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    error = refused("certify", "digits", "--parts", 501, *models, "--out", tmp_path / "run")
+    assert "parts=501 of 500 images, 500 of them untrusted; give 1 to 500 parts" in error
+
+
+def test_the_demo_refuses_too_few_models_before_its_attack(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("certidote.story.attack_part", lambda *given, **options: pytest.fail("the attack ran"))
+    error = refused("demo", "--models", 9, "--workers", 0, "--dtype", "float32", "--out", tmp_path / "demo")
+    assert "n=9 models can never certify anything" in error
+    assert "at least 10 are needed" in error
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("minutes", [0, -1])
+def test_no_time_to_train_a_denoiser_is_said_before_images_are_read(
+    minutes: int, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    error = refused("denoiser", "train", "/nonexistent", "--minutes", minutes, "--out", tmp_path / "denoiser")
+    assert f"minutes={minutes}; give a time above 0 to train for, or leave it out for all steps" in error
+
+
+def test_a_number_of_processes_says_what_0_and_nothing_mean(refused: Callable[..., str], tmp_path: Path) -> None:
+    expected = "workers=-1; give a number of processes, 0 for this process, or leave it out for "
+    for command in (("certify", "digits"), ("demo",)):
+        assert f"{expected}one for each core" in refused(*command, "--workers", -1, "--out", tmp_path / "run")
+    assert f"{expected}this process" in refused("verify", "certificate.json", tmp_path, "--workers", -1)
+
+
+def test_a_model_directory_is_exported_without_saying_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verbs.train("digits", out=tmp_path / "model", dtype="float32", seed=0)
+    monkeypatch.setattr("certidote.training.onnx_export.require_onnx", lambda: None)
+    written: list[Path] = []
+    monkeypatch.setattr("certidote.training.onnx_export.member_proto", lambda *given: None)
+    monkeypatch.setattr("certidote.training.onnx_export.write_onnx", lambda proto, out: written.append(out))
+    for member in (None, 0):
+        assert verbs.export(tmp_path / "model", member=member, out=tmp_path / "member.onnx").members == 1
+    assert written == [tmp_path / "member.onnx"] * 2
+    monkeypatch.setattr("certidote.training.model_dir.load_model", lambda *given: pytest.fail("loaded before options were checked"))
+    for wrong in ({"stack": True}, {"member": 1}):
+        with pytest.raises(ValueError, match="holds one model; leave out --stack and --member, or give a run directory"):
+            verbs.export(tmp_path / "model", out=tmp_path / "other.onnx", **wrong)  # type: ignore[arg-type]
