@@ -125,7 +125,7 @@ def _retrained(
     progress = progress or Silent()
     progress.start("training members again", len(members))
     payload = Payload(scheme, trainer, untrusted, test_set.images, Key(int(ledger.get("root"), 16)))
-    with Pool(workers) as pool:
+    with Pool(workers, device=config["device"]) as pool:
         here = pool.numerics(config["device"])
         exact = config["device"] == "cpu" and not changed and all(part.numerics == here for part in ledger.parts())
         for member in members:
