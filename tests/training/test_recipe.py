@@ -39,7 +39,8 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_the_catalogue_round_trips() -> None:
-    assert sorted(RECIPES) == ["cnn", "mlp"]
+    assert sorted(RECIPES) == ["benchmark", "cnn", "conservative", "mlp"]
+    assert RECIPES["conservative"].drops == (14, 24, 35)
     for name, recipe in RECIPES.items():
         assert load_recipe(name) is recipe
         assert Recipe.from_json(recipe.to_json()) == recipe
@@ -57,6 +58,9 @@ WRONG = [
     ({"learning_rate": "0.1"}, "learning_rate='0.1': input should be a valid number"),
     ({"momentum": 1.0}, "momentum=1.0; give a number of at least 0 and below 1"),
     ({"weight_decay": -0.1}, "weight_decay=-0.1; give a number of at least 0 and below 1"),
+    ({"drops": [3, 2]}, "drops=[3, 2]; give ascending epochs between 1 and 3"),
+    ({"drops": [4]}, "drops=[4]; give"),
+    ({"drops": [2, 2]}, "drops=[2, 2]; give"),
     ({"warm_up": 1.0}, "warm_up=1.0; give"),
     ({"label_smoothing": 1.5}, "label_smoothing=1.5; give"),
     ({"momentum": 0.0}, "nesterov=True steps ahead of the momentum, but momentum=0"),

@@ -56,3 +56,10 @@ def test_rates_by_hand() -> None:
     assert rates(recipe(warm_up=0.4), 5) == pytest.approx([0.15, 0.3, 0.3, 0.2, 0.1])
     assert rates(recipe(warm_up=0.0), 3) == pytest.approx([0.3, 0.2, 0.1])
     assert rates(recipe(), 1) == [0.3]
+
+
+def test_rates_drop_by_ten_at_the_first_step_of_an_epoch() -> None:
+    dropping = recipe(epochs=5, warm_up=0.0).model_copy(update={"drops": (2, 4)})
+    assert rates(dropping, 15) == pytest.approx([0.3] * 6 + [0.03] * 6 + [0.003] * 3)
+    warmed = dropping.model_copy(update={"warm_up": 0.2})
+    assert rates(warmed, 15) == pytest.approx([0.1, 0.2, 0.3] + [0.3] * 3 + [0.03] * 6 + [0.003] * 3)

@@ -37,9 +37,17 @@ def batches(recipe: Recipe, rows: int, common: Key) -> list[Int64[Tensor, "batch
 
 
 def rates(recipe: Recipe, steps: int) -> list[float]:
-    """The learning rate of each step: up to the peak in equal increments, then down in equal increments that would reach 0."""
+    """The learning rate of each step: up to the peak in equal increments, then down in equal increments that would reach 0.
+
+    With drops it stays at the peak instead, and is a tenth of what it was from the first step of each such epoch on.
+    """
     rising = round(recipe.warm_up * steps)
     up = [recipe.learning_rate * (step + 1) / rising for step in range(rising)]
+    if recipe.drops:
+        return up + [
+            recipe.learning_rate * 0.1 ** sum(step * recipe.epochs >= drop * steps for drop in recipe.drops)
+            for step in range(rising, steps)
+        ]
     return up + [recipe.learning_rate * (steps - step) / (steps - rising) for step in range(rising, steps)]
 
 
