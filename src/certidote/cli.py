@@ -51,12 +51,22 @@ def _command(group: typer.Typer, verb: Callable[..., Any], say: Callable[[Any], 
             from certidote.progress import progress_named
 
             given["progress"] = progress_named(given["progress"])
-        say(verb(**given))
+        try:
+            say(verb(**given))
+        except KeyboardInterrupt:  # Typer would leave without a word
+            print(_on_interrupt(verb), file=sys.stderr)
+            raise typer.Exit(130) from None
 
     call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     call.__doc__ = verb.__doc__
     group.command(name or verb.__name__.replace("_", "-"))(call)
+
+
+def _on_interrupt(verb: Callable[..., Any]) -> str:
+    if verb in (verbs.certify, verbs.sanitize, verbs.demo, verbs.data_fetch):
+        return "interrupted; what is finished is kept, and the same command goes on from there"
+    return "interrupted; nothing is half-written, and the same command starts anew"
 
 
 def _say_certified(result: Any) -> None:
@@ -158,6 +168,8 @@ def _say_sanitized(result: Any) -> None:
     print(
         f"{manifest['data']['images']:,} images sanitized at sigma {manifest['sigma']:g}; half of them moved by more than {middle:.3f} in l2."
     )
+    print("".join(f"{note}\n" for note in manifest["data"]["notes"]), end="")
+    print("".join(f"  left out: {file['reason']}\n" for file in manifest["skipped"]), end="")
     print(manifest["caution"])
     if manifest["suspicion"]:
         print(f"Suspicion list: {result.out / 'suspicious.csv'}. {manifest['suspicion']['caution']}")
@@ -275,7 +287,6 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        print("interrupted; what was committed is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("CERTIDOTE_TRACEBACK") or not _expected(error):

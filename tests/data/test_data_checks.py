@@ -32,6 +32,14 @@ def test_unfit_pairs_are_refused(train, test, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_label_without_training_images_is_refused():
+    """As when labels begin at 1. A test set may lack a class."""
+    three = data(["a", "b", "c"])
+    check_same_classes(three, three.subset([0, 2]))
+    with pytest.raises(ValueError, match="no training image has the label of class 'b'; add images, or number only the classes"):
+        check_same_classes(three.subset([0, 2]), three)
+
+
 @pytest.mark.parametrize("sides", [(7, 8), (8, 7), (225, 8), (8, 225), (0, 8)])
 def test_sizes_out_of_range(sides):
     check_image_size(8, 224, "here")

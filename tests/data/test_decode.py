@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from certidote.data import load, load_with_findings
 from certidote.data.resize import as_size, resized
@@ -194,6 +194,19 @@ def test_an_unreadable_file_is_no_corrupt_one(root: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Image, "open", denied)
     refused(root, r"bee/1\.png' cannot be read \(Permission denied\); check its permissions", skip_corrupt=True)
+
+
+def test_a_failing_disk_makes_no_corrupt_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out would be images that are whole; the set would be another one after a second try."""
+    load_pixels = ImageFile.ImageFile.load
+
+    def failing(image: ImageFile.ImageFile) -> object:
+        if str(image.filename).endswith("bee/1.png"):
+            raise OSError(5, "Input/output error")
+        return load_pixels(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", failing)
+    refused(root, r"bee/1\.png' cannot be read \(Input/output error\); check its permissions and the disk", skip_corrupt=True)
 
 
 def test_the_first_fault_is_reported_whatever_the_threads_do(root: Path) -> None:

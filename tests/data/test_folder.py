@@ -325,6 +325,11 @@ def test_link_loops_are_refused(root):
     (root / "cat").unlink()
     (root / "ant" / "x.png").symlink_to(root / "ant" / "x.png")
     refused(root, r"x\.png' is a broken link")
+    (root / "ant" / "x.png").unlink()
+    for target in ("cat", "nowhere"):
+        (root / "cat").symlink_to(root / target)
+        refused(root, r"cat' is a link that leads nowhere, or back to itself; remove it")
+        (root / "cat").unlink()
 
 
 @pytest.mark.usefixtures("no_hanging")

@@ -1,5 +1,6 @@
 """Data sets in blocks: the same images, labels and digests as when they are loaded whole."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from certidote.data import load
+from certidote.data import load, load_with_findings
 from certidote.data.stream import png_names, stream
 from certidote.streams import ROW_BLOCK, Key, row_blocks
 
@@ -63,6 +64,39 @@ def test_what_loading_refuses_the_survey_refuses_with_the_same_words(tmp_path: P
             read(root)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+def test_corrupt_files_are_left_out_as_in_loading(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"ant": ROW_BLOCK + 2, "bee": 3})
+    (root / "metadata.csv").write_text("file_name,label\n")
+    lost = [("ant", "00000.bmp"), ("ant", f"{ROW_BLOCK - 1:05d}.bmp"), ("bee", "00002.bmp")]
+    for place in lost:
+        root.joinpath(*place).write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"ant/00000\.bmp' is not a readable .* or leave such files out with --skip-corrupt"):
+        stream(root)
+    streamed, whole = stream(root, skip_corrupt=True), load_with_findings(root, skip_corrupt=True)
+    assert streamed.digest == whole.data.digest()
+    assert (streamed.notes, streamed.skipped) == (whole.data.notes, whole.skipped)
+    assert [name for name, _ in streamed.skipped] == ["/".join(place) for place in lost]
+    assert [streamed.name(row) for row in range(len(streamed))] == list(whole.data.names or ())
+    blocks = [streamed.part(rows).read() for rows in row_blocks(len(streamed))]
+    assert torch.equal(torch.cat([block.images for block in blocks]), whole.data.images)
+    for file in (root / "bee").iterdir():
+        file.write_bytes(b"junk")
+    with pytest.raises(ValueError, match="every image of class 'bee' in '.*' is corrupt"):
+        stream(root, skip_corrupt=True)
+    for file in (root / "ant").iterdir():
+        file.write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"none of the 1029 images can be decoded: '.*ant/00000\.bmp' is not"):
+        stream(root, skip_corrupt=True)
+
+
+def test_images_of_an_archive_keep_their_names(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"ant": 2, "bee": 2})
+    shutil.make_archive(str(tmp_path / "packed"), "zip", root)
+    made = stream(tmp_path / "packed.zip")
+    assert [made.name(row) for row in range(4)] == ["ant/00000.bmp", "ant/00001.bmp", "bee/00000.bmp", "bee/00001.bmp"]
+    assert stream("digits").name(7) == "7"
 
 
 def test_png_names_keep_files_apart_and_in_order() -> None:

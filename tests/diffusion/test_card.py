@@ -34,3 +34,13 @@ def test_a_time_budget_limits_steps_and_nothing_else(monkeypatch: pytest.MonkeyP
         within_minutes(data, QUICK, 0.1, "float32", "cpu")
     with pytest.raises(ValueError, match="give a time above 0"):
         within_minutes(data, QUICK, 0, "float32", "cpu")
+
+
+def test_where_few_steps_fit_batches_are_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 minutes are 240 steps of 256 images; at 64 images 960, still below 1,000; at 32 they are timed again: 1,200."""
+    clock = iter([100.0, 101.0, 200.0, 200.2])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    recipe = dataclasses.replace(QUICK, steps=3_000, batch=256)
+    found = within_minutes(load_digits("trusted"), recipe, 2, "float32", "cpu")
+    assert found.batch == 32
+    assert found.steps == pytest.approx(1_200, abs=1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from certidote import sanitize
+from certidote import cli, sanitize
 from certidote.data import load
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder
@@ -115,6 +115,42 @@ def test_color_splits_and_other_formats_keep_their_layout(tmp_path: Path) -> Non
     assert load(tmp_path / "out").image_shape == (3, 8, 8)
 
 
+def test_corrupt_and_unequal_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named and refused, or left out and listed, or resized and said so; what is written is what loading gives."""
+    root, out = tmp_path / "set", tmp_path / "out"
+    write_folder(tiny(3, 2, (1, 8, 8), Key(2)), root)
+    (root / "pattern-0" / "broken.png").write_bytes(b"junk")
+    Image.fromarray(np.full((20, 30), 99, np.uint8)).save(root / "pattern-1" / "wide.png")
+    command = ["certidote", "sanitize", str(root), "--denoiser", "none", "--sigma", "0.1", "--out", str(out), "--progress", "quiet"]
+
+    def run(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0)
+
+    for options, message in (
+        ([], "pattern-0/broken.png' is not a readable PNG"),
+        (["--skip-corrupt"], "wide.png' has 20x30 (height x width); all images need one size, give --size"),
+        (["--size", "8"], "pattern-0/broken.png' is not a readable PNG"),
+    ):
+        assert run(*options) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+        assert {path.name for path in tmp_path.iterdir()} == {"set"}
+    assert run("--skip-corrupt", "--size", "8") == 0
+    said, manifest = capsys.readouterr().out, json.loads((out / "manifest.json").read_text())
+    original = load(root, size=8, skip_corrupt=True)
+    assert manifest["data"]["digest"] == original.digest()
+    assert manifest["data"]["notes"] == list(original.notes)
+    assert [file["name"] for file in manifest["skipped"]] == ["pattern-0/broken.png"]
+    assert "every budget and radius speaks of the resized pixels" in said
+    assert "left out: '" in said
+    assert "broken.png' is not a readable" in said
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(original.names or ())
+
+
 def test_without_a_seed_every_run_draws_its_own_noise(photos: Path, tmp_path: Path) -> None:
     roots = {sanitize("digits", out=tmp_path / name, denoiser="none", gallery=False).manifest["root"] for name in "ab"}
     assert len(roots) == 2
@@ -125,7 +161,7 @@ def test_without_a_seed_every_run_draws_its_own_noise(photos: Path, tmp_path: Pa
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from certidote import sanitize
+from certidote import cli, sanitize
 from certidote.defenses import blockwise
 
 left, kind = int(sys.argv[3]), getattr(signal, sys.argv[4])
@@ -248,13 +284,26 @@ def test_nothing_is_overwritten_without_force(photos: Path, tmp_path: Path) -> N
 
 
 def test_input_and_output_must_lie_apart(photos: Path, tmp_path: Path) -> None:
-    for out in (photos, photos / "clean", photos / "pattern-0" / "clean"):
+    for out in (photos / "clean", photos / "pattern-0" / "clean"):
         with pytest.raises(ValueError, match="lies inside the input"):
+            again(photos, out, force=True)
+    (tmp_path / "same").symlink_to(photos)
+    for out in (photos, photos / ".." / "photos", tmp_path / "same"):
+        with pytest.raises(ValueError, match="is the input itself, which is never written to; give --out another folder"):
             again(photos, out, force=True)
     (tmp_path / "link").symlink_to(photos.parent)
     for out in (photos.parent, tmp_path / "link"):
         with pytest.raises(ValueError, match="lies inside the output"):
             again(photos, out, force=True)
+
+
+def test_wrong_numbers_of_processes_are_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"workers=-2; give a number of processes, 0 \(this process, on one core\) or -1 \(one process for each core\)",
+    ):
+        again(photos, tmp_path / "out", workers=-2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_noise_outside_the_denoiser_s_range_writes_nothing(photos: Path, tmp_path: Path) -> None:
@@ -268,7 +317,7 @@ def test_noise_outside_the_denoiser_s_range_writes_nothing(photos: Path, tmp_pat
 PEAK = """
 import resource, sys
 from pathlib import Path
-from certidote import sanitize
+from certidote import cli, sanitize
 sanitize(sys.argv[1], out=Path(sys.argv[2]), denoiser="none", seed=1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

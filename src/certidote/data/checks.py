@@ -88,9 +88,10 @@ def check_class_names(names: Sequence[str], where: str) -> None:
 
 
 def check_same_classes(train: ImageDataset, test: ImageDataset) -> None:
-    """Refuse a test set that cannot measure what was learned from `train`.
+    """Refuse a training set that leaves a class unlearned, or a test set that cannot measure what was learned from it.
 
-    Raises: ValueError if class names (their order included) or image shapes differ, or both hold the very same images.
+    Raises: ValueError if class names (their order included) or image shapes differ, a class has no training images, or both sets
+        hold the very same images.
     """
     if train.class_names != test.class_names:
         raise ValueError(
@@ -101,6 +102,12 @@ def check_same_classes(train: ImageDataset, test: ImageDataset) -> None:
         raise ValueError(
             f"training images have shape {train.image_shape}, test images {test.image_shape} (channels, height, width); "
             "convert one of the sets to the shape of the other"
+        )
+    counts = train.labels.bincount(minlength=train.num_classes)
+    unused = [name for name, count in zip(train.class_names, counts.tolist(), strict=True) if not count]
+    if unused:
+        raise ValueError(
+            f"no training image has the label of class {_few(unused)}; add images, or number only the classes that have some, from 0"
         )
     if torch.equal(train.images, test.images):
         raise ValueError(

@@ -62,21 +62,17 @@ class Reading:
     skip_corrupt: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """Decoded images and what was done to them.
+@dataclass(eq=False)
+class Treatment:
+    """What was done to images while they were read.
 
     Attributes:
-        images: (kept, c, h, w), in the order of their rows.
-        kept: (n,) which rows could be decoded.
         kinds: how many images of each kind of `KINDS`, and "resized".
         skipped: rows that were left out, and why.
     """
 
-    images: UInt8[np.ndarray, "kept c h w"]
-    kept: Bool[np.ndarray, "n"]
     kinds: Counter[str] = field(default_factory=Counter)
-    skipped: tuple[tuple[int, str], ...] = ()
+    skipped: list[tuple[int, str]] = field(default_factory=list)
 
     def notes(self, reading: Reading) -> tuple[str, ...]:
         """One sentence for each thing that was done."""
@@ -91,8 +87,23 @@ class Pictures:
         return tuple(found)
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Decoded images and what was done to them.
+
+    Attributes:
+        images: (kept, c, h, w), in the order of their rows.
+        kept: (n,) which rows could be decoded.
+        treatment: of all of them.
+    """
+
+    images: UInt8[np.ndarray, "kept c h w"]
+    kept: Bool[np.ndarray, "n"]
+    treatment: Treatment
+
+
 def decoded(sources: Iterable[tuple[int, bytes | Path]], shown: Callable[[int], str], count: int, reading: Reading) -> Pictures:
-    """All images, decoded by one thread for each core (Pillow decodes outside the interpreter's lock).
+    """All images as one array, decoded as `batches_decoded` does.
 
     Images are grey (1 channel) if every file is stored as grey, else RGB.
 
@@ -103,24 +114,48 @@ def decoded(sources: Iterable[tuple[int, bytes | Path]], shown: Callable[[int], 
         range, or another size than the first.
     """
     pictures = _Collected(shown, count, reading)
-    with _quiet_pillow(), ThreadPoolExecutor(_cores()) as pool:
-        running: deque[Future[list[tuple[int, _Levels | Corrupt]]]] = deque()
+    with quiet_pillow():
+        for batch in batches_decoded(sources, shown, reading):
+            pictures.add(batch)
+    return pictures.finished()
+
+
+def batches_decoded(
+    sources: Iterable[tuple[int, bytes | Path]], shown: Callable[[int], str], reading: Reading
+) -> Iterator[list["tuple[int, Levels | Corrupt]"]]:
+    """Images a few at a time, in the order of `sources`, decoded by one thread for each core (Pillow decodes outside the
+    interpreter's lock). To be used inside `quiet_pillow`.
+
+    Args:
+        sources: (row, file or its content).
+        shown: what messages call the image in a row.
+    Raises: ValueError, naming the image, for one that cannot be decoded (unless corrupt ones are skipped: they come as `Corrupt`),
+        cannot be read, or has a size out of range.
+    """
+    with ThreadPoolExecutor(_cores()) as pool:
+        running: deque[Future[list[tuple[int, Levels | Corrupt]]]] = deque()
         try:
             for batch in _batches(sources):
                 running.append(pool.submit(_decode_batch, batch, shown, reading))
                 if len(running) > 2 * _cores():
-                    pictures.add(running.popleft().result())
+                    yield _checked(running.popleft().result(), reading)
             while running:
-                pictures.add(running.popleft().result())
+                yield _checked(running.popleft().result(), reading)
         finally:
             for future in running:
                 future.cancel()
-    return pictures.finished()
+
+
+def _checked(batch: list["tuple[int, Levels | Corrupt]"], reading: Reading) -> list["tuple[int, Levels | Corrupt]"]:
+    for _, found in batch:
+        if isinstance(found, Corrupt) and not reading.skip_corrupt:
+            raise found
+    return batch
 
 
 def image_levels(file: Path, reading: Reading) -> UInt8[np.ndarray, "c h w"]:
     """One image file as `decoded` sees it: 1 channel if it is stored as grey, else 3. Raises: as `decoded` does."""
-    with _quiet_pillow():
+    with quiet_pillow():
         found = _decode(file, quoted(str(file)), reading)
     if isinstance(found, Corrupt):
         raise found
@@ -128,7 +163,9 @@ def image_levels(file: Path, reading: Reading) -> UInt8[np.ndarray, "c h w"]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Levels:
+class Levels:
+    """One decoded image, and which of `KINDS` it was."""
+
     levels: UInt8[np.ndarray, "c h w"]
     kinds: tuple[str, ...]
 
@@ -139,46 +176,50 @@ class _Collected:
         self.images: UInt8[np.ndarray, "n c h w"] | None = None
         self.first = 0
         self.kept = np.zeros(count, dtype=np.bool_)
-        self.kinds: Counter[str] = Counter()
-        self.skipped: list[tuple[int, str]] = []
+        self.treatment = Treatment()
 
-    def add(self, batch: list[tuple[int, _Levels | Corrupt]]) -> None:
+    def add(self, batch: list[tuple[int, Levels | Corrupt]]) -> None:
         for row, found in batch:
             if isinstance(found, Corrupt):
-                if not self.reading.skip_corrupt:
-                    raise found
-                self.skipped.append((row, str(found)))
+                self.treatment.skipped.append((row, str(found)))
                 continue
             levels = found.levels
             if self.images is None:
                 check_memory(self.count * levels.size, f"the set of {self.count} images")
                 self.images = np.empty((self.count, *levels.shape), dtype=np.uint8)
                 self.first = row
-            self._check_size(row, levels.shape[1:])
+            if levels.shape[1:] != self.images.shape[2:]:
+                raise different_sizes(self.shown(self.first), self.images.shape[2:], self.shown(row), levels.shape[1:])
             if len(levels) > self.images.shape[1]:  # the first color image after grey ones
                 check_memory(self.images.nbytes * len(levels), f"the set of {self.count} images")
                 self.images = np.repeat(self.images, len(levels), axis=1)
             self.images[row] = levels
             self.kept[row] = True
-            self.kinds.update(found.kinds)
-
-    def _check_size(self, row: int, sides: tuple[int, ...]) -> None:
-        assert self.images is not None
-        if sides != self.images.shape[2:]:
-            (h, w), (height, width) = self.images.shape[2:], sides
-            raise Refused(
-                f"{quoted(self.shown(self.first))} has {h}x{w} pixels but {quoted(self.shown(row))} has {height}x{width} (height x width); "
-                "all images need one size, give --size to resize them"
-            )
+            self.treatment.kinds.update(found.kinds)
 
     def finished(self) -> Pictures:
         if self.images is None:
-            raise Refused(f"none of the {self.count} images can be decoded: {self.skipped[0][1]}")
+            raise none_decoded(self.treatment)
         if self.images.shape[1] == 1:
-            del self.kinds["grey"]
+            del self.treatment.kinds["grey"]
         everything = bool(self.kept.all())
         images = self.images if everything else self.images[self.kept]
-        return Pictures(images, self.kept, self.kinds, tuple(sorted(self.skipped)))
+        self.treatment.skipped.sort()
+        return Pictures(images, self.kept, self.treatment)
+
+
+def different_sizes(first: str, sides: tuple[int, ...], other: str, other_sides: tuple[int, ...]) -> Refused:
+    """The error for two images of one set, by their names and (height, width)."""
+    (h, w), (height, width) = sides, other_sides
+    return Refused(
+        f"{quoted(first)} has {h}x{w} pixels but {quoted(other)} has {height}x{width} (height x width); all images need one size, "
+        "give --size to resize them"
+    )
+
+
+def none_decoded(treatment: Treatment) -> Refused:
+    """The error for a set whose images were all left out."""
+    return Refused(f"none of the {len(treatment.skipped)} images can be decoded: {min(treatment.skipped)[1]}")
 
 
 def _cores() -> int:
@@ -192,7 +233,8 @@ def _batches(sources: Iterable[tuple[int, bytes | Path]]) -> Iterator[list[tuple
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
+    """No warnings of Pillow about what is looked after here."""
     # Filters belong to the whole process, so they are set outside the threads.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # damaged EXIF: common in photos, and then there is no orientation to apply
@@ -202,30 +244,31 @@ def _quiet_pillow() -> Iterator[None]:
 
 def _decode_batch(
     batch: list[tuple[int, bytes | Path]], shown: Callable[[int], str], reading: Reading
-) -> list[tuple[int, _Levels | Corrupt]]:
+) -> list[tuple[int, Levels | Corrupt]]:
     return [(row, _decode(source, quoted(shown(row)), reading)) for row, source in batch]
 
 
-def _decode(source: bytes | Path, where: str, reading: Reading) -> _Levels | Corrupt:
+def _decode(source: bytes | Path, where: str, reading: Reading) -> Levels | Corrupt:
     try:
-        with readable(Shown(where), "PNG, JPEG, BMP or WebP image"), _open(source, where) as image:
+        with readable(Shown(where), "PNG, JPEG, BMP or WebP image"), _open(source) as image:
             return _levels(image, where, reading)
     except Refused:
         raise
     except ValueError as error:
+        fault = error.__cause__
+        if isinstance(fault, OSError) and fault.errno is not None:  # of the system; Pillow's own have no number
+            raise Refused(f"{where} cannot be read ({fault.strerror}); check its permissions and the disk") from fault
         return Corrupt(f"{error}, or leave such files out with --skip-corrupt")
 
 
-def _open(source: bytes | Path, where: str) -> Image.Image:
+def _open(source: bytes | Path) -> Image.Image:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError("its content is none of these") from None
-    except PermissionError as error:
-        raise Refused(f"{where} cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _levels(image: Image.Image, where: str, reading: Reading) -> _Levels:
+def _levels(image: Image.Image, where: str, reading: Reading) -> Levels:
     # Sizes first, before a pixel of a decompression bomb is unpacked.
     if reading.size is None:
         check_image_size(image.height, image.width, where)
@@ -251,7 +294,7 @@ def _levels(image: Image.Image, where: str, reading: Reading) -> _Levels:
             kinds.append("enlarged")
         image = resized(image, reading.size)
     levels = np.asarray(image)
-    return _Levels(levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1), tuple(kinds))
+    return Levels(levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1), tuple(kinds))
 
 
 def _is_deep_color(image: Image.Image) -> bool:

@@ -1,5 +1,6 @@
 """Image files in one folder per class, in a folder or in an archive of one, as an `ImageDataset`."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,10 @@ def read_folder(root: Node, split: str, reading: Reading) -> Loaded:
         torch.from_numpy(labels),
         names,
         tuple(path for path, kept in zip(paths, pictures.kept, strict=True) if kept),
-        pictures.notes(reading) + tuple(f"{name} was not read: classes come from folder names" for name in found.ignored),
+        pictures.treatment.notes(reading) + ignored_notes(found.ignored),
     )
-    return Loaded(data, dict(pictures.kinds), tuple((paths[row], reason) for row, reason in pictures.skipped))
+    skipped = tuple((paths[row], reason) for row, reason in pictures.treatment.skipped)
+    return Loaded(data, dict(pictures.treatment.kinds), skipped)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ def list_images(root: Node, split: str) -> Listing:
     check_class_names(names, f"folder {quoted(folder)}")
     check_distinct(names, "class folders", f"folder {quoted(folder)}")
     return Listing(folder, names, tuple(tuple(image_files(each)) for each in classes), ignored)
+
+
+def ignored_notes(ignored: Sequence[str]) -> tuple[str, ...]:
+    """What notes say of metadata files beside the class folders."""
+    return tuple(f"{name} was not read: classes come from folder names" for name in ignored)
 
 
 def check_classes_left(labels: Int64[np.ndarray, "kept"], class_names: Sequence[str], folder: Node) -> None:
@@ -181,6 +188,8 @@ def _class_folders(root: Node) -> tuple[list[Node], tuple[str, ...]]:
     for entry in entries:
         if _is_image(entry):
             raise Refused(f"image {quoted(entry)} lies outside every class folder; move it into the folder of its class")
+        if isinstance(entry, Path) and entry.is_symlink() and not os.path.exists(entry):  # a class may have been meant
+            raise Refused(f"{quoted(entry)} is a link that leads nowhere, or back to itself; remove it")
     folders = [entry for entry in entries if entry.is_dir()]
     if not folders:
         raise Refused(f"folder {quoted(root)} holds no class folders; put the images of each class into a sub-folder")

@@ -1,7 +1,6 @@
 """Parquet files of images as Hugging Face `datasets` writes them: a column of encoded images, a column of class numbers."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,9 +89,10 @@ def read_parquet(splits: dict[str, list[Path]], root: Path, split: str, reading:
         torch.from_numpy(labels[rows]),
         names,
         tuple(every_name[row] for row in rows),
-        pictures.notes(reading),
+        pictures.treatment.notes(reading),
     )
-    return Loaded(data, dict(Counter(pictures.kinds)), tuple((every_name[row], reason) for row, reason in pictures.skipped))
+    treatment = pictures.treatment
+    return Loaded(data, dict(treatment.kinds), tuple((every_name[row], reason) for row, reason in treatment.skipped))
 
 
 def _pyarrow() -> Any:

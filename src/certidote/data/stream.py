@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,12 +19,20 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from certidote.data.checks import Refused, quoted
-from certidote.data.decode import Reading, image_levels
-from certidote.data.folder import list_images
-from certidote.data.load import folder_of_images, load, locate
+from certidote.data.decode import (
+    Corrupt,
+    Reading,
+    Treatment,
+    batches_decoded,
+    different_sizes,
+    image_levels,
+    none_decoded,
+    quiet_pillow,
+)
+from certidote.data.folder import check_classes_left, ignored_notes, list_images
+from certidote.data.load import folder_of_images, load_with_findings, locate
 from certidote.data.resize import as_size
-from certidote.streams import ROW_BLOCK, row_blocks
+from certidote.streams import ROW_BLOCK
 from certidote.types import ImageDataset
 
 READING = Reading()
@@ -92,6 +100,8 @@ class ImageStream(Protocol):
         image_shape: (c, h, w).
         digest: as `ImageDataset.digest` of the whole set.
         folder: where the class folders lie; None for arrays.
+        notes: what was done to the images before they are read here, as in `ImageDataset.notes`.
+        skipped: name of each corrupt file that was left out, and why.
     """
 
     @property
@@ -109,10 +119,16 @@ class ImageStream(Protocol):
     @property
     def folder(self) -> Path | None: ...
 
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]: ...
+
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
-        """What an image is called: its path below `folder`, or its row number."""
+        """What an image is called: its path below `folder` or inside its archive, or its row number."""
         ...
 
     def part(self, rows: range) -> Part:
@@ -137,14 +153,14 @@ class FolderStream:
     digest: str
     block_digests: tuple[str, ...]
     reading: Reading
+    notes: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, row: int) -> str:
-        label = int(self.labels[row])
-        first = int(torch.searchsorted(self.labels, label))
-        return f"{self.class_names[label]}/{self.files[label][row - first]}"
+        return _name(self.class_names, self.files, self.labels.numpy(), row)
 
     def part(self, rows: range) -> FilesPart:
         names, labels = tuple(self.name(row) for row in rows), self.labels[rows.start : rows.stop].clone()
@@ -165,6 +181,7 @@ class ArrayStream:
 
     data: ImageDataset
     digest: str
+    skipped: tuple[tuple[str, str], ...] = ()
     folder: None = None
 
     @property
@@ -182,62 +199,118 @@ class ArrayStream:
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.data.notes
+
     def name(self, row: int) -> str:
-        return str(row)
+        return str(row) if self.data.names is None else self.data.names[row]
 
     def part(self, rows: range) -> ArrayPart:
         return ArrayPart(self.data.subset(rows))
 
 
 def stream(
-    name_or_path: str | Path, split: str = "train", advance: Callable[[int, int], None] | None = None, *, size: str = ""
+    name_or_path: str | Path,
+    split: str = "train",
+    advance: Callable[[int, int], None] | None = None,
+    *,
+    size: str = "",
+    skip_corrupt: bool = False,
 ) -> ImageStream:
     """A data set in the forms that `load` takes, as blocks; folders are surveyed and never loaded whole. Raises as `load` does.
 
     Args:
         advance: told after each block how many images are decoded, and how many there are.
         size: resize every image, as `load` does it.
+        skip_corrupt: leave out image files that cannot be decoded.
     """
     folder, chosen = folder_of_images(name_or_path), locate(name_or_path, split)[1]
     if folder is not None:
-        return survey(folder, chosen, advance, Reading(as_size(size)))
-    data = load(name_or_path, split, size=size)
-    return ArrayStream(data, data.digest())
+        return survey(folder, chosen, advance, Reading(as_size(size), skip_corrupt))
+    loaded = load_with_findings(name_or_path, split, size=size, skip_corrupt=skip_corrupt)
+    return ArrayStream(loaded.data, loaded.data.digest(), loaded.skipped)
 
 
 def survey(
     root: Path, split: str = "train", advance: Callable[[int, int], None] | None = None, reading: Reading = READING
 ) -> FolderStream:
-    """Decode every image of a folder once, in constant memory: checks, shape and digests. Raises as `read_folder` does."""
-    found = list_images(root, split)
-    folder, names = Path(str(found.folder)), found.class_names
-    files = tuple(tuple(file.name for file in of_class) for of_class in found.files)
-    labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in files]).astype(np.int64)
-    paths = (folder / name / file for name, of_class in zip(names, files, strict=True) for file in of_class)
-    digests = _Digests(names, labels)
-    first: tuple[Path, UInt8[np.ndarray, "c h w"]] | None = None
-    for rows in row_blocks(len(labels)):
-        decoded = []
-        for _, path in zip(rows, paths, strict=False):
-            levels = image_levels(path, reading)
-            first = first or (path, levels)
-            _check_same_size(*first, path, levels)
-            decoded.append(levels)
-        digests.add(rows, decoded)
-        if advance is not None:
-            advance(rows.stop, len(labels))
+    """Decode every image of a folder, in constant memory: checks, shape and digests. Raises as `read_folder` does.
+
+    Where corrupt files are left out, those that are left are decoded once more, for their digests.
+    """
+    folder, names, files, ignored = _names(root, split)
+    labels = _labels_of(files)
+    digests, treatment = _surveyed(folder, names, files, labels, advance, reading)
+    skipped = tuple((_name(names, files, labels, row), reason) for row, reason in treatment.skipped)
+    if skipped:
+        lost = {row for row, _ in treatment.skipped}
+        kept = iter(row not in lost for row in range(len(labels)))
+        files = tuple(tuple(itertools.compress(of_class, kept)) for of_class in files)
+        labels = _labels_of(files)
+        check_classes_left(labels, names, folder)
+        reading = replace(reading, skip_corrupt=False)
+        digests, _ = _surveyed(folder, names, files, labels, advance, reading)
+    if digests.image_shape[0] == 1:
+        del treatment.kinds["grey"]
     return FolderStream(
-        folder, names, files, torch.from_numpy(labels), digests.image_shape, digests.whole(), digests.blocks(), reading
-    )
+        folder, names, files, torch.from_numpy(labels), digests.image_shape, digests.whole(), digests.blocks(), reading,
+        treatment.notes(reading) + ignored_notes(ignored), skipped,
+    )  # fmt: skip
 
 
-def _check_same_size(first: Path, levels: UInt8[np.ndarray, "..."], file: Path, others: UInt8[np.ndarray, "..."]) -> None:
-    if others.shape[1:] != levels.shape[1:]:
-        height, width = others.shape[1:]
-        raise Refused(
-            f"{quoted(first)} has {levels.shape[1]}x{levels.shape[2]} pixels but {quoted(file)} has {height}x{width} "
-            "(height x width); all images need one size, give --size to resize them"
-        )
+def _names(root: Path, split: str) -> tuple[Path, tuple[str, ...], tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """Folder, class names, file names of each class, and metadata files that are not read: no more than names stays in memory."""
+    found = list_images(root, split)
+    files = tuple(tuple(file.name for file in of_class) for of_class in found.files)
+    return Path(str(found.folder)), found.class_names, files, found.ignored
+
+
+def _labels_of(files: tuple[tuple[str, ...], ...]) -> Int64[np.ndarray, "n"]:
+    return np.repeat(np.arange(len(files)), [len(of_class) for of_class in files]).astype(np.int64)
+
+
+def _name(class_names: tuple[str, ...], files: tuple[tuple[str, ...], ...], labels: Int64[np.ndarray, "n"], row: int) -> str:
+    label = int(labels[row])
+    return f"{class_names[label]}/{files[label][row - int(np.searchsorted(labels, label))]}"
+
+
+def _surveyed(
+    folder: Path,
+    names: tuple[str, ...],
+    files: tuple[tuple[str, ...], ...],
+    labels: Int64[np.ndarray, "n"],
+    advance: Callable[[int, int], None] | None,
+    reading: Reading,
+) -> tuple["_Digests", Treatment]:
+    """One pass over all files. The digests are complete only if no file was left out."""
+    digests, treatment = _Digests(names, labels), Treatment()
+    paths = (folder / name / file for name, of_class in zip(names, files, strict=True) for file in of_class)
+    block: list[UInt8[np.ndarray, "c h w"]] = []
+    first: tuple[int, tuple[int, ...]] | None = None
+
+    def shown(row: int) -> str:
+        return str(folder / _name(names, files, labels, row))
+
+    with quiet_pillow():
+        for row, found in itertools.chain.from_iterable(batches_decoded(enumerate(paths), shown, reading)):
+            if isinstance(found, Corrupt):
+                treatment.skipped.append((row, str(found)))
+            else:
+                first = first or (row, found.levels.shape[1:])
+                if found.levels.shape[1:] != first[1]:
+                    raise different_sizes(shown(first[0]), first[1], shown(row), found.levels.shape[1:])
+                treatment.kinds.update(found.kinds)
+                block.append(found.levels)
+            if (row + 1) % ROW_BLOCK == 0 or row + 1 == len(labels):
+                if not treatment.skipped:
+                    digests.add(range(row + 1 - len(block), row + 1), block)
+                block = []
+                if advance is not None:
+                    advance(row + 1, len(labels))
+    if first is None:
+        raise none_decoded(treatment)
+    return digests, treatment
 
 
 class _Digests:

@@ -109,6 +109,8 @@ def save(denoiser: NetworkDenoiser, directory: str | Path, force: bool = False) 
         os.rename(unfinished, target)
         sync_folder(target.parent)
     finally:
+        if replaced.exists() and not target.exists():
+            os.rename(replaced, target)  # interrupted between the two
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 

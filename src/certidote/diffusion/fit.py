@@ -31,6 +31,9 @@ VALIDATION_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 WARM_UP = 100
 """Steps over which the learning rate rises to its peak, from which it falls along a half cosine to zero."""
 
+FEW_STEPS, LEAST_BATCH, TRIED_STEPS = 1_000, 32, 2
+"""Of `within_minutes`: steps below which batches are made smaller, to how many images at least, and how many steps are timed."""
+
 
 @dataclass(frozen=True)
 class DenoiserRecipe:
@@ -117,27 +120,39 @@ def within_minutes(
 ) -> DenoiserRecipe:
     """The recipe with as many steps as fit into this time, at most its own number: a few steps are tried and timed.
 
-    The number found is part of the recipe that the model card records; training by that recipe gives the same weights again.
+    Where fewer than `FEW_STEPS` fit, batches are made smaller, down to `LEAST_BATCH` images: a hundred steps teach a network little,
+    however many images each has. The numbers found are part of the recipe that the model card records; training by that recipe gives
+    the same weights again.
 
     Raises: ValueError if not even 20 steps fit.
     """
     if not minutes > 0:
         raise ValueError(f"minutes={minutes}; give a time above 0")
-    clean, key = trusted.pixels(), Key(0) / "timing"
-    scaling = Scaling(float(clean.mean()), float(clean.std()) or 1.0)
-    with torch_seeded(key / "init"):
-        network = ResidualUNet(recipe.architecture or architecture_for(trusted.image_shape)).to(device)
-    tried = dataclasses.replace(recipe, steps=2)
-    _train(network, clean, scaling, tried, key, Silent(), dtype)  # the first steps also warm caches up
-    begin = time.perf_counter()
-    _train(network, clean, scaling, tried, key, Silent(), dtype)
-    steps = int(60 * minutes / ((time.perf_counter() - begin) / tried.steps))
+    steps = _steps_within(60 * minutes, trusted, recipe, dtype, device)
+    wanted, batch = min(FEW_STEPS, recipe.steps), recipe.batch
+    while steps * recipe.batch < wanted * batch and batch // 2 >= LEAST_BATCH:
+        batch //= 2
+    if batch < recipe.batch:
+        recipe = dataclasses.replace(recipe, batch=batch)
+        steps = _steps_within(60 * minutes, trusted, recipe, dtype, device)
     if steps < 20:
         raise ValueError(
             f"minutes={minutes:g} is enough for {steps} training steps of {recipe.batch} images here; give more time, or a recipe "
             "with a smaller batch or network"
         )
     return dataclasses.replace(recipe, steps=min(recipe.steps, steps))
+
+
+def _steps_within(seconds: int | float, trusted: ImageDataset, recipe: DenoiserRecipe, dtype: DType, device: str) -> int:
+    clean, key = trusted.pixels(), Key(0) / "timing"
+    scaling = Scaling(float(clean.mean()), float(clean.std()) or 1.0)
+    with torch_seeded(key / "init"):
+        network = ResidualUNet(recipe.architecture or architecture_for(trusted.image_shape)).to(device)
+    tried = dataclasses.replace(recipe, steps=TRIED_STEPS)
+    _train(network, clean, scaling, tried, key, Silent(), dtype)  # the first steps also warm caches up
+    begin = time.perf_counter()
+    _train(network, clean, scaling, tried, key, Silent(), dtype)
+    return int(seconds / ((time.perf_counter() - begin) / tried.steps))
 
 
 def train_network(

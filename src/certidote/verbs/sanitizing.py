@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import check_device, command_line, denoiser_named
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, Seed, Sigma, Size
+from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, Seed, Sigma, Size, SkipCorrupt
 
 if TYPE_CHECKING:
     from certidote.types import Progress
@@ -46,6 +46,7 @@ def sanitize(
     dtype: Dtype = "auto",
     device: Device = "cpu",
     size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> Sanitized:
@@ -57,16 +58,17 @@ def sanitize(
     from certidote.data.stream import stream
     from certidote.defenses.blockwise import WORK, Block, Cleaning, clean_block, finished, output_names
     from certidote.defenses.sanitize import check_sigma
-    from certidote.engine.local import Pool, available_cores
+    from certidote.engine.local import Pool
     from certidote.streams import Key, row_blocks
     from certidote.types import Silent
 
     target = _checked_target(data, denoiser, out, force)
     check_device(device)
+    processes = _processes(workers)
     progress = progress or Silent()
-    source = stream(data, "train", _survey_progress(progress), size=size)
+    source = stream(data, "train", _survey_progress(progress), size=size, skip_corrupt=skip_corrupt)
     unfinished = target.with_name(f"{target.name}.unfinished")
-    chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device), size)  # type: ignore[arg-type]
+    chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device), size, skip_corrupt)  # type: ignore[arg-type]
     check_sigma(sigma, chosen)
     names = output_names(source, _prefix(data, source))
     for name in {name.partition("/")[0] for name in names} & set(BESIDE):
@@ -89,7 +91,7 @@ def sanitize(
         jobs = (Block(rows, source.part(rows), tuple(names[rows.start : rows.stop])) for rows in left)
         progress.start("sanitizing", len(source), done, "images")
         try:
-            with Pool(available_cores() if workers == -1 else workers) as pool:
+            with Pool(processes) as pool:
                 for counts in pool.each(clean_block, cleaning, jobs):
                     done += sum(counts)
                     progress.advance(sum(counts))
@@ -154,7 +156,8 @@ def _summed_up(
         "root": config["root"],
         "root_source": config["root_source"],
         "noise_stream": list(cleaning.key.path),
-        "data": {"name": data, **shared, "digest": source.digest},
+        "data": {"name": data, **shared, "digest": source.digest, "notes": list(source.notes)},
+        "skipped": [{"name": file, "reason": reason} for file, reason in source.skipped],
         "result": {"name": "." if names else "sanitized.npz", **shared, "digest": result_digest},
         "movement": {"file": "movement.csv", **summary(moved)},
         "suspicion": {"file": "suspicious.csv", "caution": CAUTION} if rank else None,
@@ -213,7 +216,7 @@ def _write_gallery(path: Path, data: str, source: Any, name: Any, cleaning: Any,
     pictures = []
     for title, rows in (("A random handful", handful.tolist()), ("Those that moved most", farthest.tolist())):
         captions = [
-            f"{'' if source.folder else 'row '}{name(row)}: moved {moved.l2[row]:.3f} in l2, {moved.linf[row]:.3f} in linf"
+            f"{'row ' if name(row).isdecimal() else ''}{name(row)}: moved {moved.l2[row]:.3f} in l2, {moved.linf[row]:.3f} in linf"
             for row in rows
         ]
         pictures.append(
@@ -246,7 +249,9 @@ def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
     inputs = [Path(os.path.realpath(known))] if isinstance(known, Path) else []
     inputs += [Path(os.path.realpath(part)) for part in (denoiser, denoiser.partition(":")[2]) if part and os.path.exists(part)]
     for path in inputs:
-        if target == path or target.is_relative_to(path):
+        if target == path:
+            raise ValueError(f"output {str(out)!r} is the input itself, which is never written to; give --out another folder")
+        if target.is_relative_to(path):
             raise ValueError(f"output {str(out)!r} lies inside the input {str(path)!r}; write to a folder outside it")
         if path.is_relative_to(target):
             raise ValueError(f"input {str(path)!r} lies inside the output {str(out)!r}; write to a folder that does not hold it")
@@ -261,6 +266,20 @@ def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
     if found != FORMAT:
         raise ValueError(f"{str(out)!r} holds no sanitized set, which is all that --force replaces; choose another folder")
     return target
+
+
+def _processes(workers: int) -> int:
+    """How many processes --workers asks for.
+
+    Raises: ValueError if it is below -1.
+    """
+    from certidote.engine.local import available_cores
+
+    if workers < -1:
+        raise ValueError(
+            f"workers={workers}; give a number of processes, 0 (this process, on one core) or -1 (one process for each core)"
+        )
+    return available_cores() if workers == -1 else workers
 
 
 def _prefix(data: str, source: Any) -> str:
@@ -384,5 +403,6 @@ def _survey_progress(progress: "Progress") -> Any:
         seen = done
         if done == total:
             progress.finish()
+            seen = 0  # where corrupt files are left out, those that are left are checked once more
 
     return advance
