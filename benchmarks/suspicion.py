@@ -6,6 +6,7 @@ a clean image. Writes results/benchmarks/suspicion.json and prints the table of 
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,36 +43,41 @@ def table(measured: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(rows)
 
 
+def measured(seed: int, trials: int, only: int | None = None) -> dict[str, dict[str, list[float]]]:
+    """Denoiser -> sigma -> AUC of each trial, or of the first `only` of them."""
+    key = Key(seed) / "demo"
+    scenario = make_scenario(key / "scenario", num_targets=trials)
+    scenario = replace(scenario, goals=scenario.goals[:only])
+    keys = [key / "trial" / trial / "suspicion" / "noise" for trial in range(trials)]
+    poisons = craft(scenario, key)
+    denoisers = {name: load(name) for name in DENOISERS}
+    return {
+        name: {
+            f"{sigma:g}": [auc(scenario.train, poison, denoiser, sigma, noise) for poison, noise in zip(poisons, keys, strict=False)]
+            for sigma in SIGMAS
+        }
+        for name, denoiser in denoisers.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trials", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/suspicion.json"))
     given = parser.parse_args()
-    key = Key(given.seed) / "demo"
-    scenario = make_scenario(key / "scenario", num_targets=given.trials)
-    poisons = craft(scenario, key)
-    measured: dict[str, dict[str, list[float]]] = {}
-    for name in DENOISERS:
-        denoiser = load(name)
-        measured[name] = {
-            f"{sigma:g}": [
-                auc(scenario.train, poison, denoiser, sigma, key / "trial" / trial / "suspicion" / "noise")
-                for trial, poison in enumerate(poisons)
-            ]
-            for sigma in SIGMAS
-        }
-    print(table(measured))
-    budget = scenario.budget
+    found = measured(given.seed, given.trials)
+    print(table(found))
+    scenario = make_scenario(Key(given.seed) / "demo" / "scenario", num_targets=1)
     facts = {
         "seed": given.seed,
-        "trials": len(poisons),
+        "trials": given.trials,
         "images": len(scenario.train),
-        "poisons": budget.num_poisons,
-        "norm": budget.norm,
-        "epsilon": budget.epsilon,
+        "poisons": scenario.budget.num_poisons,
+        "norm": scenario.budget.norm,
+        "epsilon": scenario.budget.epsilon,
     }
-    keep(given.out, {**facts, "auc": measured})
+    keep(given.out, {**facts, "auc": found})
 
 
 if __name__ == "__main__":

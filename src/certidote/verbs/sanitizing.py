@@ -173,12 +173,12 @@ def _summed_up(
 def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> str:
     """Read everything back: the digest of the sanitized set, as `certify` will print it.
 
-    Raises: ValueError if a block is not what the journal says; it is made again by the next run.
+    Raises: ValueError if a block is not what the journal says, which the next run makes again; or if there are files among those
+        written here that were not.
     """
     import numpy as np
     import torch
 
-    from certidote.data.stream import survey
     from certidote.data.write import write_npz
     from certidote.defenses.blockwise import entry_path, read_array
     from certidote.types import ImageDataset
@@ -189,14 +189,38 @@ def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> s
         made = ImageDataset(torch.from_numpy(images), source.labels, source.class_names)
         write_npz(made, out / "sanitized.npz")
         return made.digest()
-    back = survey((out / names[0]).parent.parent)
-    for block, (found, wanted) in enumerate(zip(back.block_digests, digests, strict=True)):
-        if found != wanted:
+    digest, damaged = _read_back(names, out, digests)
+    if damaged:
+        for block in damaged:
             entry_path(out, block).unlink()
-            raise ValueError(
-                f"some images in {str(out)!r} are not what was written there; run the same command again to repair them"
-            )
-    return back.digest
+        raise ValueError(f"some images in {str(out)!r} are not what was written there; run the same command again to repair them")
+    return digest
+
+
+def _read_back(names: list[str], out: Path, digests: list[str]) -> tuple[str, set[int]]:
+    """The digest of the images written, and the blocks that have a file which is gone, damaged or another one.
+
+    Raises: ValueError, naming it, if there is a file that was not written here.
+    """
+    from certidote.data.decode import Reading
+    from certidote.data.folder import listing
+    from certidote.data.stream import survey
+    from certidote.streams import ROW_BLOCK
+
+    folder = (out / names[0]).parent.parent
+    rows = {name: row for row, name in enumerate(names)}
+    present = {path.relative_to(out).as_posix() for each in listing(folder) if each.is_dir() for path in listing(each)}
+    foreign = next((name for name in sorted(present) if name not in rows), None)
+    if foreign is not None:
+        raise ValueError(f"{str(out / foreign)!r} was not written by this run; remove it and run the same command again to go on")
+    gone = {row // ROW_BLOCK for name, row in rows.items() if name not in present}
+    if gone:
+        return "", gone
+    back = survey(folder, reading=Reading(skip_corrupt=True))
+    if back.skipped:
+        return "", {rows[(folder / file).relative_to(out).as_posix()] // ROW_BLOCK for file, _ in back.skipped}
+    pairs = zip(back.block_digests, digests, strict=True)
+    return back.digest, {block for block, (found, wanted) in enumerate(pairs) if found != wanted}
 
 
 def _write_gallery(path: Path, data: str, source: Any, name: Any, cleaning: Any, moved: Any, key: Any) -> None:
