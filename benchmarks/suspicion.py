@@ -53,7 +53,9 @@ def measured(seed: int, trials: int, only: int | None = None) -> dict[str, dict[
     denoisers = {name: load(name) for name in DENOISERS}
     return {
         name: {
-            f"{sigma:g}": [auc(scenario.train, poison, denoiser, sigma, noise) for poison, noise in zip(poisons, keys, strict=False)]
+            f"{sigma:g}": [
+                auc(scenario.train, poison, denoiser, sigma, noise) for poison, noise in zip(poisons, keys, strict=False)
+            ]
             for sigma in SIGMAS
         }
         for name, denoiser in denoisers.items()

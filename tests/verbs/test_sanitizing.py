@@ -243,9 +243,7 @@ def test_a_full_disk_leaves_whole_files_and_the_way_on(
 
 
 @pytest.mark.slow
-def test_what_was_damaged_after_it_was_written_is_made_again(
-    photos: Path, undisturbed: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_what_was_damaged_after_it_was_written_is_made_again(photos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     """Another image, half an image (a power cut), none at all: each is found at the end and repaired by the same command."""
     out, unfinished = tmp_path / "out", tmp_path / "out.unfinished"
     interrupt(photos, out, ROW_BLOCK + 30, "SIGKILL")
