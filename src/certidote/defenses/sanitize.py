@@ -56,7 +56,9 @@ def stages(
     """
     noised = data.noised(sigma, key, rows, device)
     among = [row - rows.start for row in shown]
-    return noised.images[among].cpu(), noised.denoised(denoiser).images[among].cpu()
+    exempt = tuple(place for place, row in enumerate(among) if row in noised.exempt)
+    few = Traced(noised.images[among], noised.lineage, exempt)  # an image's result does not depend on those denoised with it
+    return few.images.cpu(), few.denoised(denoiser).images.cpu()
 
 
 def as_levels(images: Images) -> UInt8[Tensor, "n c h w"]:
