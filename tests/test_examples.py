@@ -14,6 +14,12 @@ EXPECTED = {
     "train_model.py": "sanitized",
     "train_denoiser.py": "| sigma | network | linear-mmse | kernel |",
     "list_denoisers.py": "psnr",
+    "sanitize_set.py": "moved by",
+    "look_at_data.py": "train 500 images of shape [1, 8, 8] in 10 classes",
+    "verify_run.py": "\nverified",
+    "plan_run.py": "models",
+    "share_run.py": "merged: 25 of 25 models have voted",
+    "draw_threat_map.py": "threat_map.svg",
 }
 
 

@@ -209,7 +209,7 @@ def _read_back(names: list[str], out: Path, digests: list[str]) -> tuple[str, se
 
     folder = (out / names[0]).parent.parent
     rows = {name: row for row, name in enumerate(names)}
-    present = {path.relative_to(out).as_posix() for each in listing(folder) if each.is_dir() for path in listing(each)}
+    present = {Path(str(file)).relative_to(out).as_posix() for each in listing(folder) if each.is_dir() for file in listing(each)}
     foreign = next((name for name in sorted(present) if name not in rows), None)
     if foreign is not None:
         raise ValueError(f"{str(out / foreign)!r} was not written by this run; remove it and run the same command again to go on")
