@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pickle
 
 import numpy as np
@@ -87,6 +88,25 @@ def test_a_failed_save_leaves_nothing_and_changes_nothing(saved, trained, monkey
     monkeypatch.setattr(denoisers, "_write", full_disk)
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
     with pytest.raises(OSError, match="No space left"):
+        save(trained, saved, force=True)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+    assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interrupt_while_a_denoiser_is_replaced_keeps_the_earlier_one(saved, trained, monkeypatch, at):
+    """Before and after the first of the two renames."""
+    before, rename, count = {file.name: file.read_bytes() for file in saved.iterdir()}, os.rename, 0
+
+    def interrupted(source, target):
+        nonlocal count
+        count += 1
+        if count == at:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         save(trained, saved, force=True)
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
