@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from certidote import cli, verbs
+from certidote.data.tiny import tiny
+from certidote.data.write import write_folder
+from certidote.streams import Key
 
 
 @pytest.fixture
@@ -107,3 +110,22 @@ def test_a_model_directory_is_exported_without_saying_which(tmp_path: Path, monk
     for wrong in ({"stack": True}, {"member": 1}):
         with pytest.raises(ValueError, match="holds one model; leave out --stack and --member, or give a run directory"):
             verbs.export(tmp_path / "model", out=tmp_path / "other.onnx", **wrong)  # type: ignore[arg-type]
+
+
+def test_results_are_never_written_into_the_images(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next command would take them for images. A name of the catalogue is no folder, whatever lies there."""
+    photos = tmp_path / "photos"
+    write_folder(tiny(3, 2, (1, 8, 8), Key(1)), photos)
+    before = sorted(photos.rglob("*"))
+    for command in (("certify",), ("train",), ("denoiser", "train"), ("sanitize",)):
+        for out in (photos / "new", photos / "pattern-0" / "new"):
+            assert "lies inside the input" in refused(*command, photos, "--out", out)
+    for command in (("certify",), ("sanitize",)):
+        assert "is the input itself, which is never written to" in refused(*command, photos, "--out", photos)
+    assert "lies inside the input" in refused("certify", "digits", "--denoiser", f"linear-mmse:{photos}", "--out", photos / "new")
+    assert sorted(photos.rglob("*")) == before
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    verbs.certify("digits", out=Path("digits"), denoiser="none", models=10, n0=2, workers=0, dtype="float32")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certidote.verbs.choices import (
+    check_apart,
     check_device,
     check_directory,
     command_line,
@@ -153,6 +154,7 @@ def certify(
     from certidote.types import Untrusted
 
     check_directory(out)
+    check_apart(out, data, test, denoiser)
     limits = Limits(parse_members(members), parse_until(until), prepare)
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
     if engine == "local":

@@ -30,6 +30,27 @@ def check_directory(out: Path) -> None:
         raise ValueError(f"--out {out}: {place} is there and is no directory; give another one")
 
 
+def check_apart(out: Path, *inputs: str) -> None:
+    """Raises: ValueError if `out` is one of the inputs or lies inside one: the next command would take results for images."""
+    target = Path(os.path.realpath(out))
+    for path in input_paths(*inputs):
+        if target == path:
+            raise ValueError(f"output {str(out)!r} is the input itself, which is never written to; give --out another folder")
+        if target.is_relative_to(path):
+            raise ValueError(f"output {str(out)!r} lies inside the input {str(path)!r}; write to a folder outside it")
+
+
+def input_paths(*inputs: str) -> list[Path]:
+    """Real paths of the inputs that are files or folders, also as in FOLDER:test and linear-mmse:FOLDER; names win over paths."""
+    from certidote.data.load import CATALOGUE
+    from certidote.diffusion.denoiser import CATALOGUE as DENOISERS
+
+    named = [given for given in inputs if given.split(":")[0] not in (*CATALOGUE, *DENOISERS)]
+    parts = [part for given in named for part in (given, given.rpartition(":")[0], given.partition(":")[2])]
+    places = [os.path.expanduser(part) for part in parts if part]
+    return [Path(os.path.realpath(place)) for place in places if os.path.exists(place)]
+
+
 def check_file(out: Path) -> None:
     """Raises: ValueError unless a file can be written there: the folder must exist, and `out` be no directory itself."""
     if not out.absolute().parent.is_dir():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_device
+from certidote.verbs.choices import check_apart, check_device
 from certidote.verbs.options import Device, Dtype, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def denoiser_train(
     from certidote.streams import Key, fresh_root
 
     check_target(out, force)
+    check_apart(out, data)
     if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes={minutes:g}; give a time above 0 to train for, or leave it out for all steps of the recipe")
     check_device(device)

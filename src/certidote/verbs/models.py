@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from certidote.verbs.choices import (
+    check_apart,
     check_device,
     check_directory,
     denoiser_named,
@@ -72,6 +73,7 @@ def train(
     from certidote.types import Scheme, Untrusted
 
     check_directory(out)
+    check_apart(out, data)
     check_vacant(out, force)
     check_device(device)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)

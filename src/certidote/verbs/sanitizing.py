@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_device, command_line, denoiser_named
+from certidote.verbs.choices import check_apart, check_device, command_line, denoiser_named, input_paths
 from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Force, Seed, Sigma, Size, SkipCorrupt
 
 if TYPE_CHECKING:
@@ -269,14 +269,9 @@ def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
     target = Path(os.path.realpath(out))
     if not target.parent.is_dir():
         raise ValueError(f"cannot write {str(out)!r}: folder {str(target.parent)!r} does not exist; create it first")
-    known, _ = locate(data, "train")
-    inputs = [Path(os.path.realpath(known))] if isinstance(known, Path) else []
-    inputs += [Path(os.path.realpath(part)) for part in (denoiser, denoiser.partition(":")[2]) if part and os.path.exists(part)]
-    for path in inputs:
-        if target == path:
-            raise ValueError(f"output {str(out)!r} is the input itself, which is never written to; give --out another folder")
-        if target.is_relative_to(path):
-            raise ValueError(f"output {str(out)!r} lies inside the input {str(path)!r}; write to a folder outside it")
+    locate(data, "train")
+    check_apart(out, data, denoiser)
+    for path in input_paths(data, denoiser):
         if path.is_relative_to(target):
             raise ValueError(f"input {str(path)!r} lies inside the output {str(out)!r}; write to a folder that does not hold it")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
