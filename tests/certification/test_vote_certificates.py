@@ -13,7 +13,18 @@ from certidote.certification.finite_aggregation import certify_finite_aggregatio
 from certidote.certification.rankings import NOBODY, counts_of, first_choices, ranks_of, recorded_ranks, summed_logits
 from certidote.certification.run_off import certify_run_off, certify_run_off_finite_aggregation, passed_by_two
 from certidote.types import CountCertificate
-from exhaustive import all_states, exact_radii, orders_of, plurality, ranks_of_states, run_off, single, spread, votes_of_states
+from exhaustive import (
+    all_states,
+    can_change,
+    exact_radii,
+    orders_of,
+    plurality,
+    ranks_of_states,
+    run_off,
+    single,
+    spread,
+    votes_of_states,
+)
 
 IN_PLACE = "images altered in place"
 BY_CONTENT = "samples inserted or removed"
@@ -126,6 +137,51 @@ def test_run_off_never_exceeds_the_best_attack(models: int, classes: int) -> Non
     assert (found.radii >= 0).all()
     assert (found.radii <= exact).all()
     assert (found.radii == exact).mean() > 0.9
+
+
+def ranks_of_ballot(ballot: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """(models, 1, classes) places in one ballot of orders."""
+    places = [[order.index(c) if order else classes for c in range(classes)] for order in ballot]
+    return np.array(places, dtype=np.uint8)[:, None]
+
+
+TIES = {
+    # 0 has one vote, 2 has three: one voter of 2 who turns to 0 makes a tie, in which 0 comes first, meets 1, and wins in another tie.
+    "other finalist": ([(1, 2, 0)] * 4 + [(2, 0, 1)] * 2 + [(2, 1, 0), (0, 1, 2)], 1, 6, (0, 2, 1)),
+    # Everybody but their own voters prefers 2 to 0 and to 1; a voter of 2 who turns to 0 leaves 2 in a tie with 1, which comes first.
+    "winner": ([(2, 0, 1)] * 3 + [(0, 2, 1)] * 2 + [(1, 2, 0)] * 2, 2, 0, (0, 1, 2)),
+}
+"""Elections lost to one turned ballot by a tie that is won by the lower class: ballots, winner, which ballot turns, to what."""
+
+
+@pytest.mark.parametrize("passed", TIES)
+def test_a_finalist_passed_in_a_tie_counts_as_passed(passed: str) -> None:
+    """With fewer than seven models some other attack is always as cheap, so that trying all states shows nothing of this."""
+    ballot, winner, turns, to = TIES[passed]
+    assert run_off(ballot, 3) == winner
+    assert run_off([*ballot[:turns], to, *ballot[turns + 1 :]], 3) != winner
+    ranks = ranks_of_ballot(ballot, 3)
+    for found in (run_off_single(ranks), run_off_spread(ranks, parts=len(ballot), shifts=(1,))):
+        assert (found.labels.tolist(), found.radii.tolist()) == ([winner], [0])
+
+
+@pytest.mark.parametrize(("models", "shifts"), [(7, ()), (8, ()), (9, ()), (8, (0, 3)), (9, (0, 1, 4))])
+def test_no_attack_within_the_radius_on_more_models_than_all_states_could_be_tried(models: int, shifts: tuple[int, ...]) -> None:
+    """Close elections of three classes; every attack with as many units as certified, up to two (one where units reach three models)."""
+    generator = np.random.default_rng(models)
+    orders, owned = orders_of(3), spread(models, shifts) if shifts else single(models)
+    largest, tried = 1 if len(shifts) == 3 else 2, 0
+    while tried < (10 if shifts else 40):
+        likely = generator.dirichlet(np.full(len(orders) - 1, 2.0))
+        ballot = [orders[i] for i in generator.choice(len(orders) - 1, size=models, p=likely)]
+        ranks = ranks_of_ballot(ballot, 3)
+        found = run_off_spread(ranks, parts=models // len(shifts), shifts=shifts) if shifts else run_off_single(ranks)
+        radius = int(found.radii[0])
+        assert found.labels[0] == run_off(ballot, 3)
+        assert radius >= 0
+        if 0 < radius <= largest:
+            tried += 1
+            assert not can_change(ballot, owned, radius, orders, partial(run_off, classes=3)), ballot
 
 
 @pytest.mark.parametrize(
