@@ -2,7 +2,8 @@
 
 `python benchmarks/ablation.py` goes on with an interrupted run, keeps every finished ledger in results/ablation as a compressed file
 written once, and draws docs/ablation.svg and the table of docs/ablation.md from what is kept. `--figure` draws only; `--records` first
-makes the certificates again from the kept ledgers, as this release words them.
+makes the certificates again from the kept ledgers, as this release words them. `--repeat` makes the chosen runs once more, under noise of their own, and
+keeps in results/benchmarks/ablation_repeats.json how far their mean radii lie from those of the kept runs.
 """
 
 import argparse
@@ -10,7 +11,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from pages import fill_table, share_at
+from machine import keep
+from pages import fill_table, row_of, share_at
 
 from certidote import verbs
 from certidote.engine.evidence import COMPRESSED, Evidence, pack
@@ -33,6 +35,7 @@ DENOISERS = {
 """Name of the run -> what figures call it, and what `certidote certify --denoiser` takes."""
 
 KEPT = Path("results/ablation")
+REPEATS = Path("results/benchmarks/ablation_repeats.json")
 PAGE, FIGURE = Path("docs/ablation.md"), Path("docs/ablation.svg")
 
 
@@ -48,15 +51,32 @@ def certify_all(runs: Path, workers: int, only: list[str], sigmas: list[float]) 
                 kept = KEPT / f"{name}-{sigma:g}"
                 if (kept / COMPRESSED).is_file():
                     continue
-                out = runs / kept.name
-                made = verbs.certify(
-                    "digits", out=out, sigma=sigma, models=1000, n0=100, denoiser=denoiser, dtype="float32", pool=pool,
-                    progress=progress_named("auto"), label=f"{label}, sigma {sigma:g}",
-                )  # fmt: skip
-                assert isinstance(made, verbs.Certified)
+                record = certified(runs / kept.name, label, denoiser, sigma, pool)
                 kept.mkdir(parents=True, exist_ok=True)
-                write_json(kept / "certificate.json", made.record)
-                pack(out / "ledger.sqlite", kept / COMPRESSED)
+                write_json(kept / "certificate.json", record)
+                pack(runs / kept.name / "ledger.sqlite", kept / COMPRESSED)
+
+
+def certified(out: Path, label: str, denoiser: str, sigma: float, pool: Pool) -> dict:
+    made = verbs.certify(
+        "digits", out=out, sigma=sigma, models=1000, n0=100, denoiser=denoiser, dtype="float32", pool=pool,
+        progress=progress_named("auto"), label=f"{label}, sigma {sigma:g}",
+    )  # fmt: skip
+    assert isinstance(made, verbs.Certified)
+    return made.record
+
+
+def repeat(runs: Path, workers: int, only: list[str], sigmas: list[float]) -> None:
+    found, rows = kept_records(), []
+    with Pool(workers) as pool:
+        for name in only:
+            label, denoiser = DENOISERS[name]
+            for sigma in sigmas:
+                again, kept = certified(runs / f"{name}-{sigma:g}-again", label, denoiser, sigma, pool), found[name][sigma]
+                shift = again["results"]["average_radius"] - kept["results"]["average_radius"]
+                print(f"{again['label']}: mean radius {shift:+.4f} against the kept run")
+                rows.append({"shift": shift, "kept_votes_digest": kept["votes_digest"], **row_of(again["label"], again)})
+    keep(REPEATS, {"rows": rows})
 
 
 def kept_records() -> dict[str, dict[float, dict]]:
@@ -153,7 +173,11 @@ def main() -> None:
     parser.add_argument(
         "--records", action="store_true", help="make the kept certificates again from their ledgers; trains nothing"
     )
+    parser.add_argument("--repeat", action="store_true", help="make the chosen runs once more and compare")
     options = parser.parse_args()
+    if options.repeat:
+        options.runs.mkdir(parents=True, exist_ok=True)
+        return repeat(options.runs, options.workers, options.only, options.sigmas)
     if not (options.figure or options.records):
         options.runs.mkdir(parents=True, exist_ok=True)
         certify_all(options.runs, options.workers, options.only, options.sigmas)

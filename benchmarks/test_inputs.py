@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from machine import busy_elsewhere, facts
+from machine import keep
 from pages import fill_table, row_of, share_at
 
 from certidote import verbs
@@ -16,7 +16,6 @@ from certidote.defenses.inputs import TEST_INPUTS
 from certidote.engine.local import Pool
 from certidote.progress import progress_named
 from certidote.reporting.words import length, percent
-from certidote.results.files import write_json
 from certidote.types import Json
 
 SIGMA = 0.5
@@ -61,7 +60,7 @@ def main() -> None:
     if not options.table:
         options.runs.mkdir(parents=True, exist_ok=True)
         rows = measure(options.runs, options.models, options.workers)
-        write_json(KEPT, {"rows": rows, "busy_elsewhere": busy_elsewhere(), **facts()})
+        keep(KEPT, {"rows": rows})
     fill_table(PAGE, "test input", table(json.loads(KEPT.read_text(encoding="utf-8"))["rows"]))
 
 

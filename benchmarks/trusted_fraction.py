@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from machine import busy_elsewhere, facts
+from machine import keep
 from pages import fill_table, row_of, share_at
 
 from certidote import verbs
@@ -19,7 +19,7 @@ from certidote.engine.local import Pool
 from certidote.progress import progress_named
 from certidote.reporting import svg
 from certidote.reporting.words import length, percent
-from certidote.results.files import write_json, write_text
+from certidote.results.files import write_text
 from certidote.streams import Key
 from certidote.types import Json
 
@@ -112,7 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.figure:
         rows = measure(options.runs, options.models, options.workers)
-        write_json(KEPT, {"rows": rows, "busy_elsewhere": busy_elsewhere(), **facts()})
+        keep(KEPT, {"rows": rows})
     rows = json.loads(KEPT.read_text(encoding="utf-8"))["rows"]
     write_text(FIGURE, draw(rows))
     fill_table(PAGE, "trusted", table(rows))
