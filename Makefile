@@ -24,6 +24,7 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/certification_loop.py
 	$(BIN)/python benchmarks/fractions_of_peak.py
+	$(BIN)/python benchmarks/certificates.py
 
 ablation: $(VENV)/.installed
 	$(BIN)/python benchmarks/ablation.py

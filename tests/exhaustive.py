@@ -45,6 +45,26 @@ def exact_radii(answers: np.ndarray, owned: Sequence[Sequence[int]]) -> np.ndarr
     return radii
 
 
+def can_change(
+    ballot: Sequence[object],
+    owned: Sequence[Sequence[int]],
+    budget: int,
+    sayings: Sequence[object],
+    answer: Callable[[Sequence[object]], int],
+) -> bool:
+    """Whether so many units change the answer of one ballot: for more models than `exact_radii` can go through."""
+    honest = answer(ballot)
+    for units in itertools.combinations(owned, budget):
+        models = sorted({model for unit in units for model in unit})
+        for said in itertools.product(sayings, repeat=len(models)):
+            attacked = list(ballot)
+            for model, saying in zip(models, said, strict=True):
+                attacked[model] = saying
+            if answer(attacked) != honest:
+                return True
+    return False
+
+
 def all_states(sayings: Sequence[object], models: int, answer: Callable[[Sequence[object]], int]) -> np.ndarray:
     """The answer of every state."""
     found = [answer(state) for state in itertools.product(sayings, repeat=models)]

@@ -74,6 +74,21 @@ def test_failed_members_lower_the_bound_because_n_counts_them() -> None:
     assert ten_failed < dropped < all_voted
 
 
+def test_selecting_votes_counted_again_and_numbers_out_of_range_are_refused() -> None:
+    selection, estimation = np.array([[10, 0]]), np.array([[95, 5]])
+    assert certify_counts(selection, estimation, 100, 1.0, 0.001)[0][0] == 0
+    with pytest.raises(
+        ValueError, match=r"110 votes are counted for a test image, but there are n=100 counted members; the n0 members"
+    ):
+        certify_counts(selection, estimation + selection, 100, 1.0, 0.001)
+    for sigma in (0.0, -0.5, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"is no noise std; give a number > 0"):
+            certify_counts(selection, estimation, 100, sigma, 0.001)
+    for alpha in (0.0, 0.5, -0.1, np.nan):
+        with pytest.raises(ValueError, match="is not a failure probability"):
+            certify_counts(selection, estimation, 100, 1.0, alpha)
+
+
 def test_k_max_is_the_largest_count_strictly_inside() -> None:
     generator = np.random.default_rng(0)
     for norm in ("linf", "l2"):

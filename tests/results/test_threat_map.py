@@ -1,6 +1,7 @@
 """The threat map says on every axis what the certificates say, and says so in words where they say nothing."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from certidote import verbs
 from certidote.certification.threats import k_max
-from certidote.reporting.threat_map import PANELS, threat_map_figure
+from certidote.reporting.threat_map import BUDGETS, PANELS, threat_map_figure, threat_map_page
 from certidote.results.threat_map import (
     AXES,
     Method,
@@ -111,7 +112,38 @@ def test_rows_and_figure_name_every_method_and_what_it_does_not_prove() -> None:
         threat_map_figure(record(many, {}))
 
 
-def test_no_parts_at_all_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="smoothed_parts=0; give at least 2 parts, or 1 to leave"):
-        verbs.threat_map(out=tmp_path / "map", smoothed_parts=0)
+def test_page_says_in_numbers_what_the_curves_say_on_every_axis() -> None:
+    methods = [of_certificate("smoothed <A>", SMOOTHED, LABELS, TRAIN), of_counts("counted B", COUNTED, LABELS, 255)]
+    page = threat_map_page(record([curve for method in methods for curve in method.curves()], {"data": "digits", "sigma": 0.5}))
+    assert "smoothed <A>" not in page, "names are anybody's"
+    body = page[page.index("<tbody>") : page.index("</tbody>")]
+    found = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in body.split("</tr>")[:-1]]
+    assert len(found) == sum(len(BUDGETS[axis.unit]) for axis in AXES)
+    cells = {row[0]: row[1:] for row in found}
+    assert cells["1 image altered in any way, in place"] == ["nothing", "60.0%"]
+    assert cells["10 images altered in any way, in place"] == ["nothing", "20.0%"]
+    # Radii 0.6 and 1.2 against 8 * 4 / 255 for each image: ceil(22.8) - 1 images, and all 40 that there are.
+    assert cells["10 images altered, each pixel by up to 4/255"] == ["40.0%", "20.0%"]
+    assert cells["50 images altered, each pixel by up to 4/255"] == ["0%", "0%"]
+    assert cells["l2 norm of the change to the whole training set: 1"] == ["20.0%", "0%"]
+    assert "smoothed &lt;A&gt;: nothing proved, not one image: it may move by 8" in page
+    assert "counted B: only for images stored with 255 steps" in page
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"smoothed_parts": 0}, "smoothed_parts=0; give at least 2 parts, or 1 to leave"),
+        ({"smoothed_parts": 501}, "parts=501 of 500 images"),
+        ({"parts": 0}, "parts=0; a vote over parts needs at least 2"),
+        ({"parts": 1}, "parts=1; a vote over parts needs at least 2"),
+        ({"parts": 501}, "501 parts of 500 images; every part needs at least 1 image"),
+        ({"models": 12}, "n=12 models can never certify anything at alpha=0.0002"),
+        ({"sigma": 9.0}, "sigma=9 exceeds"),
+        ({"n0": -1}, "n0=-1"),
+    ],
+)
+def test_what_one_method_would_refuse_is_refused_before_anything_runs(given: dict[str, int], text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=text):
+        verbs.threat_map(out=tmp_path / "map", dtype="float32", **given)  # type: ignore[arg-type]
     assert not (tmp_path / "map").exists()

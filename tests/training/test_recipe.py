@@ -102,5 +102,8 @@ def test_toml_files(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(ValueError, match=r"cannot read recipe .*mine\.toml'"):
         load_recipe(str(path))
-    with pytest.raises(ValueError, match=r"unknown recipe 'mlpp'; choose one of: benchmark, cnn, conservative, mlp, or give a path to a \.toml file"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown recipe 'mlpp'; choose one of: benchmark, cnn, conservative, mlp, or give a path to a \.toml file",
+    ):
         load_recipe("mlpp")

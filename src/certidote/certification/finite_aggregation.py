@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from certidote.certification.deep_partition import check_unit
-from certidote.certification.rankings import check_votes, counts_of
+from certidote.certification.rankings import check_model_ids, check_votes, counts_of
 from certidote.types import CountCertificate, Unit
 
 UNREACHABLE = np.iinfo(np.int64).max // 4
@@ -20,7 +20,13 @@ CHUNK_CELLS = 1 << 21
 
 
 def certify_finite_aggregation(
-    votes: Integer[np.ndarray, "models n_test"], *, num_classes: int, parts: int, shifts: Sequence[int], unit: Unit
+    votes: Integer[np.ndarray, "models n_test"],
+    *,
+    model_ids: Sequence[int],
+    num_classes: int,
+    parts: int,
+    shifts: Sequence[int],
+    unit: Unit,
 ) -> CountCertificate:
     """How many buckets an attacker may own without changing the plurality.
 
@@ -28,16 +34,20 @@ def certify_finite_aggregation(
     `D_c(h) = sum over j in m(h) of 1 + [v_j = y] - [v_j = c]`; the r largest must not exceed `N_y - N_c - [c < y]`.
 
     Args:
-        votes: row j is model j; NOBODY for a model that failed. `rankings.check_model_ids` guards the order of recorded files.
+        votes: row j is model j; NOBODY for a model that failed.
+        model_ids: the number of the model behind each row, as recorded with its ballot: 0, 1, ... in this order. In another order the
+            bound is no certificate.
         num_classes: votes are below it.
         parts: k, the inverse share of the data that one model sees; there are k * d models.
         shifts: the d shifts that the models were trained with, as recorded with them.
         unit: what buys one bucket.
     Returns: a lower bound on the exact radius; with one shift it is Deep Partition Aggregation's, which is exact.
-    Raises: ValueError if the models are not parts * len(shifts), shifts repeat or are out of range, or a vote is no class.
+    Raises: ValueError if a model is missing, twice there or out of order, the models are not parts * len(shifts), shifts repeat or are
+        out of range, or a vote is no class.
     Source: Wang et al. 2022, theorem 1.
     """
     check_unit(unit)
+    check_model_ids(model_ids, len(votes))
     check_votes(votes, num_classes)
     check_spread(len(votes), parts, shifts)
     labels, radii = [], []

@@ -34,12 +34,17 @@ def recorded_ranks(
     Raises: ValueError if a model is missing, twice there or out of order, or a logit is NaN or infinite.
     """
     check_model_ids(model_ids, len(logits))
+    check_finite(logits)
+    return ranks_of(logits)
+
+
+def check_finite(logits: Float[np.ndarray, "models n_test classes"]) -> None:
+    """Raises ValueError if a model has a logit that ranks nothing."""
     broken = ~np.isfinite(logits).all(axis=(1, 2))
     if broken.any():
         raise ValueError(
             f"model {int(broken.argmax())} has a logit that is NaN or infinite, which ranks nothing; record it as a failed model"
         )
-    return ranks_of(logits)
 
 
 def check_model_ids(model_ids: Sequence[int], models: int) -> None:
@@ -99,16 +104,21 @@ def counts_of(votes: Integer[np.ndarray, "models n_test"], num_classes: int) -> 
     return np.stack([(votes == c).sum(axis=0, dtype=np.int64) for c in range(num_classes)], axis=1)
 
 
-def summed_logits(logits: Float[np.ndarray, "models n_test classes"], copies: int) -> Float64[np.ndarray, "parts n_test classes"]:
+def summed_logits(
+    logits: Float[np.ndarray, "models n_test classes"], model_ids: Sequence[int], copies: int
+) -> Float64[np.ndarray, "parts n_test classes"]:
     """One vote from several models of the same part (DPA*): their logits added.
 
     Args:
         logits: models part * copies + 0, ..., part * copies + copies - 1 are the differently seeded ones of that part.
+        model_ids: as for `recorded_ranks`; in another order a sum would depend on several parts.
         copies: models of each part.
     Returns: sums in float64, in the order of the copies. They depend on one part each, so certificates count parts.
-    Raises: ValueError if the models are no whole number of parts.
+    Raises: ValueError as `recorded_ranks` does, or if the models are no whole number of parts.
     Source: Rezaei et al. 2023, DPA*.
     """
+    check_model_ids(model_ids, len(logits))
+    check_finite(logits)
     if copies < 1 or len(logits) % copies:
         raise ValueError(f"{len(logits)} models cannot be {copies} for each part; the number of models must be parts x copies")
     sums = np.zeros((len(logits) // copies, *logits.shape[1:]), dtype=np.float64)

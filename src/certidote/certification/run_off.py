@@ -11,13 +11,15 @@ from jaxtyping import Int64, Integer
 
 from certidote.certification.deep_partition import check_unit
 from certidote.certification.finite_aggregation import UNREACHABLE, check_spread, chunks, fewest, reached
-from certidote.certification.rankings import check_ranks, counts_of, first_choices
+from certidote.certification.rankings import check_model_ids, check_ranks, counts_of, first_choices
 from certidote.types import CountCertificate, Unit
 
 Votes = Int64[np.ndarray, "..."]
 
 
-def certify_run_off(ranks: Integer[np.ndarray, "models n_test classes"], *, unit: Unit) -> CountCertificate:
+def certify_run_off(
+    ranks: Integer[np.ndarray, "models n_test classes"], *, model_ids: Sequence[int], unit: Unit
+) -> CountCertificate:
     """Run-Off Election over models that each see one part of the training set.
 
     One part narrows the gaps of two classes to the winner p by (2, 1) or (1, 2), so two classes at gaps a and b pass it with
@@ -27,12 +29,14 @@ def certify_run_off(ranks: Integer[np.ndarray, "models n_test classes"], *, unit
     Args:
         ranks: row j is the model of part j: places of the classes, all equal for a model that failed. For several models on each
             part (DPA*), rank `rankings.summed_logits`.
+        model_ids: the number of the part behind each row, as recorded with its ballot: 0, 1, ... in this order.
         unit: what buys one part, as in `certify_deep_partition`.
     Returns: a lower bound on the exact radius, seldom below it. With two classes this is Deep Partition Aggregation.
-    Raises: ValueError if a ranking is no permutation.
+    Raises: ValueError if a model is missing, twice there or out of order, or a ranking is no permutation.
     Source: Rezaei et al. 2023, theorem 3.3 and appendix; the closed form of T is ours, equal to their recursion.
     """
     check_unit(unit)
+    check_model_ids(model_ids, len(ranks))
     check_ranks(ranks)
     classes = ranks.shape[2]
     labels, radii = [], []
@@ -53,18 +57,24 @@ def certify_run_off(ranks: Integer[np.ndarray, "models n_test classes"], *, unit
 
 
 def certify_run_off_finite_aggregation(
-    ranks: Integer[np.ndarray, "models n_test classes"], *, parts: int, shifts: Sequence[int], unit: Unit
+    ranks: Integer[np.ndarray, "models n_test classes"],
+    *,
+    model_ids: Sequence[int],
+    parts: int,
+    shifts: Sequence[int],
+    unit: Unit,
 ) -> CountCertificate:
     """Run-Off Election over the models of Finite Aggregation: every need is met greedily by the buckets with the most power.
 
     Args:
-        ranks, unit: as for `certify_run_off`.
+        ranks, model_ids, unit: as for `certify_run_off`; here another order of the rows would be no certificate.
         parts, shifts: as for `certify_finite_aggregation`.
     Returns: a lower bound on the exact radius, in buckets.
     Raises: ValueError as those two do.
     Source: Rezaei et al. 2023, section 4.2.
     """
     check_unit(unit)
+    check_model_ids(model_ids, len(ranks))
     check_ranks(ranks)
     check_spread(len(ranks), parts, shifts)
     classes, copies = ranks.shape[2], len(shifts)

@@ -75,14 +75,24 @@ def certify_counts(
     Args:
         selection: votes of the n0 selecting members; the most voted class is the candidate, ties to the smaller index. None: the
             counted votes select, at the stricter level of `bounds.level`.
-        estimation: votes of the n counted members, disjoint from the selecting ones. Failed members vote for nobody.
+        estimation: votes of the n counted members and of no selecting one. Failed members vote for nobody.
         n: counted members, failed ones included.
         sigma: noise std, [0, 1] pixel units.
         alpha: failure probability for each test image.
         bound: how the probability is bounded; fixed before any vote was seen.
     Returns: labels (ABSTAIN where nothing is proved), radii, lower bounds, and the candidates' counts.
+    Raises: ValueError for a sigma that is no noise, or if a test image has more counted votes than there are counted members, as it
+        has where selecting members are counted again.
     Source: paper, Algorithm 1; Cohen et al. 2019, Certify.
     """
+    if not 0 < sigma < np.inf:
+        raise ValueError(f"sigma={sigma} is no noise std; give a number > 0 ([0, 1] pixel units)")
+    most = int(estimation.sum(axis=1).max(initial=0))
+    if most > n:
+        raise ValueError(
+            f"{most} votes are counted for a test image, but there are n={n} counted members; the n0 members that select the answer must "
+            "not be among them"
+        )
     candidates = (estimation if selection is None else selection).argmax(axis=1)
     each = level(bound, alpha, estimation.shape[1], selection is not None)
     lower, upper = probability_bounds(bound, estimation, candidates, n, each)

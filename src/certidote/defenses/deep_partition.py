@@ -86,7 +86,7 @@ class DeepPartition:
             raise ValueError("these ballots hold first choices only; a run-off needs every member's ranking of the classes")
         ranks = ballots.ranks.copy()
         ranks[ballots.failed] = 0
-        return certify_run_off(ranks, unit=self.unit)
+        return certify_run_off(ranks, model_ids=range(len(ballots)), unit=self.unit)
 
     def _objections(self, ballots: Ballots) -> list[str]:
         found = []

@@ -1,11 +1,15 @@
-"""The picture of a threat map: one small panel for each kind of attacker, every method in each, also where it proves nothing."""
+"""A threat map as a picture and as a page: one small panel for each kind of attacker, every method in each, also where it proves nothing."""
 
 import math
 import textwrap
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
 from certidote.reporting import svg, words
 from certidote.reporting.figures import NARROW, WIDE
+from certidote.reporting.html import resource
 from certidote.types import Json
 
 PANELS = ("linf-4", "l2-0.5", "any", "frobenius")
@@ -14,6 +18,72 @@ PANELS = ("linf-4", "l2-0.5", "any", "frobenius")
 DASHES: tuple[Any, ...] = ("solid", (0, (4, 2.5)))
 STYLES = ((0, 0), (0, 1), (1, 0), (2, 1), (3, 0))
 """Colour and dash of the first, second, ... method."""
+
+
+BUDGETS: dict[str, tuple[int | float, ...]] = {"count": (1, 10, 50), "norm": (0.25, 1.0)}
+"""Budgets of the table, by unit of the axis."""
+
+
+def threat_map_page(record: Json) -> str:
+    """One self-contained HTML page: the picture, certified accuracy in numbers on every axis, and what is not proved and why.
+
+    Args:
+        record: a "certidote threat map".
+    Raises: as `threat_map_figure`.
+    """
+    wide, narrow = (threat_map_figure(record, width=width) for width in (WIDE, NARROW))
+    methods = list(dict.fromkeys(curve["method"] for curve in record["curves"]))
+    by_axis = {(curve["method"], curve["axis"]): curve for curve in record["curves"]}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(resource("threat_map.html")).render(
+        record=record,
+        css=Markup(resource("report.css")),
+        figure=Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'),
+        methods=methods,
+        rows=[
+            (name, [_share(by_axis[method, axis], budget) for method in methods]) for name, axis, budget in _table(record["axes"])
+        ],
+        notes=_notes(record),
+        facts=[(name, str(record[field])) for name, field in _FACTS if field in record],
+    )
+
+
+_FACTS = (
+    ("training images", "training_images"), ("test images", "test_images"), ("noise std", "sigma"), ("counted models", "models"),
+    ("selecting models", "n0"), ("alpha, each test image", "alpha"), ("parts, smoothed", "smoothed_parts"),
+    ("parts, deep partition", "parts"), ("command", "command"),
+)  # fmt: skip
+
+
+def _table(axes: list[Json]) -> list[tuple[str, str, int | float]]:
+    """What each row says, its axis and its budget."""
+    rows: list[tuple[str, str, int | float]] = []
+    for axis in axes:
+        for budget in BUDGETS[axis["unit"]]:
+            if axis["unit"] == "norm":
+                name = f"{axis['title']}: {words.plain(budget)}"
+            else:
+                name = f"{words.plain(budget)} {axis['title'].replace('images', 'image', 1) if budget == 1 else axis['title']}"
+            rows.append((name, axis["name"], budget))
+    return rows
+
+
+def _share(curve: Json, budget: int | float) -> str:
+    """The step curve at a budget; a method that proves nothing there says so."""
+    if not curve["sizes"]:
+        return "nothing"
+    return words.percent([share for size, share in zip(curve["sizes"], curve["shares"], strict=True) if size <= budget][-1])
+
+
+def _notes(record: Json) -> list[str]:
+    """One sentence for each axis and reason."""
+    titles = {axis["name"]: axis["title"] for axis in record["axes"]}
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for curve in record["curves"]:
+        if curve["note"]:
+            text = curve["note"] if curve["sizes"] else f"nothing proved, {curve['note']}"
+            grouped.setdefault((curve["axis"], text), []).append(curve["method"])
+    return [f"{titles[axis]}. {' and '.join(methods)}: {text}." for (axis, text), methods in grouped.items()]
 
 
 def threat_map_figure(record: Json, *, width: int = WIDE) -> str:

@@ -11,6 +11,7 @@ from certidote.verbs.choices import command_line, dtype_of_run, recipe_named
 from certidote.verbs.options import Dtype, Sigma
 
 if TYPE_CHECKING:
+    from certidote.defenses.deep_partition import DeepPartition
     from certidote.engine.local import Pool
     from certidote.results.threat_map import Method
     from certidote.types import ImageDataset, Progress
@@ -41,25 +42,32 @@ def threat_map(
 ) -> ThreatMap:
     """Certified accuracy of several defenses on the digits against the same attackers, in one picture.
 
-    Leaves in OUT: threat_map.svg (and a narrow one), threat_map.json, threat_map.csv, and one run directory for each method.
+    Leaves in OUT: threat_map.html (the page to hand on), threat_map.svg (and a narrow one), threat_map.json, threat_map.csv, and one
+    run directory for each method.
     """
     if smoothed_parts < 1:
         raise ValueError(f"smoothed_parts={smoothed_parts}; give at least 2 parts, or 1 to leave partitioned smoothing out")
     from certidote.data import load
     from certidote.engine.local import Pool
-    from certidote.reporting.threat_map import threat_map_figure
+    from certidote.reporting.threat_map import threat_map_figure, threat_map_page
     from certidote.results.files import write_csv, write_json, write_text
     from certidote.results.record import versions
     from certidote.results.threat_map import record as record_of
     from certidote.results.threat_map import rows
+    from certidote.verbs.certification import certify
 
     train, test = load("digits", "train"), load("digits:test", "test")
+    scheme = _partition_scheme(train, parts)
+    given = {"sigma": sigma, "models": models, "n0": n0, "dtype": dtype}
+    whole = [_run("denoised smoothing", "digits", 1, out, given), _run("noise-only smoothing", "none", 1, out, given)]
+    cut = [_run(f"denoised smoothing, {smoothed_parts} parts", "digits", smoothed_parts, out, given)] if smoothed_parts > 1 else []
+    for options in (*whole, *cut):
+        certify("digits", **options, dry_run=True)  # whatever one of the runs would refuse, before the first one trains
     with Pool(workers) as pool:
-        whole, in_parts = SMOOTHED[:2], SMOOTHED[2:] if smoothed_parts > 1 else ()
         methods = [
-            *_smoothed(whole, 1, out, train, test, sigma, models, n0, dtype, progress, pool),
-            *_partitioned(out, train, test, parts, dtype, progress, pool),
-            *_smoothed(in_parts, smoothed_parts, out, train, test, sigma, models, n0, dtype, progress, pool),
+            *_smoothed(whole, train, test, progress, pool),
+            *_partitioned(out, train, test, scheme, dtype, progress, pool),
+            *_smoothed(cut, train, test, progress, pool),
         ]
     curves = [curve for method in methods for curve in method.curves()]
     facts = {
@@ -83,45 +91,49 @@ def threat_map(
     write_csv(out / "threat_map.csv", ("method", "axis", "unit", "budget", "certified_accuracy", "note"), rows(curves))
     write_text(out / "threat_map.svg", threat_map_figure(record))
     write_text(out / "threat_map-narrow.svg", threat_map_figure(record, width=360))
+    write_text(out / "threat_map.html", threat_map_page(record))
     return ThreatMap(record, out)
 
 
-SMOOTHED = (
-    ("denoised smoothing", "digits"),
-    ("noise-only smoothing", "none"),
-    ("denoised smoothing, {} parts", "digits"),
-)
-"""Name, with the number of parts, and denoiser."""
+def _run(name: str, denoiser: str, parts: int, out: Path, given: "dict[str, Any]") -> "dict[str, Any]":
+    """What `certify` is called with for one smoothing method."""
+    directory = out / name.replace(",", "").replace(" ", "-")
+    return {**given, "out": directory, "denoiser": denoiser, "parts": parts, "label": name}
 
 
 def _smoothed(
-    runs: "Sequence[tuple[str, str]]", parts: int, out: Path, train: "ImageDataset", test: "ImageDataset", sigma: float, models: int,
-    n0: int, dtype: str, progress: "Progress | None", pool: "Pool",
-) -> "Iterator[Method]":  # fmt: skip
+    runs: "Sequence[dict[str, Any]]", train: "ImageDataset", test: "ImageDataset", progress: "Progress | None", pool: "Pool"
+) -> "Iterator[Method]":
     """One smoothing certificate for each of `runs`."""
     from certidote.results.threat_map import of_certificate, of_nothing
     from certidote.types import Certificate
     from certidote.verbs.certification import Certified, certify
 
-    for pattern, denoiser in runs:
-        name = pattern.format(parts)
-        run = certify(
-            "digits", out=out / name.replace(",", "").replace(" ", "-"), sigma=sigma, models=models, n0=n0, denoiser=denoiser,
-            parts=parts, dtype=dtype, progress=progress, pool=pool, label=name,
-        )  # fmt: skip
+    for options in runs:
+        run = certify("digits", **options, progress=progress, pool=pool)
         assert isinstance(run, Certified)
         if isinstance(run.outcome, Certificate):
-            yield of_certificate(name, run.outcome, test.labels.numpy(), train)
+            yield of_certificate(options["label"], run.outcome, test.labels.numpy(), train)
         else:
-            yield of_nothing(name, run.record["reasons"][0], len(test))
+            yield of_nothing(options["label"], run.record["reasons"][0], len(test))
+
+
+def _partition_scheme(train: "ImageDataset", parts: int) -> "DeepPartition":
+    """Raises ValueError for parts that cannot be made, before anything runs."""
+    from certidote.defenses.deep_partition import DeepPartition, part_rows
+
+    scheme = DeepPartition(parts, by_label=True)
+    part_rows(train.labels, parts, 0, scheme.by_label)
+    return scheme
 
 
 def _partitioned(
-    out: Path, train: "ImageDataset", test: "ImageDataset", parts: int, dtype: str, progress: "Progress | None", pool: "Pool"
-) -> "Iterator[Method]":
+    out: Path, train: "ImageDataset", test: "ImageDataset", scheme: "DeepPartition", dtype: str, progress: "Progress | None",
+    pool: "Pool",
+) -> "Iterator[Method]":  # fmt: skip
     """Deep partition aggregation by plurality and by run-off, from one ledger of members without noise."""
     from certidote import engine
-    from certidote.defenses.deep_partition import PUBLIC_ROOT, DeepPartition
+    from certidote.defenses.deep_partition import PUBLIC_ROOT
     from certidote.engine.ledger import Ledger
     from certidote.results.threat_map import of_counts, of_nothing
     from certidote.training.pooled import trainer_for
@@ -131,7 +143,7 @@ def _partitioned(
     directory.mkdir(parents=True, exist_ok=True)
     number_format = dtype_of_run(directory, dtype, "cpu")
     recipe = recipe_named("auto", train).model_copy(update=PART_RECIPE)
-    scheme, trainer, untrusted = DeepPartition(parts, by_label=True), trainer_for(recipe, number_format), Untrusted(train)  # type: ignore[arg-type]
+    trainer, untrusted = trainer_for(recipe, number_format), Untrusted(train)  # type: ignore[arg-type]
     config = engine.configuration(
         scheme, trainer, untrusted, test, {"dtype": number_format, "device": "cpu", "recipe": recipe.to_json()}
     )
@@ -140,7 +152,10 @@ def _partitioned(
             scheme, trainer, untrusted, test,
             ledger=ledger, pool=pool, config=config, seed=PUBLIC_ROOT, progress=progress, stage="deep partition",
         )  # fmt: skip
-    for each, name in ((scheme, f"DPA, {parts} parts"), (replace(scheme, run_off=True), f"DPA + run-off, {parts} parts")):
+    for each, name in (
+        (scheme, f"DPA, {scheme.parts} parts"),
+        (replace(scheme, run_off=True), f"DPA + run-off, {scheme.parts} parts"),
+    ):
         outcome = each.certify(ballots)
         if isinstance(outcome, CountCertificate):
             yield of_counts(name, outcome, test.labels.numpy(), LEVELS)
