@@ -5,6 +5,7 @@ slower where it is emulated. Only network arithmetic uses it: noise is always dr
 """
 
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 DType = Literal["float32", "bfloat16"]
 
@@ -75,13 +77,37 @@ def rounding(device: str = "cpu") -> dict[str, str]:
     The processor stands for the kernels that are picked by its instructions and maker; the device name does so on a GPU.
     """
     name = "cpu" if device == "cpu" else f"cuda {torch.cuda.get_device_name(device)}"
+    kinds = {"device": name} if device == "cpu" else {"device": name, "noise": "Philox", "kernels": _device_kernels()}
     return {
-        "device": name,
+        **kinds,
         "processor": f"{platform.machine()} {_processor_maker()} {torch.backends.cpu.get_cpu_capability()}",
         "certidote": _own_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on another device. A GPU gets it in its own time: the host does not wait, as it does for ordinary memory."""
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def steady_kernels() -> None:
+    """Fix what torch may choose on a GPU from call to call: the same key then gives the same votes on the same machine. No effect on a CPU.
+
+    Called by whoever runs jobs, before the first one.
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _device_kernels() -> str:
+    return f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, deterministic, no TF32"  # type: ignore[no-untyped-call]
 
 
 def _own_version() -> str:

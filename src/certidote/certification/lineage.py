@@ -69,6 +69,10 @@ def objections(
     return tuple(found)
 
 
+ROUNDING_SHARE = 0.05
+"""Votes of a member that may come out otherwise where kernels round otherwise in another stack: what lies on an edge between classes."""
+
+
 def _lineage_objections(lineage: Lineage, sigma: float, denoiser: DenoiserCard) -> list[str]:
     found = [f"untrusted pixels were read without noise ({reason}); only noised pixels may be used" for reason in lineage.unsealed]
     if lineage.start == "untrusted":
@@ -86,7 +90,13 @@ def _lineage_objections(lineage: Lineage, sigma: float, denoiser: DenoiserCard) 
 
 
 def _stack_objections(retrained: Retrained | None) -> list[str]:
-    if retrained is None or not retrained.differing or not retrained.exact:
+    if retrained is None or not retrained.differing:
+        return []
+    if not retrained.same_noise:
+        return [
+            f"member {retrained.member}, trained again, drew other noise than is on record for it; its votes are not those of its key"
+        ]
+    if not retrained.exact and retrained.differing <= ROUNDING_SHARE * retrained.votes:
         return []
     return [
         f"member {retrained.member}, trained again alone, cast {retrained.differing} of {retrained.votes} votes otherwise; something "
@@ -190,7 +200,7 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard, sigma_x: float = 0.0, 
         Assumption(
             "Noise is pseudo-random and added in floating point; attacks on that are not covered.",
             "reported",
-            "SFC64 streams keyed by run, member and block of rows; float32",
+            f"{ballots.provenance.noise} streams keyed by run, member and block of rows; float32",
         )
     )
     return tuple(entries)

@@ -83,6 +83,10 @@ class PartitionedSmoothing:
         return self.base.sigma
 
     @property
+    def device(self) -> str:
+        return self.base.device
+
+    @property
     def members(self) -> int:
         return self.parts * self.base.members
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from certidote.diffusion.contract import check_call, check_sigma, chunk_size, image_hashes, in_chunks
+from certidote.numerics import sent
 from certidote.types import DenoiserCard, ImageDataset, Images, digest_of
 
 
@@ -41,10 +42,10 @@ class LinearMMSE:
         """(n, c, h, w) estimates of the clean images, float32 in [0, 1]. Errors as `contract.check_call`."""
         check_call(noisy, sigma, self.card.image_shape, self.sigma_min, self.sigma_max)
         self.mean, self.vectors, self.values = (x.to(noisy.device) for x in (self.mean, self.vectors, self.values))
-        return in_chunks(noisy, sigma, self.chunk, self._denoise)
+        return in_chunks(noisy, sent(sigma, noisy.device), self.chunk, self._denoise)
 
     def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
-        gain = self.values / (self.values + sigma.to(noisy.device, torch.float64).square()[:, None])
+        gain = self.values / (self.values + sigma.to(torch.float64).square()[:, None])
         along = (noisy.flatten(1) - self.mean) @ self.vectors
         along = along * gain.nan_to_num(nan=0.0).to(torch.float32)  # 0/0: no variance and no noise
         return (along @ self.vectors.T + self.mean).view_as(noisy).clamp(0, 1)
@@ -80,12 +81,12 @@ class KernelPosteriorMean:
         """(n, c, h, w) estimates of the clean images, float32 in [0, 1]. Errors as `contract.check_call`."""
         check_call(noisy, sigma, self.card.image_shape, self.sigma_min, self.sigma_max)
         self.images = self.images.to(noisy.device)
-        return in_chunks(noisy, sigma, self.chunk, self._denoise)
+        return in_chunks(noisy, sent(sigma, noisy.device), self.chunk, self._denoise)
 
     def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
         flat = noisy.flatten(1).to(torch.float64)
         blur = self.bandwidth**2
-        variance = (sigma.to(noisy.device, torch.float64).square() + blur)[:, None]
+        variance = (sigma.to(torch.float64).square() + blur)[:, None]
         # |y|^2 is the same for every image and drops out of the softmax.
         exponents = (flat @ self.images.T - self.images.square().sum(1) / 2) / variance
         center = exponents.softmax(1) @ self.images

@@ -58,8 +58,30 @@ class Graphed:
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
                 self._function(*places)
+            expected = self._function(*inputs).clone()
         before.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
             output = self._function(*places)
-        return _Recording(graph, places, output)
+        recording = _Recording(graph, places, output)
+        _check(recording, inputs, expected)
+        return recording
+
+
+def _check(recording: _Recording, inputs: tuple[Tensor, ...], expected: Tensor) -> None:
+    """A recording that misses a launch would hand out old numbers: it must turn blank places into what a launched call computed.
+
+    Raises: RuntimeError if it does not.
+    """
+    for place in recording.inputs:
+        place.zero_()
+    recording.graph.replay()
+    blank = recording.output.clone()
+    for place, given in zip(recording.inputs, inputs, strict=True):
+        place.copy_(given)
+    recording.graph.replay()
+    again = recording.output.clone()
+    if torch.equal(blank, again) or not torch.allclose(again, expected, rtol=1e-2, atol=1e-3):
+        raise RuntimeError(
+            "a recorded call does not compute what the call computes; report this with your versions of torch and CUDA"
+        )

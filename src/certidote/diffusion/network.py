@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from certidote.diffusion.contract import check_call, check_sigma, chunk_size, in_chunks
 from certidote.diffusion.graphed import Graphed
-from certidote.numerics import DType, torch_dtype
+from certidote.numerics import DType, sent, torch_dtype
 from certidote.types import DenoiserCard, Images, Json, digest_of
 
 
@@ -205,8 +205,7 @@ class NetworkDenoiser:
             self.network.to(noisy.device)
             self._graphed = Graphed(self._denoise)
         replay = noisy.device.type == "cuda" and not noisy.requires_grad
-        denoise = self._graphed if replay else self._denoise
-        return in_chunks(noisy, sigma, self.chunk, lambda images, levels: denoise(images, levels.to(images.device)))
+        return in_chunks(noisy, sent(sigma, noisy.device), self.chunk, self._graphed if replay else self._denoise)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_graphed"}  # recordings stay on their GPU

@@ -81,6 +81,7 @@ def run(
     config: Json,
     seed: int | None = None,
     overlap: int | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
     stage: str = "training models",
     weights: WeightStore | None = None,
@@ -88,10 +89,10 @@ def run(
     """Train and poll every member that is not in the ledger yet, and return all ballots; see `fill` and `ballots`."""
     fill(
         scheme, trainer, data, test,
-        ledger=ledger, pool=pool, config=config, seed=seed, progress=progress, stage=stage, weights=weights,
+        ledger=ledger, pool=pool, config=config, seed=seed, device=device, progress=progress, stage=stage, weights=weights,
     )  # fmt: skip
     if ledger.voted() == scheme.members:
-        self_check(scheme, trainer, data, test, ledger=ledger, pool=pool)
+        self_check(scheme, trainer, data, test, ledger=ledger, pool=pool, device=device)
     return ballots(ledger, test, overlap)
 
 
@@ -182,22 +183,39 @@ def provenance(ledger: Ledger, overlap: int | None) -> Provenance:
     config, parts = ledger.get("config"), ledger.parts()
     mixture = tuple(map(str, parts)) if len({str(part.numerics) for part in parts}) > 1 else ()
     source: Literal["operating system", "given"] = ledger.get("root_source") or "given"
-    return Provenance(config["data"], source, overlap, mixture, config["scheme"], recorded_check(ledger))
+    noise = " and ".join(dict.fromkeys(part.numerics.get("noise", "SFC64") for part in parts)) or "SFC64"
+    return Provenance(config["data"], source, overlap, mixture, config["scheme"], recorded_check(ledger), noise)
 
 
-def self_check(scheme: Scheme, trainer: Trainer, data: Untrusted, test: ImageDataset, *, ledger: Ledger, pool: Workers) -> None:
+def self_check(
+    scheme: Scheme,
+    trainer: Trainer,
+    data: Untrusted,
+    test: ImageDataset,
+    *,
+    ledger: Ledger,
+    pool: Workers,
+    device: str = "cpu",
+) -> None:
     """Train one member again alone, unless that is on record: votes that differ show that something crosses a stack.
 
-    To be called once members have voted; the member is drawn from the operating system then.
+    To be called once members have voted; the member is drawn from the operating system then, among those that machines like this one
+    computed. In a ledger that has none of these, none is trained again.
     """
     if ledger.get("retrained") is not None:
         return
-    config = ledger.get("config")
     cast = ledger.ballots(len(test), test.num_classes, provenance(ledger, None))
-    device = config.get("device", "cpu")
-    exact = device == "cpu" and all(part.numerics == pool.numerics(device) for part in ledger.parts())
-    payload = Payload(scheme, trainer, data, test.images, ledger.key(None))
-    ledger.put("retrained", asdict(retrain(pool, payload, cast, pick(len(cast), 1), exact)[0]))
+    here = pool.numerics(device)
+    ours = [member for part in ledger.parts() if part.numerics == here for member in range(part.first, part.last)]
+    ours = [member for member in ours if member < len(cast)]
+    if ours:
+        payload = Payload(scheme, trainer, data, test.images, ledger.key(None))
+        ledger.put("retrained", asdict(retrain(pool, payload, cast, pick(ours, 1), device == "cpu")[0]))
+
+
+def devices(ledger: Ledger) -> list[str]:
+    """Kinds of device that a ledger's members were assigned to: "cpu", "cuda"."""
+    return list(dict.fromkeys(str(part.numerics.get("device", "cpu")).partition(" ")[0] for part in ledger.parts()))
 
 
 def recorded_check(ledger: Ledger) -> Retrained | None:

@@ -16,7 +16,7 @@ import torch
 
 from certidote.engine.jobs import BlockRecord, Job, Payload, work
 from certidote.engine.workers import LOSSES_ALLOWED, JobFailed, WorkerLost, check_timeout
-from certidote.numerics import keep_freed_memory, rounding
+from certidote.numerics import keep_freed_memory, rounding, steady_kernels
 from certidote.types import Json
 
 
@@ -133,6 +133,7 @@ def _rounding(device: str) -> Json:
 def _work(payload: Payload, job: Job, timeout: float | None) -> BlockRecord | str:
     """One job in a Ray worker: its record, or a traceback. Over the time limit, the process ends itself."""
     keep_freed_memory()
+    steady_kernels()
     torch.set_num_threads(1)
     if timeout is not None and sys.__stderr__ is not None:
         faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__)

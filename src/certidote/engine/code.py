@@ -30,7 +30,8 @@ def code_identity(*parts: object) -> dict[str, str]:
     import numpy
     import torch
 
-    identity = {"certidote": package_digest(), "torch": str(torch.__version__), "numpy": numpy.__version__}
+    # Which build of a version ("+cpu", "+cu128") is a matter of how a machine rounds: `numerics.rounding`.
+    identity = {"certidote": package_digest(), "torch": str(torch.__version__).partition("+")[0], "numpy": numpy.__version__}
     for kind in dict.fromkeys(type(part) for part in parts):
         if not kind.__module__.startswith("certidote."):
             identity[f"{kind.__module__}.{kind.__qualname__}"] = _source_digest(kind)

@@ -105,15 +105,16 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     members = range(job.first, job.last)
     together = payload.trainer.together if isinstance(payload.trainer, TrainsInGroups) else len(members)
     viewing = Viewing(payload.scheme, payload.data, payload.key / "members", members, together)
-    groups, lineages, noise_ids, device = [], set(), [], torch.device("cpu")
+    groups, lineages, noise_ids, tests = [], set(), [], payload.test_images
     for viewed in viewing:
-        device = viewed.device
-        groups.append(_voted(payload, viewed))
+        tests = tests.to(viewed.device)
+        groups.append(_voted(payload, viewed, tests))
         lineages |= {
             replace(read.amend(view.lineage), start=payload.trainer.start)
             for view, read in zip(viewed.views, viewed.reads, strict=True)
         }
         noise_ids += [read.noise_id() for read in viewed.reads]
+        del viewed  # its images make room for the next ones
     if len(lineages) != 1:
         raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")
     ranks = [group.ranks for group in groups if group.ranks is not None]
@@ -125,7 +126,7 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         lineage=lineages.pop(),
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewing.seconds(),
-        numerics=rounding(str(device)),
+        numerics=rounding(str(tests.device)),
         weights=_weights([group.stack for group in groups if group.stack is not None]) if payload.keep_weights else b"",
         ranks=np.concatenate(ranks) if ranks else None,
     )
@@ -141,8 +142,8 @@ class _Voted:
     stack: Stack | None
 
 
-def _voted(payload: Payload, viewed: Viewed) -> _Voted:
-    """Train the members of these views and ask them about every test image."""
+def _voted(payload: Payload, viewed: Viewed, tests: UInt8[Tensor, "n c h w"]) -> _Voted:
+    """Train the members of these views and ask them about every test image, which are on the views' device."""
     stack = payload.trainer.fit(viewed.views, viewed.keys, payload.key / "common")
     if len(stack.failed) != len(viewed.views):
         raise RuntimeError(
@@ -152,9 +153,9 @@ def _voted(payload: Payload, viewed: Viewed) -> _Voted:
     votes, ranks, failed = [], [], stack.failed.cpu().clone()
     keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
-        for start in range(0, len(payload.test_images), TEST_CHUNK):
-            rows = range(start, min(start + TEST_CHUNK, len(payload.test_images)))
-            images = as_pixels(payload.test_images[rows.start : rows.stop].to(viewed.device))
+        for start in range(0, len(tests), TEST_CHUNK):
+            rows = range(start, min(start + TEST_CHUNK, len(tests)))
+            images = as_pixels(tests[rows.start : rows.stop])
             logits = _polled(payload.scheme, stack, viewed.keys, images, rows).cpu()
             failed |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))

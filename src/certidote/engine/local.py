@@ -25,7 +25,7 @@ import torch
 
 from certidote.engine.jobs import BlockRecord, Job, Payload, work
 from certidote.engine.workers import LOSSES_ALLOWED, JobFailed, WorkerLost, check_timeout
-from certidote.numerics import keep_freed_memory, rounding
+from certidote.numerics import keep_freed_memory, rounding, steady_kernels
 from certidote.types import Json
 
 P, J, R = TypeVar("P"), TypeVar("J"), TypeVar("R")
@@ -263,6 +263,7 @@ def _serve(connection: Connection, gpu: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # torch looks when it first uses CUDA, which is later
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the driver's to handle
     keep_freed_memory()
+    steady_kernels()
     torch.set_num_threads(1)
     task: _Task | None = None
     try:
@@ -291,6 +292,7 @@ def visible_gpus() -> list[str]:
 
 def _single_threaded(do: Callable[[P, J], R], payload: P, job: J) -> R:
     threads = torch.get_num_threads()
+    steady_kernels()
     torch.set_num_threads(1)
     try:
         return do(payload, job)

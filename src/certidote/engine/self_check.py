@@ -10,9 +10,9 @@ from certidote.engine.workers import Workers
 from certidote.types import Ballots, Retrained
 
 
-def pick(members: int, wanted: int) -> list[int]:
-    """`wanted` distinct member numbers, or all of them, drawn from the operating system: nobody could prepare for them."""
-    return sorted(secrets.SystemRandom().sample(range(members), min(wanted, members)))
+def pick(members: Sequence[int], wanted: int) -> list[int]:
+    """`wanted` of these member numbers, or all of them, drawn from the operating system: nobody could prepare for them."""
+    return sorted(secrets.SystemRandom().sample(members, min(wanted, len(members))))
 
 
 def retrain(pool: Workers, payload: Payload, ballots: Ballots, members: Sequence[int], exact: bool) -> list[Retrained]:
@@ -32,7 +32,6 @@ def retrain(pool: Workers, payload: Payload, ballots: Ballots, members: Sequence
             differing = 0 if record.failed[0] == ballots.failed[member] else votes
         else:
             differing = int((record.votes[0] != ballots.votes[member]).sum())
-        if np.any(record.noise_ids != ballots.noise_ids[member : member + 1]):
-            differing = votes
-        found.append(Retrained(member, votes, differing, exact))
+        same_noise = bool(np.all(record.noise_ids == ballots.noise_ids[member : member + 1]))
+        found.append(Retrained(member, votes, differing if same_noise else votes, exact, same_noise))
     return sorted(found, key=lambda each: each.member)

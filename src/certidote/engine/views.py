@@ -49,6 +49,7 @@ class Viewing:
                 aside = aside or torch.cuda.Stream(viewed.device)  # type: ignore[no-untyped-call]
                 ahead = self._begun(following, aside)
             yield viewed
+            del viewed
 
     def seconds(self) -> float:
         """Seconds spent on views, to be asked once their members have voted: on a GPU they may overlap with training."""

@@ -18,7 +18,7 @@ from certidote.certification.lineage import first_difference
 from certidote.defenses.inputs import test_input_named
 from certidote.defenses.partition import PartitionedSmoothing
 from certidote.defenses.smoothing import DenoisedSmoothing
-from certidote.engine import provenance
+from certidote.engine import devices, provenance
 from certidote.engine.code import package_digest
 from certidote.engine.ledger import Ledger
 from certidote.results.record import certificate_record, rows_digest, versions
@@ -73,7 +73,7 @@ def run_facts(ledger: Ledger, ballots: Ballots) -> Json:
         "votes_digest": votes_digest(ballots),
         "root": ledger.get("root"),
         "root_source": ledger.get("root_source"),
-        "device": config["device"],
+        "device": config.get("device") or ", ".join(devices(ledger)),
         "dtype": config["dtype"],
         "seconds": seconds,
         "seconds_denoising": seconds_viewing,
@@ -107,7 +107,7 @@ def recorded_scheme(
         raise ValueError(f"{ledger.path} records no certification run of this release; give the directory of one")
     try:
         told, known = config["scheme"], subject["denoiser"]
-        for name in ("data", "test", "code", "recipe", "device", "dtype"):
+        for name in ("data", "test", "code", "recipe", "dtype"):
             config[name]
         card = DenoiserCard(known["name"], known["kind"], known["digest"], None, known["trained_on"], details=known["details"])
         recorded = RecordedDenoiser(card, told["conditioning"])

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from certidote.numerics import sent
 from certidote.streams import Key
 from certidote.training.recipe import Recipe
 from certidote.types import Images
@@ -40,7 +41,7 @@ class Augmentation:
             shifts[epoch] = torch.from_numpy(generator.integers(-recipe.crop, recipe.crop + 1, size=(images, 2)))
             if recipe.flip:
                 mirrored[epoch] = torch.from_numpy(generator.random(images) < 0.5)
-        return Augmentation(recipe.crop, shifts.to(device), mirrored.to(device))
+        return Augmentation(recipe.crop, sent(shifts, device), sent(mirrored, device))
 
     def __call__(self, images: Images, epoch: int, rows: Int64[Tensor, "b"]) -> Images:
         """Some images of one epoch, shifted and then mirrored. What a shift uncovers is filled by reflection.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from certidote.numerics import DType, torch_dtype
+from certidote.numerics import DType, sent, torch_dtype
 from certidote.streams import Key, torch_seeded
 from certidote.training.augment import Augmentation
 from certidote.training.models import MLPS, ModelStack, build
@@ -83,7 +83,7 @@ class PooledTrainer:
             images = images.contiguous(memory_format=torch.channels_last)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = Momentum(parameters, self.recipe)
-        steps = torch.stack(batches(self.recipe, len(view.labels), common)).to(device)  # nothing waits for the host after this
+        steps = sent(torch.stack(batches(self.recipe, len(view.labels), common)), device)
         per_epoch = len(steps) // self.recipe.epochs
         augmentation = Augmentation.drawn(self.recipe, len(view.labels), key, device)
         for step, (rows, rate) in enumerate(zip(steps, rates(self.recipe, len(steps)), strict=True)):

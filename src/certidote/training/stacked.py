@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from certidote.numerics import DType, torch_dtype
+from certidote.numerics import DType, sent, torch_dtype
 from certidote.streams import Key
 from certidote.training.classifier import standardized
 from certidote.training.models import MLPS, Mlp, ModelStack, build
@@ -72,7 +72,7 @@ class StackedTrainer:
         models = [_mlp(self.recipe, image_shape, views[0].num_classes, key).to(device) for key in keys]
         for rows in sorted({len(view.labels) for view in views}):
             equal = [member for member, view in enumerate(views) if len(view.labels) == rows]
-            steps = list(torch.stack(batches(self.recipe, rows, common)).to(device))
+            steps = list(sent(torch.stack(batches(self.recipe, rows, common)), device))
             most = _most_members(models[0], len(steps[0]), torch_dtype(self.dtype), device)
             groups = -(-len(equal) // most)
             for group in (equal[start::groups] for start in range(groups)):

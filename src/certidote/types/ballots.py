@@ -19,12 +19,14 @@ class Retrained:
         votes: how many it cast.
         differing: how many of them came out otherwise, all of them if it diverged only once.
         exact: whether arithmetic on this device does not depend on the stack, so that none may differ.
+        same_noise: whether it drew the noise that is on record for it.
     """
 
     member: int
     votes: int
     differing: int
     exact: bool
+    same_noise: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Provenance:
         mixture: which members were computed with which numerics, if not all with the same; assigned before any of them voted.
         scheme: the recorded description of the scheme that the ballots were cast for; None if none was recorded.
         retrained: the member that was trained again, alone; None if none was.
+        noise: what drew the noise: "SFC64" on a CPU, "Philox" on a GPU, or both.
     """
 
     data_digest: str
@@ -46,6 +49,7 @@ class Provenance:
     mixture: tuple[str, ...] = ()
     scheme: Json | None = None
     retrained: Retrained | None = None
+    noise: str = "SFC64"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from certidote.numerics import sent
 from certidote.types.denoisers import Denoiser
 from certidote.types.values import Images, Json
 
@@ -66,7 +67,7 @@ class Traced:
         noised[list(self.exempt)] = False
         images = self.images.clone()
         if noised.any():
-            places = noised.nonzero()[:, 0].to(images.device)
+            places = sent(noised.nonzero()[:, 0], images.device)
             images[places] = denoiser(self.images[places], self._sigmas(len(places)))
         return Traced(images, lineage, self.exempt)
 

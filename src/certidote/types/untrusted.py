@@ -10,12 +10,14 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from certidote.numerics import sent
 from certidote.streams import Key, normal_block
 from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
 from certidote.types.lineage import Lineage, Movement, Reads, Traced
@@ -47,7 +49,7 @@ class Untrusted:
         self.class_names = data.class_names
         self.image_shape = data.image_shape
         self.__digest = data.digest()
-        self.__on: dict[str, tuple[Tensor, Tensor]] = {}
+        self.__on: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.__member: Key | None = None
         self.reads = Reads()
 
@@ -81,11 +83,20 @@ class Untrusted:
 
     def __copied(self, device: str) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, "n"]]:
         """Stored images and labels on a device; a GPU keeps them, a byte for each value, for all members it trains."""
-        if torch.device(device).type == "cpu":
+        where = torch.device(device)
+        if where.type == "cpu":
             return self.__data.images, self.labels
-        if device not in self.__on:
-            self.__on[device] = self.__data.images.to(device), self.labels.to(device)
-        return self.__on[device]
+        if where not in self.__on:
+            self.__on[where] = self.__data.images.to(where), self.labels.to(where)
+        return self.__on[where]
+
+    def __copy__(self) -> "Untrusted":
+        twin = object.__new__(Untrusted)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_Untrusted__on": {}}  # copies stay on their device
 
     def noised(self, sigma: float, key: Key, rows: range, device: str = "cpu") -> Traced:
         """One block of images plus N(0, sigma^2) noise, added in float32 before anything else happens to them.
@@ -120,7 +131,8 @@ class Untrusted:
         exempt = tuple(row - rows.start for row in self.trusted[within])
         images = noise.mul_(sigma).add_(clean)
         if exempt:
-            images[list(exempt)] = clean[list(exempt)]
+            places = sent(torch.tensor(exempt), device)
+            images[places] = clean[places]
         return Traced(images, Lineage(sigma=sigma, draws=1, trusted=len(self.trusted)), exempt)
 
     def restricted(self, rows: Sequence[int]) -> "Untrusted":

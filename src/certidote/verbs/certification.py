@@ -194,7 +194,7 @@ def certify(
         )
     hashes = chosen.card.training_images
     overlap = None if hashes is None else untrusted.overlap(hashes)
-    facts = {"dtype": number_format, "device": device, "recipe": used_recipe.to_json(), **transform_facts}
+    facts = {"dtype": number_format, "recipe": used_recipe.to_json(), **transform_facts}
     facts |= ({"size": size} if size else {}) | ({"skip_corrupt": True} if skip_corrupt else {})
     return _run_and_record(
         out,
@@ -277,7 +277,7 @@ def _run_and_record(
         with back_end as used:
             missing = engine.fill(
                 scheme, trainer, untrusted, test[1], ledger=ledger, pool=used, config=config, seed=seed, members=limits.members,
-                until=limits.until, device=facts["device"], observer=observer, progress=progress, stage=label or "models",
+                until=limits.until, device=scheme.device, observer=observer, progress=progress, stage=label or "models",
                 weights=WeightStore(out) if keep_weights else None,
             )  # fmt: skip
             short = missing or ledger.voted() < scheme.members
@@ -289,7 +289,7 @@ def _run_and_record(
                     f"{out} mixes numerics ({'; '.join(mixture)}), for which the anytime bound is not proved; use machines of one kind, or "
                     "another bound"
                 )
-            engine.self_check(scheme, trainer, untrusted, test[1], ledger=ledger, pool=used)
+            engine.self_check(scheme, trainer, untrusted, test[1], ledger=ledger, pool=used, device=scheme.device)
             number_of_workers = used.workers
         parts = getattr(scheme, "parts", 1)
         named = f"{'noise only' if scheme.denoiser.card.kind == 'none' else 'denoised'}, sigma {plain(scheme.sigma)}"
@@ -302,7 +302,7 @@ def _run_and_record(
         pictures["examples"] = examples(outcome, scheme.aggregate(ballots), ballots, scheme.n0, test[1], pictures=gallery)
     if gallery:  # the votes are cast: what is shown from here on, no model has seen
         part = rows_of_parts(len(untrusted), untrusted.trusted, parts)[0] if parts > 1 else ()
-        pictures["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, facts["device"], part)
+        pictures["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, scheme.device, part)
     write_results(out, record, pictures, gallery)
     return Certified(record, pictures, out, record["proved"], outcome)
 

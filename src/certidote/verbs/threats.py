@@ -144,9 +144,7 @@ def _partitioned(
     number_format = dtype_of_run(directory, dtype, "cpu")
     recipe = recipe_named("auto", train).model_copy(update=PART_RECIPE)
     trainer, untrusted = trainer_for(recipe, number_format), Untrusted(train)  # type: ignore[arg-type]
-    config = engine.configuration(
-        scheme, trainer, untrusted, test, {"dtype": number_format, "device": "cpu", "recipe": recipe.to_json()}
-    )
+    config = engine.configuration(scheme, trainer, untrusted, test, {"dtype": number_format, "recipe": recipe.to_json()})
     with Ledger(directory / "ledger.sqlite") as ledger:
         ballots = engine.run(
             scheme, trainer, untrusted, test,

@@ -12,7 +12,7 @@ from certidote.verbs.reports import read_certificate, tables
 if TYPE_CHECKING:
     from certidote.engine.ledger import Ledger
     from certidote.results.audit import Finding
-    from certidote.types import Progress
+    from certidote.types import Json, Progress
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def _retrained(
     ledger: "Ledger", wanted: int, data: str, test: str, denoiser: str, workers: int, progress: "Progress | None"
 ) -> "list[Finding]":
     from certidote.data import load
+    from certidote.engine import devices
     from certidote.engine.code import code_identity
     from certidote.engine.jobs import Payload
     from certidote.engine.local import Pool
@@ -90,7 +91,8 @@ def _retrained(
     from certidote.types import Silent, Untrusted
 
     config, subject, ballots = ledger.get("config"), ledger.get("subject"), ballots_of(ledger)
-    check_device(config["device"])
+    device = "cpu" if "cpu" in devices(ledger) else "cuda"
+    check_device(device)
     if is_own(config["recipe"]["architecture"]) or "test_transform" in config:
         raise ValueError(
             "this run used its owner's own architecture or test transform; --rerun imports no code that a ledger names, so leave it out"
@@ -112,7 +114,7 @@ def _retrained(
     other = [Finding("wrong", _other(what, was, now)) for what, (was, now) in stated.items() if was != now]
     if other:
         return [*other, Finding("wrong", "no member could be trained again, for want of what the run used")]
-    scheme = recorded_scheme(ledger, real, config["device"])
+    scheme = recorded_scheme(ledger, real, device)
     trainer = trainer_for(Recipe.from_json(config["recipe"]), config["dtype"])
     found = [Finding("right", "training images, test images with labels, and denoiser are here, with the digests of the run")]
     code = code_identity(scheme, trainer)
@@ -121,13 +123,13 @@ def _retrained(
         found.append(
             Finding("note", f"members are trained again with other versions of: {', '.join(changed)}; votes may differ for that")
         )
-    members = pick(len(ballots), wanted)
     progress = progress or Silent()
-    progress.start("training members again", len(members))
     payload = Payload(scheme, trainer, untrusted, test_set.images, Key(int(ledger.get("root"), 16)))
-    with Pool(workers, device=config["device"]) as pool:
-        here = pool.numerics(config["device"])
-        exact = config["device"] == "cpu" and not changed and all(part.numerics == here for part in ledger.parts())
+    with Pool(workers, device=device) as pool:
+        here = pool.numerics(device)
+        members = pick(_like_this_machine(ledger, here, len(ballots)), wanted)
+        progress.start("training members again", len(members))
+        exact = device == "cpu" and not changed and all(part.numerics == here for part in ledger.parts())
         for member in members:
             found.append(_again(retrain(pool, payload, ballots, [member], exact)[0]))
             progress.advance()
@@ -142,9 +144,19 @@ def _retrained(
     ]
 
 
+def _like_this_machine(ledger: "Ledger", here: "Json", voted: int) -> list[int]:
+    """Members computed by machines like this one; where there are none, by machines with this kind of noise at least."""
+    parts = ledger.parts()
+    like = [part for part in parts if part.numerics == here]
+    like = like or [part for part in parts if part.numerics.get("noise") == here.get("noise")]
+    return [member for part in like for member in range(part.first, min(part.last, voted))]
+
+
 def _again(each: Any) -> "Finding":
     from certidote.results.audit import Finding
 
+    if not each.same_noise:
+        return Finding("wrong", f"member {each.member}, trained again, drew other noise than is on record for it")
     if not each.differing:
         return Finding("right", f"member {each.member}, trained again, cast all {each.votes} votes as recorded")
     text = f"member {each.member}, trained again, cast {each.differing} of {each.votes} votes otherwise"
