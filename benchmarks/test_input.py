@@ -8,14 +8,14 @@ import argparse
 import json
 from pathlib import Path
 
-from ablation import BEGIN, END, share_at
+from pages import fill_table, share_at
 
 from certidote import verbs
 from certidote.engine.evidence import COMPRESSED, pack
 from certidote.engine.local import Pool
 from certidote.progress import progress_named
 from certidote.reporting.words import length, percent
-from certidote.results.files import write_json, write_text
+from certidote.results.files import write_json
 
 WAYS = {"clean": "clean", "denoised": "denoised", "noised-denoised": "noised-denoised, sigma_x = 0.5"}
 RADII = (0.0, 0.25, 0.5)
@@ -63,9 +63,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.table:
         certify_all(given.runs, given.workers)
-    page = PAGE.read_text(encoding="utf-8")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    write_text(PAGE, before + BEGIN + table() + END + after)
+    fill_table(PAGE, "test input", table())
     print(table(), end="")
 
 

@@ -205,7 +205,7 @@ def test_pixels_names_and_sizes_are_not_there_to_be_read() -> None:
     for name in ("images", "pixels", "data", "path", "names", "sizes"):
         assert not hasattr(data, name)
     assert {name for name in dir(data) if not name.startswith("_")} == {
-        "class_names", "digest", "first_row", "image_shape", "labels", "movement", "noised", "overlap", "pictured", "reads",
+        "class_names", "digest", "first_row", "image_shape", "labels", "labels_on", "movement", "noised", "overlap", "pictured", "reads",
         "restricted", "trusted", "unsealed", "watched",
     }  # fmt: skip
 
@@ -625,7 +625,7 @@ class RetrainsOnceMore(InnerProductTrainer):
     ids=["own statistics", "own early stopping and augmentation", "retraining with new coins", "many epochs on one draw"],
 )
 def test_what_a_member_does_with_its_own_noised_copy_is_harmless(kind: type[Base], trainer: Trainer, tmp_path: Path) -> None:
-    outcome, _ = certified(tmp_path, scheme(kind), trainer)
+    outcome, _ = certified(tmp_path, scheme(kind), trainer, seed=1)  # with twelve votes, not every root certifies something
     assert isinstance(outcome, Certificate)
     assert (outcome.radii > 0).any()
 

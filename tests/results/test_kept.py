@@ -39,7 +39,7 @@ def printed_table(page: str, name: str) -> str:
 
 def test_there_are_as_many_as_the_docs_speak_of() -> None:
     folders = [path.parent.parent.name for path in CERTIFICATES]
-    assert (folders.count("ablation"), folders.count("threat_map")) == (20, 3)
+    assert [folders.count(name) for name in ("ablation", "threat_map", "test-input")] == [20, 3, 3]
 
 
 @pytest.mark.parametrize("path", CERTIFICATES, ids=lambda path: f"{path.parent.parent.name}-{path.parent.name}")
@@ -80,6 +80,7 @@ def test_tables_in_the_docs_are_those_of_the_kept_records(monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     ablation = benchmark("ablation", monkeypatch)
     assert printed_table("ablation.md", "ablation") == ablation.table(ablation.kept_records())
-    for name, page, title in (("trusted_fraction", "the-claim.md", "trusted"), ("test_inputs", "test-input.md", "test input")):
-        module = benchmark(name, monkeypatch)
-        assert printed_table(page, title) == module.table(json.loads(module.KEPT.read_text(encoding="utf-8"))["rows"])
+    trusted, inputs = benchmark("trusted_fraction", monkeypatch), benchmark("test_input", monkeypatch)
+    rows = json.loads(trusted.KEPT.read_text(encoding="utf-8"))["rows"]
+    assert printed_table("the-claim.md", "trusted") == trusted.table(rows)
+    assert printed_table("test-input.md", "test input") == inputs.table()
