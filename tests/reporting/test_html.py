@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from certidote.reporting.html import render, write_report
+from certidote.verbs.reports import report
 from reporting import example
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x {{ 7 * 7 }} </style>"
@@ -318,3 +320,27 @@ def test_write_report_replaces_the_file_or_leaves_it(tmp_path: Path) -> None:
         write_report(path, "second", [{"format": "other"}])
     assert path.read_text(encoding="utf-8") == ALONE
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+
+
+KEPT_MAP = Path(__file__).parents[2] / "results" / "threat_map"
+
+
+def test_a_threat_map_goes_into_the_report_of_a_run_on_the_same_images(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    kept = KEPT_MAP / "denoised-smoothing" / "certificate.json"
+    (run / "certificate.json").write_bytes(kept.read_bytes())
+    without = report(run).read_text(encoding="utf-8")
+    html = report(run, threat_map=KEPT_MAP).read_text(encoding="utf-8")
+    assert "What each defense proves about the same attackers" in Page(html).text
+    assert "What each defense proves about the same attackers" not in Page(without).text
+    record = json.loads((KEPT_MAP / "threat_map.json").read_text(encoding="utf-8"))
+    methods = list(dict.fromkeys(curve["method"] for curve in record["curves"]))
+    assert all(f'<th scope="col">{method}</th>' in html for method in methods)
+    with pytest.raises(ValueError, match=r"holds no threat map; give a directory that 'certidote threat-map' wrote"):
+        report(run, threat_map=tmp_path)
+    other = {**record, "data_digest": "ab" * 32}
+    (tmp_path / "threat_map.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is of other training images than this run; make one of digits"):
+        report(run, threat_map=tmp_path)
+    assert (run / "report.html").read_text(encoding="utf-8") == html, "a refusal changes nothing"

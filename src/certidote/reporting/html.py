@@ -6,14 +6,14 @@ everything that it prints: class names, paths and commands are anybody's.
 
 import json
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from certidote.reporting import figures, words
 from certidote.reporting.frameworks import FRAMEWORKS, evidence_of
+from certidote.reporting.pages import both_widths, page
+from certidote.reporting.threat_map import threat_map_content
 from certidote.results.files import write_text
 from certidote.types import Json
 
@@ -25,22 +25,36 @@ ATTACK_ORIGIN = (("command", "command"), ("root seed", "root"), ("denoiser diges
 
 
 def write_report(
-    path: Path, title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True
+    path: Path,
+    title: str,
+    certificates: Sequence[Json],
+    attack: Json | None = None,
+    *,
+    threat_map: Json | None = None,
+    pictures: bool = True,
 ) -> None:
     """Render a report and write it in one step: the file is complete or the old one is still there.
 
     Raises: ValueError as `render` and `results.files.write_text` do; OSError if the disk fails.
     """
-    write_text(path, render(title, certificates, attack, pictures=pictures))
+    write_text(path, render(title, certificates, attack, threat_map=threat_map, pictures=pictures))
 
 
-def render(title: str, certificates: Sequence[Json], attack: Json | None = None, *, pictures: bool = True) -> str:
+def render(
+    title: str,
+    certificates: Sequence[Json],
+    attack: Json | None = None,
+    *,
+    threat_map: Json | None = None,
+    pictures: bool = True,
+) -> str:
     """The report as HTML text.
 
     Args:
         title: heading of the report.
         certificates: "certidote certificate" values, proved or not; the first one is the headline.
         attack: what a demonstrated attack did beside its controls, or None.
+        threat_map: a "certidote threat map" of the same data, or None.
         pictures: show the images that the records hold.
     Returns: a complete HTML document; the same bytes for the same input.
     Raises: ValueError if there is no certificate, or one has another format or version.
@@ -48,10 +62,10 @@ def render(title: str, certificates: Sequence[Json], attack: Json | None = None,
     _check(certificates)
     proved = [each for each in certificates if each["proved"]]
     pixels = any(threat["norm"] == "linf" for each in proved for threat in each["results"]["threats"])
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(resource("report.html")).render(
-        title=title,
-        css=Markup(resource("report.css")),
+    return page(
+        "report.html",
+        title,
+        threat_map=None if threat_map is None else threat_map_content(threat_map),
         lead=certificates[0],
         verdict=words.verdict(certificates[0]),
         several=len(certificates) > 1,
@@ -91,15 +105,8 @@ def _check(certificates: Sequence[Json]) -> None:
             raise ValueError(f"format {found[0]!r} version {found[1]!r} cannot be reported; give {FORMAT!r} version {VERSION}")
 
 
-def resource(name: str) -> str:
-    """A file of the template: its style sheet, say."""
-    return (files("certidote.reporting") / name).read_text(encoding="utf-8")
-
-
 def _both(figure: Callable[..., str], *content: object) -> Markup:
-    """A figure for wide and one for narrow windows; the style sheet shows one of them."""
-    wide, narrow = (figure(*content, width=width) for width in (figures.WIDE, figures.NARROW))
-    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
+    return both_widths(*(figure(*content, width=width) for width in (figures.WIDE, figures.NARROW)))
 
 
 # ---------------------------------------------------------------------------------------------------------------- headline

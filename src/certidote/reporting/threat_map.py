@@ -4,12 +4,9 @@ import math
 import textwrap
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from certidote.reporting import svg, words
 from certidote.reporting.figures import NARROW, WIDE
-from certidote.reporting.html import resource
+from certidote.reporting.pages import both_widths, page
 from certidote.types import Json
 
 PANELS = ("linf-4", "l2-0.5", "any", "frobenius")
@@ -31,21 +28,23 @@ def threat_map_page(record: Json) -> str:
         record: a "certidote threat map".
     Raises: as `threat_map_figure`.
     """
-    wide, narrow = (threat_map_figure(record, width=width) for width in (WIDE, NARROW))
+    title = f"{record['data']}: what each defense proves about the same attackers"
+    return page("threat_map.html", title, threat_map=threat_map_content(record))
+
+
+def threat_map_content(record: Json) -> Json:
+    """What the section about a threat map shows: figure, table, notes and facts. Arguments and errors as for `threat_map_page`."""
     methods = list(dict.fromkeys(curve["method"] for curve in record["curves"]))
     by_axis = {(curve["method"], curve["axis"]): curve for curve in record["curves"]}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(resource("threat_map.html")).render(
-        record=record,
-        css=Markup(resource("report.css")),
-        figure=Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'),
-        methods=methods,
-        rows=[
+    return {
+        "figure": both_widths(*(threat_map_figure(record, width=width) for width in (WIDE, NARROW))),
+        "methods": methods,
+        "rows": [
             (name, [_share(by_axis[method, axis], budget) for method in methods]) for name, axis, budget in _table(record["axes"])
         ],
-        notes=_notes(record),
-        facts=[(name, str(record[field])) for name, field in _FACTS if field in record],
-    )
+        "notes": _notes(record),
+        "facts": [(name, str(record[field])) for name, field in _FACTS if field in record],
+    }
 
 
 _FACTS = (

@@ -32,7 +32,9 @@ def write_results(out: Path, record: dict[str, Any], pictures: dict[str, Any], g
     draw(out, record, pictures, gallery)
 
 
-def draw(out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: bool) -> None:
+def draw(
+    out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: bool, threat_map: dict[str, Any] | None = None
+) -> None:
     """The report and the figures of a record, and nothing else; arguments as for `write_results`."""
     from certidote.reporting.figures import certified_accuracy_figure, threat_figure
     from certidote.reporting.html import write_report
@@ -41,7 +43,13 @@ def draw(out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: b
     if record["proved"]:
         write_text(out / "certified_accuracy.svg", certified_accuracy_figure([record]))
         write_text(out / "threats.svg", threat_figure([record]))
-    write_report(out / "report.html", f"Certificate for {record['data']['name']}", [{**record, **pictures}], pictures=gallery)
+    write_report(
+        out / "report.html",
+        f"Certificate for {record['data']['name']}",
+        [{**record, **pictures}],
+        threat_map=threat_map,
+        pictures=gallery,
+    )
 
 
 def _pictures_of(run: Path) -> dict[str, Any]:
@@ -93,13 +101,34 @@ def report(
     gallery: Annotated[
         bool, typer.Option(help="show pictures; leave them out before handing on a report about private data")
     ] = True,
+    threat_map: Annotated[
+        Path | None, typer.Option(help="directory of a threat map of the same data, to be shown in the report")
+    ] = None,
 ) -> Path:
     """Write RUN's report.html and figures again from its certificate.json, which stays as it is, like the tables beside it."""
     path = run / "certificate.json"
     if not path.is_file():
         raise ValueError(f"{run} holds no certificate.json; give the run directory of a finished 'certidote certify'")
-    draw(run, read_certificate(path), _pictures_of(run), gallery)
+    record = read_certificate(path)
+    draw(run, record, _pictures_of(run), gallery, None if threat_map is None else _threat_map_of(threat_map, record))
     return run / "report.html"
+
+
+def _threat_map_of(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Raises: ValueError, in one line, if the directory holds no threat map, or one of other data."""
+    import json
+
+    path = directory / "threat_map.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        kind, data = found["format"], found["data_digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{directory} holds no threat map; give a directory that 'certidote threat-map' wrote") from None
+    if kind != "certidote threat map" or data != record["data"]["digest"]:
+        raise ValueError(
+            f"the threat map in {directory} is of other training images than this run; make one of {record['data']['name']}"
+        )
+    return found
 
 
 def demo(

@@ -72,6 +72,7 @@ def threat_map(
     curves = [curve for method in methods for curve in method.curves()]
     facts = {
         "data": "digits",
+        "data_digest": train.digest(),
         "training_images": len(train),
         "test_images": len(test),
         "command": command_line(),
