@@ -647,3 +647,30 @@ def test_every_certificate_says_what_it_does_not_cover(tmp_path: Path) -> None:
     texts = [item.text for item in outcome.assumptions]
     for words in ("Labels, number and order", "pseudo-random and added in floating point", "The denoiser is a constant"):
         assert sum(words in text for text in texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (Retrained(5, 300, 15, exact=False), ""),
+        (Retrained(5, 300, 16, exact=False), "member 5, trained again alone, cast 16 of 300 votes otherwise"),
+        (Retrained(5, 300, 1, exact=True), "member 5, trained again alone, cast 1 of 300 votes otherwise"),
+        (Retrained(5, 300, 300, exact=False, same_noise=False), "member 5, trained again, drew other noise than is on record"),
+    ],
+    ids=["a GPU rounds otherwise", "too much for rounding", "a CPU does not", "other noise"],
+)
+def test_what_training_again_may_change(found: Retrained, reason: str, tmp_path: Path) -> None:
+    defense = scheme(sigma=1.0)
+    _, ballots = certified(tmp_path, defense, InnerProductTrainer(stack_size=4), test=RANDOM)
+    again = replace(ballots, provenance=replace(ballots.provenance, retrained=found))
+    outcome = defense.certify(again)
+    assert isinstance(outcome, Unproved) == bool(reason)
+    assert not reason or reason in outcome.reasons[0]
+
+
+def test_a_certificate_says_what_drew_its_noise(tmp_path: Path) -> None:
+    defense = scheme(sigma=1.0)
+    _, ballots = certified(tmp_path, defense, InnerProductTrainer(stack_size=4), test=RANDOM)
+    for noise in ("SFC64", "Philox", "SFC64 and Philox"):
+        outcome = defense.certify(replace(ballots, provenance=replace(ballots.provenance, noise=noise)))
+        assert f"{noise} streams keyed by run, member and block of rows; float32" in [each.evidence for each in outcome.assumptions]

@@ -9,11 +9,12 @@ import pytest
 from certidote import engine, verbs
 from certidote.certification.lineage import assumptions
 from certidote.engine.assignment import assign, parse_members
+from certidote.engine.code import code_identity
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.engine.ledger import Ledger, Part
 from certidote.engine.merging import merge_ledgers
 from certidote.types import Ballots, DenoiserCard, ImageDataset, Lineage
-from faulty import TEST
+from faulty import SCHEME, TEST, Faulty
 
 HERE = {"device": "cpu", "processor": "x86_64 AVX2"}
 THERE = {"device": "cpu", "processor": "x86_64 AVX512"}
@@ -216,3 +217,28 @@ def test_status_of_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_text("no database" * 100)
     with pytest.raises(ValueError, match="damaged or not a ledger"):
         verbs.status(tmp_path)
+
+
+GPU = {"device": "cuda NVIDIA H200", "noise": "Philox", "processor": "x86_64 AVX512"}
+
+
+def test_a_laptop_and_a_gpu_share_one_certificate(tmp_path: Path) -> None:
+    laptop = ledger_at(tmp_path / "a" / "l", (0, 8), part=range(8))
+    gpu = ledger_at(tmp_path / "b" / "l", (8, 20), part=range(8, 20), numerics=GPU)
+    merged = tmp_path / "merged"
+    merge_ledgers([gpu, laptop], merged)
+    with Ledger(merged) as ledger:
+        found = engine.provenance(ledger, None)
+        assert engine.devices(ledger) == ["cpu", "cuda"]
+    assert found.noise == "SFC64 and Philox"
+    assert found.mixture == ("members 0 to 7 on cpu, x86_64 AVX2", "members 8 to 19 on cuda NVIDIA H200, Philox, x86_64 AVX512")
+
+
+def test_where_a_run_computes_is_no_part_of_what_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Device and build of torch decide how it rounds, which parts record; another configuration would be another run."""
+    versions = []
+    for build in ("2.13.0+cpu", "2.13.0+cu128", "2.14.0+cpu"):
+        monkeypatch.setattr("torch.__version__", build)
+        versions.append(code_identity(SCHEME, Faulty(Path())))
+    assert versions[0] == versions[1]
+    assert versions[0] != versions[2]
