@@ -40,7 +40,7 @@ def test_parts_from_outside_the_package_are_named(tmp_path: Path, monkeypatch: p
 
     identity = code_identity(InnerProductTrainer(), 3)
     assert set(identity) == {"certidote", "torch", "numpy", "oracles.InnerProductTrainer", "builtins.int"}
-    assert (identity["torch"], identity["numpy"]) == (str(torch.__version__), numpy.__version__)
+    assert (identity["torch"], identity["numpy"]) == (str(torch.__version__).partition("+")[0], numpy.__version__)
     assert identity["builtins.int"] == "no source file"
     copy = tmp_path / "oracles.py"
     copy.write_text("other")
