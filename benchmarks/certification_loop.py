@@ -3,8 +3,8 @@
 Three ways to noise, denoise, train and poll the members of one ensemble on the digits, measured in turn in one run:
 
 a. the script a user would write: a diffusers U-Net in float32, batches of 64, a DataLoader, one model after the other;
-b. a competent script: our denoiser network in float32 with channels-last, whole-set calls, index batches, `nn.Module` and SGD,
-   one model after the other, all cores;
+b. a competent script: our denoiser network in the number format that is fast here, channels-last, whole-set calls, index batches,
+   `nn.Module` and SGD in float32 (which is faster for such small products), one model after the other, all cores;
 c. the engine: one single-threaded process for each core, stacked training, the number format that is fast here.
 
 All train the same classifier by the same recipe. Only ratios are comparable between machines; the load by other processes is
@@ -33,7 +33,7 @@ from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.diffusion.schedule import linear
 from certidote.engine.ledger import Ledger
 from certidote.engine.local import Pool
-from certidote.numerics import fast_dtype
+from certidote.numerics import DType, fast_dtype
 from certidote.streams import Key
 from certidote.training.models import build
 from certidote.training.pooled import trainer_for
@@ -51,7 +51,7 @@ def diffusers_unet(directory: Path, seconds: float) -> nn.Module:
     from diffusers import DDPMScheduler, UNet2DModel
 
     if (directory / "config.json").is_file():
-        return UNet2DModel.from_pretrained(directory, local_files_only=True, use_safetensors=True).eval()
+        return UNet2DModel.from_pretrained(directory, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False).eval()
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32), norm_num_groups=8,
@@ -115,10 +115,10 @@ def users_script(models: int, unet: nn.Module, seed: int) -> list[float]:
     return accuracies
 
 
-def competent_script(models: int, seed: int) -> list[float]:
+def competent_script(models: int, dtype: DType, seed: int) -> list[float]:
     """(b) Returns each model's test accuracy."""
     torch.manual_seed(seed)
-    denoiser = load_denoiser("digits", dtype="float32")
+    denoiser = load_denoiser("digits", dtype=dtype)
     accuracies = []
     clean, test = TRAIN.pixels(), TEST.pixels()
     sigma = torch.full((len(TRAIN),), SIGMA)
@@ -180,7 +180,7 @@ def main() -> None:
             row = {"busy_elsewhere": busy_elsewhere()}
             for name, work in (
                 ("a", lambda n=number: users_script(5, unet, n)),
-                ("b", lambda n=number: competent_script(20, n)),
+                ("b", lambda n=number: competent_script(20, dtype, n)),
                 ("c", lambda n=number: engine_loop(options.models, pool, dtype, n, workers)),
             ):
                 row[name], found = timed(work)

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from certidote.engine.code import package_digest
 from certidote.results.files import write_json
 from certidote.results.record import versions
 from certidote.types import Json
@@ -42,6 +43,7 @@ def facts() -> Json:
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
+        "code": package_digest(),
     }
 
 
