@@ -24,7 +24,7 @@ from certidote.defenses.sanitize import sanitized
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.engine.ledger import Ledger
-from certidote.engine.local import Pool
+from certidote.engine.local import Pool, available_cores
 from certidote.numerics import fast_dtype, keep_freed_memory, torch_dtype
 from certidote.streams import Key
 from certidote.training.pooled import trainer_for
@@ -53,18 +53,18 @@ def operations(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def loop_seconds(train: ImageDataset, test: ImageDataset, dtype: str, members: int) -> float:
-    """The engine on one worker that is running already: wall time for each member, ledger included."""
+def loop_seconds(train: ImageDataset, test: ImageDataset, dtype: str, members: int, workers: int) -> float:
+    """The engine on workers that are running already: wall time for each member of a worker, ledger included."""
     scheme = DenoisedSmoothing(load_denoiser("digits", dtype=dtype), SIGMA, n0=10, n=members - 10)
     trainer, data = trainer_for(RECIPES["mlp"], dtype), Untrusted(train)
-    with tempfile.TemporaryDirectory() as folder, Pool(1) as pool:
+    with tempfile.TemporaryDirectory() as folder, Pool(workers) as pool:
         for name, first in (("warm", True), ("timed", False)):
             with Ledger(Path(folder) / f"{name}.sqlite") as ledger:
                 config = engine.configuration(scheme, trainer, data, test, {"dtype": dtype, "warm": first})
                 begin = time.perf_counter()
                 engine.run(scheme, trainer, data, test, ledger=ledger, pool=pool, config=config, seed=1)
                 spent = time.perf_counter() - begin
-    return spent / members
+    return spent * workers / members
 
 
 def main() -> None:
@@ -96,22 +96,24 @@ def main() -> None:
         "training one CNN, 32x32": lambda: single.fit([colored], [key], key),
     }
     counts = {name: operations(work) for name, work in parts.items()}
+    counts_of_workers = sorted({1, available_cores()})
     rounds = []
     for number in range(options.rounds):
         busy = busy_elsewhere()
         spent = {name: seconds(work) for name, work in parts.items()}
         speed = {name: counts[name] / spent[name] / 1e9 for name in parts}
         apart = seconds(lambda: sanitized(untrusted, denoiser, SIGMA, key)) + spent[stacked] / len(views)
-        loop = apart / loop_seconds(train, test, dtype, 320)
+        loop = {workers: apart / loop_seconds(train, test, dtype, 320 * workers, workers) for workers in counts_of_workers}
         peak = max(speed[name] for name in parts if name.startswith("matrix product"))
         rounds.append({"busy_elsewhere": busy, "gflops": speed, "peak": peak, "loop": loop})
-        print(f"round {number + 1}: peak {peak:.0f} GFLOP/s, loop {loop:.0%} of its parts", flush=True)
+        print(f"round {number + 1}: peak {peak:.0f} GFLOP/s, loop {loop[1]:.0%} of its parts", flush=True)
     fraction = {name: statistics.median(row["gflops"][name] / row["peak"] for row in rounds) for name in parts}
     print(f"one thread, {dtype}, fractions of the peak:")
     for name, value in fraction.items():
         print(f"  {name}: {value:.0%} ({statistics.median(row['gflops'][name] for row in rounds):.0f} GFLOP/s)")
-    loop = statistics.median(row["loop"] for row in rounds)
-    print(f"  the loop on one worker: {loop:.0%} of 1 / (noise + denoise + train) measured apart")
+    loop = {workers: statistics.median(row["loop"][workers] for row in rounds) for workers in counts_of_workers}
+    for workers, value in loop.items():
+        print(f"  the loop, {workers} at work: {value:.0%} of 1 / (noise + denoise + train) measured apart, each")
     measured = {"fractions_of_peak": fraction, "loop": loop, "rounds": rounds, "dtype": dtype}
     keep(options.out / "fractions_of_peak.json", measured, max(row["busy_elsewhere"] for row in rounds))
 

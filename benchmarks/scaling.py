@@ -6,7 +6,6 @@ linear, 0 is free.
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import time
@@ -14,18 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import busy_elsewhere, keep
 
 from certidote.data.tiny import tiny
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.diffusion.denoiser import load
 from certidote.engine.jobs import Job, Payload, work
 from certidote.numerics import keep_freed_memory
-from certidote.results.files import write_json
-from certidote.results.record import versions
 from certidote.streams import Key
 from certidote.training.pooled import trainer_for
 from certidote.training.recipe import RECIPES
-from certidote.types import Json, Untrusted
+from certidote.types import Untrusted
 
 SIZES = {
     "images": [(images, 16, 10) for images in (500, 1_000, 2_000, 4_000)],
@@ -57,8 +55,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SIZES), default=list(SIZES), help="what grows")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/scaling.json"))
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Json] = {}
+    busy, found = busy_elsewhere(), {}
     context = multiprocessing.get_context("spawn")
     for axis, (name, sizes) in enumerate(SIZES.items()):
         if name not in options.only:
@@ -73,7 +70,7 @@ def main() -> None:
         slope = float(np.polyfit(np.log([size[axis] for size in sizes]), np.log(seconds), 1)[0])
         print(f"{name}: slope {slope:.2f}", flush=True)
         found[name] = {"sizes": [list(size) for size in sizes], "cpu_seconds": seconds, "peak_mib": memory, "slope": slope}
-    write_json(options.out, json.loads(json.dumps({"found": found, "repeats": options.repeats, "versions": versions()})))
+    keep(options.out, {"found": found, "repeats": options.repeats}, busy)
 
 
 if __name__ == "__main__":

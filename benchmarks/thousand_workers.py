@@ -7,9 +7,6 @@ not slow the driver down: events come as fast as it takes them.
 
 import argparse
 import heapq
-import json
-import os
-import resource
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from machine import busy_elsewhere, keep, peak_mib
 
 from certidote import engine
 from certidote.certification.binomial import lower_confidence_bound
@@ -28,9 +26,7 @@ from certidote.diffusion.denoiser import load
 from certidote.engine.jobs import BlockRecord, Job, Payload
 from certidote.engine.ledger import Ledger
 from certidote.numerics import rounding
-from certidote.results.files import write_json
 from certidote.results.interim import Interim
-from certidote.results.record import versions
 from certidote.streams import Key
 from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import RECIPES
@@ -109,8 +105,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the ledger goes: on the disk to be measured; default: a temporary one")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/thousand_workers.json"))
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = []
+    busy, rows = busy_elsewhere(), []
     # One block in each commit is the worst case; a window of 10 ms is what 1,000 workers with jobs of 1 s give a driver whose commit
     # takes that long.
     for window, blocks in ((0.0, min(1_000, options.blocks)), (0.01, options.blocks)):
@@ -123,10 +118,7 @@ def main() -> None:
             f"end; {row['ledger_bytes_per_vote']:.3f} bytes a vote",
             flush=True,
         )
-    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    record = {"rows": rows, "load_average": load_average, "peak_mib": peak, "versions": versions()}
-    write_json(options.out, json.loads(json.dumps(record)))
+    keep(options.out, {"rows": rows, "peak_mib": peak_mib(psutil.Process())}, busy)
 
 
 if __name__ == "__main__":
