@@ -1,6 +1,9 @@
 """The ledger: what is committed survives, what is wrong is refused, nothing is counted twice."""
 
+import errno
+import os
 import sqlite3
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -122,17 +125,95 @@ def test_a_vote_for_no_class_is_refused(tmp_path: Path) -> None:
         ledger.ballots(3, 2, PROVENANCE)
 
 
-def test_every_truncation_is_recovered_or_refused(tmp_path: Path) -> None:
-    path = filled(tmp_path / "l", *((first, first + 4) for first in range(0, 40, 4)))
+PAGE = 4_096
+COMMITTED = 200
+
+
+def sizes_to_try(length: int, step: int, seed: int) -> list[int]:
+    """Around every multiple of `step`, and a hundred places in between."""
+    edges = {edge + shift for edge in range(0, length + 1, step) for shift in (-1, 0, 1)}
+    anywhere = np.random.default_rng(seed).integers(0, length + 1, size=100).tolist()
+    return sorted(size for size in edges | set(anywhere) if 0 <= size <= length)
+
+
+def complete_or_refused(path: Path) -> bool:
+    """Whether everything committed is there, to the last bit; otherwise the ledger was refused, or is as good as new."""
+    try:
+        with Ledger(path) as ledger:
+            if ledger.get("config") is None:
+                assert path.stat().st_size == 0 or not ledger.voted()
+                return False
+            ballots, seconds = ledger.ballots(3, 10, PROVENANCE), ledger.seconds()
+    except ValueError as error:
+        assert "damaged or not a ledger" in str(error)
+        return False
+    assert ballots.votes.tolist() == [[1, 2, 1]] * COMMITTED, "silently fewer, or wrong"
+    assert ballots.noise_ids.tolist() == list(range(COMMITTED))
+    assert seconds == (COMMITTED / 4 * 0.5, COMMITTED / 4 * 0.25)
+    return True
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    path = filled(tmp_path / "l", *((first, first + 4) for first in range(0, COMMITTED, 4)))
     whole = path.read_bytes()
-    for size in range(0, len(whole), 997):
+    assert len(whole) % PAGE == 0
+    for size in sizes_to_try(len(whole), PAGE, seed=0):
         path.write_bytes(whole[:size])
-        try:
-            with Ledger(path) as ledger:
-                votes = ledger.ballots(3, 10, PROVENANCE).votes
-        except ValueError:
-            continue
-        assert votes.tolist() == [[1, 2, 1]] * len(votes), "silently wrong"
+        assert complete_or_refused(path) == (size == len(whole)), size
+
+
+@pytest.mark.parametrize("spilled", [False, True], ids=["in memory", "pages written"])
+@pytest.mark.parametrize("cut", ["ledger", "journal"])
+def test_a_commit_cut_off_and_then_truncated_is_recovered_or_refused(tmp_path: Path, spilled: bool, cut: str) -> None:
+    """A kill in the middle of a transaction, of which some pages had reached the file, and then the end of a file was lost."""
+    path, journal = tmp_path / "l", tmp_path / "l-journal"
+    filled(path, *((first, first + 4) for first in range(0, COMMITTED, 4)))
+    before = path.stat().st_size
+    with Ledger(path) as ledger:
+        ledger.db.execute(f"PRAGMA cache_size={1 if spilled else 1_000}")
+        ledger.db.execute("BEGIN IMMEDIATE")
+        for first in range(COMMITTED, COMMITTED + 80, 4):
+            ledger._insert(block(first, first + 4, num_tests=2_000), 10)
+        whole = {"ledger": path.read_bytes(), "journal": journal.read_bytes()}
+        ledger.db.execute("ROLLBACK")
+    assert (len(whole["ledger"]) > before) == spilled
+    for size in sizes_to_try(len(whole[cut]), PAGE if cut == "ledger" else PAGE + 8, seed=1):
+        part = {**whole, cut: whole[cut][:size]}
+        path.write_bytes(part["ledger"])
+        journal.write_bytes(part["journal"])
+        complete = complete_or_refused(path)
+        journal.unlink(missing_ok=True)
+        if cut == "ledger":
+            assert complete == (size >= before), size
+        elif size == len(whole[cut]):
+            assert complete
+
+
+@pytest.mark.parametrize("left", [b"", b"journal"], ids=["empty file", "first commit cut off"])
+def test_a_run_that_was_stopped_before_it_began_begins(tmp_path: Path, left: bytes) -> None:
+    path = tmp_path / "l"
+    path.write_bytes(b"")
+    if left:  # a header that says: before this transaction the file had no pages
+        header = bytes.fromhex("d9d505f920a163d7") + struct.pack(">IIIII", 0, 7, 0, 512, PAGE)
+        (tmp_path / "l-journal").write_bytes(header.ljust(512, b"\0"))
+    with Ledger(path, read_only=True) as ledger:
+        assert ledger.get("config") is None
+    filled(path, (0, 4))
+    with Ledger(path) as ledger:
+        assert ledger.voted() == 4
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *given: object) -> int:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr("certidote.engine.lock.os.open", refused)
+    for code, kind, expected in (
+        (errno.EROFS, ValueError, r"l cannot be used as a ledger \(Read-only file system\); give another run directory"),
+        (errno.ENOSPC, OSError, r"could not write to .*l \(No space left on device\): the disk is full.* free space and run the same"),
+    ):
+        with pytest.raises(kind, match=expected):
+            Ledger(tmp_path / "l")
 
 
 def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:

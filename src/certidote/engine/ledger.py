@@ -2,12 +2,16 @@
 
 A SQLite file. What was committed survives a kill; what was not is worked out again from the same keys. A run under another
 configuration is refused with both values. A second driver on the same ledger is locked out; others may read meanwhile.
+
+A kill or a full disk before the first commit leaves a file without tables, or an empty one: a run that has not begun.
 """
 
+import errno
 import json
 import math
 import shutil
 import sqlite3
+import struct
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -78,13 +82,12 @@ class Ledger:
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         try:
             with self._explained():
+                check_journaled_size(path)
                 if read_only:
                     self._open_to_read()
                 else:
                     self._open_to_write()
-                verdict = self.db.execute("PRAGMA quick_check").fetchone()[0]
-                if verdict != "ok":
-                    raise sqlite3.DatabaseError(verdict)
+                self._check_whole()
         except BaseException:
             self.__exit__()
             raise
@@ -113,6 +116,21 @@ class Ledger:
             for name in (self.path.name, f"{self.path.name}-journal"):
                 shutil.copyfile(self.path.with_name(name), Path(self._copy.name) / name)
             self._db = sqlite3.connect(Path(self._copy.name) / self.path.name, isolation_level=None)
+
+    def _check_whole(self) -> None:
+        """Raises: sqlite3.DatabaseError if the end of the file is missing, which SQLite would read as zeros, or pages disagree."""
+        self.db.execute("BEGIN")  # one snapshot: the driver may be writing meanwhile
+        try:
+            pages = self.db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
+            file = Path(self.db.execute("PRAGMA database_list").fetchone()[2])
+            if file.stat().st_size < pages:
+                raise sqlite3.DatabaseError(f"{file.stat().st_size} of {pages} bytes are there")
+            verdict = self.db.execute("PRAGMA quick_check").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        finally:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -153,23 +171,32 @@ class Ledger:
             if "locked" in text:
                 raise ValueError(f"{self.path} is in use by another run; wait for it or give another run directory") from None
             if "full" in text or "disk I/O" in text:
-                raise OSError(
-                    f"could not write to {self.path} ({text}): the disk is full. Committed members are kept; free space "
-                    "and run the same command again to go on"
-                ) from None
+                raise self._disk_full(text) from None
             raise ValueError(f"{self.path} cannot be used as a ledger ({text}); give another run directory") from None
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno is None:  # a message of ours, from a transaction inside
+                raise
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._disk_full(error.strerror) from None
             raise ValueError(f"{self.path} cannot be used as a ledger ({error.strerror}); give another run directory") from None
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"{self.path} is damaged or not a ledger ({error}); restore it from a copy or give another run directory"
             ) from None
 
+    def _disk_full(self, reason: str) -> OSError:
+        return OSError(
+            f"could not write to {self.path} ({reason}): the disk is full. Committed members are kept; free space and run the same "
+            "command again to go on"
+        )
+
     # ------------------------------------------------------------------------------------------------- configuration
 
     def get(self, name: str) -> Any:
-        """A recorded fact, or None."""
+        """A recorded fact, or None: also for every fact of a run that was stopped before it began."""
         with self._explained():
+            if not self._has("meta"):
+                return None
             row = self.db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else json.loads(row[0])
 
@@ -423,6 +450,29 @@ class Ledger:
         if not np.array_equal(ranks.argmin(axis=2)[~failed], votes[~failed]):
             raise ValueError(f"{self.path}: rankings and votes disagree about first choices; it is damaged")
         return ranks
+
+
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+
+
+def check_journaled_size(path: Path) -> None:
+    """Whether the file is as long as its journal says it was before the transaction that a kill cut off.
+
+    To undo that transaction SQLite would fill what is missing with zeros.
+
+    Raises: sqlite3.DatabaseError if the file is shorter.
+    Source: the SQLite documentation, "Database File Format", section 3, "The Rollback Journal".
+    """
+    try:
+        with open(path.with_name(f"{path.name}-journal"), "rb") as journal:
+            header = journal.read(28)
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):  # no journal, or no ledger yet
+        return
+    if len(header) == 28 and header.startswith(JOURNAL_MAGIC):
+        pages, _, page_size = struct.unpack(">III", header[16:28])
+        if size < pages * page_size:
+            raise sqlite3.DatabaseError(f"{size} of {pages * page_size} bytes are there")
 
 
 def _kind(num_classes: int) -> np.dtype[Any]:
