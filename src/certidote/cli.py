@@ -3,12 +3,14 @@
 Says what a verb returned, in plain words; turns expected errors into one line and exit status 2.
 """
 
+import difflib
+import errno
 import inspect
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -285,19 +287,78 @@ app.add_typer(denoisers, name="denoiser")
 def main() -> None:
     """Entry point. Expected errors are one line on stderr and status 2; CERTIDOTE_TRACEBACK=1 shows where they come from."""
     try:
-        app()
+        sys.exit(app(prog_name="certidote", standalone_mode=False))
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("CERTIDOTE_TRACEBACK") or not _expected(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_of_the_disk(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the parser's own; which module they come from depends on Typer's version
+            raise
+        print(_of_usage(error), file=sys.stderr)
         sys.exit(2)
 
 
 def _expected(error: Exception) -> bool:
     """RuntimeErrors are bugs of ours, except a lost worker and a job that failed, whose traceback is in the ledger."""
     return not isinstance(error, RuntimeError) or type(error).__name__ in ("WorkerLost", "JobFailed")
+
+
+def _of_usage(error: Any) -> str:
+    """A wrong command line, in one line; the help text, for a group of commands without any."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    said = error.format_message().strip().rstrip(".")
+    if "\n" in said:
+        return str(said)
+    help_on = f"'{context.command_path if context else 'certidote'} --help'"
+    if parameter is not None:
+        option = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
+        if said.startswith("Missing"):
+            return f"error: {option} is missing; {help_on} says what to give"
+        return f"error: {option}{_given(parameter.opts)}: give {_kind(context, parameter.name)}; {help_on} explains it"
+    known = [option for each in context.command.params for option in each.opts] if context else []
+    wrong = str(getattr(error, "option_name", ""))
+    if said.startswith("No such option") and (nearest := difflib.get_close_matches(wrong, known, n=1)):
+        return f"error: no such option: {wrong}; did you mean {nearest[0]}?"
+    return f"error: {said[0].lower()}{said[1:]}; {help_on} says what there is"
+
+
+def _given(names: list[str]) -> str:
+    """What the command line has after (or, with =, in) an option, with a space before it; nothing if it cannot be told."""
+    for word, following in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in names:
+            return f" {_printable(value if equals else following)}"
+    return ""
+
+
+def _kind(context: Any, name: str) -> str:
+    """What a verb's parameter takes, from its annotation."""
+    kind = get_args(context.command.callback.__annotations__[name])[0]  # of Annotated[kind, ...]
+    accepted = get_args(kind) or (kind,)
+    return "a whole number" if int in accepted else "a number" if float in accepted else "another value"
+
+
+ADVICE = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space, your quota is used up",
+    errno.EROFS: "this disk can only be read: give a place on another one",
+    errno.EACCES: "give a place where you may do this, or see to the permissions",
+    errno.EPERM: "give a place where you may do this, or see to the permissions",
+    errno.ENOENT: "give a place that is there",
+}
+
+
+def _of_the_disk(error: OSError) -> str:
+    """What the system said, about which file, and what to do; messages that we made ourselves say it all."""
+    if error.errno is None:
+        return str(error)
+    where = "" if error.filename is None else f"{_printable(str(error.filename))}: "
+    said = f"{where}{error.strerror}"
+    return said if "same command again" in said else f"{said}; {ADVICE.get(error.errno, 'see to it')} and run the same command again"
 
 
 if __name__ == "__main__":

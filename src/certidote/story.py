@@ -17,9 +17,9 @@ from certidote.defenses.sanitize import sanitized
 from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.engine.local import Pool
 from certidote.reporting.figures import attack_figure, certified_accuracy_figure, threat_figure
-from certidote.reporting.html import write_report
+from certidote.reporting.html import render
 from certidote.reporting.words import length, percent, radius_in_words
-from certidote.results.files import write_csv, write_json, write_text
+from certidote.results.files import csv_text, json_text, write_texts
 from certidote.results.record import versions
 from certidote.results.summary import wilson
 from certidote.scenarios.transfer import Outcome, TransferScenario, craft, evaluate, make_scenario
@@ -68,15 +68,18 @@ def run_demo(
                 certificates.append(run.record)
                 shown.append({**run.record, **run.pictures})
     attack["statement"] = _where_it_lies(attack, certificates)
-    write_json(out / "demo.json", {"certificates": [_without_images(c) for c in certificates], "attack": attack})
     rows = [(c["label"], *point) for c in certificates for point in c["results"]["certified_accuracy"]]
-    write_csv(out / "certified_accuracy.csv", ("ensemble", "radius", "certified_accuracy"), rows)
     columns = ("label", "successes", "trials", "low", "high", "other_errors", "clean_accuracy")
-    write_csv(out / "attack.csv", columns, [[row[name] for name in columns] for row in attack["rows"]])
-    write_text(out / "certified_accuracy.svg", certified_accuracy_figure(certificates, attack))
-    write_text(out / "threats.svg", threat_figure(certificates))
-    write_text(out / "attack.svg", attack_figure(attack))
-    write_report(out / "report.html", "Certidote demo: handwritten digits", shown, attack)
+    texts = {
+        "certified_accuracy.csv": csv_text(("ensemble", "radius", "certified_accuracy"), rows),
+        "attack.csv": csv_text(columns, [[row[name] for name in columns] for row in attack["rows"]]),
+        "certified_accuracy.svg": certified_accuracy_figure(certificates, attack),
+        "threats.svg": threat_figure(certificates),
+        "attack.svg": attack_figure(attack),
+        "report.html": render("Certidote demo: handwritten digits", shown, attack),
+        "demo.json": json_text({"certificates": [_without_images(c) for c in certificates], "attack": attack}),
+    }
+    write_texts({out / name: text for name, text in texts.items()})
     return Demo(tuple(certificates), attack, tuple(_story(certificates, attack, out)), out)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from certidote.reporting.html import render, write_report
+from certidote.reporting.html import render
 from certidote.verbs.reports import report
 from reporting import example
 
@@ -310,16 +310,6 @@ def test_wrong_input_is_refused() -> None:
         render("t", [])
     with pytest.raises(ValueError, match="version 2 cannot be reported; give 'certidote certificate' version 1"):
         render("t", [example.certificate(version=2)])
-
-
-def test_write_report_replaces_the_file_or_leaves_it(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    write_report(path, "Digits", [example.certificate()])
-    assert path.read_text(encoding="utf-8") == ALONE
-    with pytest.raises(ValueError, match="cannot be reported"):
-        write_report(path, "second", [{"format": "other"}])
-    assert path.read_text(encoding="utf-8") == ALONE
-    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
 
 KEPT_MAP = Path(__file__).parents[2] / "results" / "threat_map"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from certidote.data import atomic
-from certidote.results.files import write_csv, write_json, write_text
+from certidote.results.files import write_csv, write_json, write_text, write_texts
 
 BIG = "x" * 200_000
 
@@ -172,7 +172,7 @@ WRITERS = [
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_file_cut_off_by_the_system(target, write):
     existed = target.exists()
-    with pytest.raises(OSError, match="nothing was written, and what was there is unchanged") as caught:
+    with pytest.raises(OSError, match="it was not written, and what was there is unchanged") as caught:
         write(target)
     assert caught.value.errno == errno.EFBIG
     assert caught.value.filename == str(target)
@@ -190,7 +190,7 @@ def test_a_full_disk(target, monkeypatch, write):
         return open("/dev/full", mode.replace("x", "w"))
 
     monkeypatch.setattr(atomic, "open", on_full_disk, raising=False)
-    with pytest.raises(OSError, match="No space left on device; nothing was written") as caught:
+    with pytest.raises(OSError, match="No space left on device; it was not written") as caught:
         write(target)
     assert caught.value.errno == errno.ENOSPC
     unharmed(target, existed)
@@ -209,6 +209,31 @@ def test_failures_at_the_last_moment(target, monkeypatch, call, error):
         write_text(target, "new")
     monkeypatch.undo()
     unharmed(target, existed)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_files_that_belong_together_are_replaced_together_or_not_at_all(tmp_path):
+    (tmp_path / "b").write_text("older")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "c").symlink_to(tmp_path / "real" / "c")
+    with pytest.raises(OSError, match="none of 3 files was written, and what was there is unchanged") as caught:
+        write_texts({tmp_path / "a": "new", tmp_path / "c": "new", tmp_path / "b": BIG})
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(tmp_path / "b")
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["b", "c", "real"]
+    assert (tmp_path / "b").read_text() == "older"
+    write_texts({tmp_path / "a": "new", tmp_path / "c": "new", tmp_path / "b": "newer"})
+    assert [(tmp_path / name).read_text() for name in ("a", "b", "real/c")] == ["new", "newer", "new"]
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["a", "b", "c", "c", "real"]
+
+
+def test_all_content_is_on_the_disk_before_the_first_file_is_replaced(tmp_path, monkeypatch):
+    order = []
+    calls = {name: getattr(os, name) for name in ("fsync", "replace")}
+    for name in calls:
+        monkeypatch.setattr(atomic.os, name, lambda *given, name=name: (order.append(name), calls[name](*given))[1])
+    write_texts({tmp_path / "a": "1", tmp_path / "b": "2"})
+    assert order[:4] == ["fsync", "fsync", "replace", "replace"]
 
 
 def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):

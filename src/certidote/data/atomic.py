@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -18,24 +18,69 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises: ValueError if the folder does not exist or `path` is something else than a file (a folder, a device); OSError, saying
         that nothing was changed, if the disk fails.
     """
+    target = _target_of(path)
+    unfinished = unfinished_beside(target)
+    try:
+        with _failure_at(path, "it was not written, and what was there is unchanged"):
+            with _flushed(unfinished) as file:
+                yield file
+            os.replace(unfinished, target)
+            sync_folder(target.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def replace_all(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together, replacing what was there: all content is on the disk before the first file takes its place.
+
+    They take their places in the order given, one right after the other. If the disk fails before that, none is replaced.
+
+    Raises: as `replacing`; the OSError says which file failed, and how many were replaced.
+    """
+    targets = {path: _target_of(path) for path in contents}
+    written: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            written[path] = unfinished_beside(targets[path])
+            with _failure_at(path, f"none of {len(contents)} files was written, and what was there is unchanged"):
+                with _flushed(written[path]) as file:
+                    file.write(content)
+        for done, (path, unfinished) in enumerate(written.items()):
+            with _failure_at(path, f"only the first {done} of {len(contents)} files were replaced"):
+                os.replace(unfinished, targets[path])
+        for folder in {target.parent for target in targets.values()}:
+            sync_folder(folder)
+    finally:
+        for unfinished in written.values():
+            unfinished.unlink(missing_ok=True)
+
+
+def _target_of(path: Path) -> Path:
+    """Where a file really goes, links followed. Raises: ValueError as `replacing`."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise ValueError(f"cannot write {str(path)!r}: folder {str(target.parent)!r} does not exist; create it first")
     if target.exists() and not target.is_file():
         raise ValueError(f"cannot write {str(path)!r}: it exists and is no regular file; choose another path")
-    unfinished = unfinished_beside(target)
+    return target
+
+
+@contextmanager
+def _flushed(path: Path) -> Iterator[BinaryIO]:
+    """A new file that is on the disk when the block ends well. Not tempfile, which keeps the group from reading it whatever the umask."""
+    with open(path, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _failure_at(path: Path, state: str) -> Iterator[None]:
+    """Errors of the disk name the file that was asked for, and say in which state things are."""
     try:
-        with open(unfinished, "xb") as file:  # not tempfile, which keeps the group from reading whatever the umask says
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-        sync_folder(target.parent)
+        yield
     except OSError as error:
-        message = f"{error.strerror or error}; nothing was written, and what was there is unchanged"
-        raise OSError(error.errno, message, str(path)) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{error.strerror or error}; {state}", str(path)) from error
 
 
 def unfinished_beside(target: Path) -> Path:

@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 
 from certidote.data.atomic import replacing
-from certidote.engine.ledger import Ledger
+from certidote.engine.ledger import Ledger, check_journaled_size
 
 LEDGER = "ledger.sqlite"
 COMPRESSED = "ledger.sqlite.xz"
@@ -22,15 +22,14 @@ class Evidence(Ledger):
     def __init__(self, run: Path) -> None:
         self.path, self._lock, self._copy = _ledger_in(run), None, None
         with self._explained():
+            check_journaled_size(self.path)
             if self.path.suffix == ".xz":
                 self._db = sqlite3.connect(":memory:", isolation_level=None)
                 self._db.deserialize(self._unpacked())
             else:
                 self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
             self._db.execute("PRAGMA query_only=ON")
-            verdict = self._db.execute("PRAGMA quick_check").fetchone()[0]
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+            self._check_whole()
             tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not {"meta", "blocks"} <= tables:
                 raise sqlite3.DatabaseError("it has no votes")

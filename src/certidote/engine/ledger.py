@@ -122,9 +122,9 @@ class Ledger:
         self.db.execute("BEGIN")  # one snapshot: the driver may be writing meanwhile
         try:
             pages = self.db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
-            file = Path(self.db.execute("PRAGMA database_list").fetchone()[2])
-            if file.stat().st_size < pages:
-                raise sqlite3.DatabaseError(f"{file.stat().st_size} of {pages} bytes are there")
+            file = self.db.execute("PRAGMA database_list").fetchone()[2]
+            if file and Path(file).stat().st_size < pages:  # no file: it was unpacked in memory
+                raise sqlite3.DatabaseError(f"{Path(file).stat().st_size} of {pages} bytes are there")
             verdict = self.db.execute("PRAGMA quick_check").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)

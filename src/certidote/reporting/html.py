@@ -6,7 +6,6 @@ everything that it prints: class names, paths and commands are anybody's.
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from markupsafe import Markup
 
@@ -14,7 +13,6 @@ from certidote.reporting import figures, words
 from certidote.reporting.frameworks import FRAMEWORKS, evidence_of
 from certidote.reporting.pages import both_widths, page
 from certidote.reporting.threat_map import threat_map_content
-from certidote.results.files import write_text
 from certidote.types import Json
 
 Cells = list[str]
@@ -22,22 +20,6 @@ NOT_PROVED = "not proved"
 FORMAT, VERSION = "certidote certificate", 1
 BADGES = {"failed": "fail", "enforced": "pass", "reported": "reported", "assumed": "assumed"}
 ATTACK_ORIGIN = (("command", "command"), ("root seed", "root"), ("denoiser digest", "denoiser"))
-
-
-def write_report(
-    path: Path,
-    title: str,
-    certificates: Sequence[Json],
-    attack: Json | None = None,
-    *,
-    threat_map: Json | None = None,
-    pictures: bool = True,
-) -> None:
-    """Render a report and write it in one step: the file is complete or the old one is still there.
-
-    Raises: ValueError as `render` and `results.files.write_text` do; OSError if the disk fails.
-    """
-    write_text(path, render(title, certificates, attack, threat_map=threat_map, pictures=pictures))
 
 
 def render(

@@ -1,14 +1,14 @@
-"""Result files: text, JSON and CSV, each either complete or not written at all."""
+"""Result files: text, JSON and CSV, each either complete or not written at all, alone or with others that belong to it."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from certidote.data.atomic import replacing
+from certidote.data.atomic import replace_all, replacing
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,8 +22,21 @@ def write_text(path: Path, text: str) -> None:
         file.write(encoded)
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write files that belong together as UTF-8, all of them or none, in the order given.
+
+    Raises: as `write_text`; the OSError says which file failed.
+    """
+    replace_all({path: text.encode() for path, text in texts.items()})
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, indented, keys in the order given; raises as `write_text` does.
+    """Write a JSON value, as `json_text` makes it; raises as that and `write_text` do."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as text, indented, keys in the order given.
 
     Raises: ValueError if a number is NaN or infinite, which JSON cannot express, naming its place; TypeError if something is no
         JSON value (a NumPy array, say).
@@ -31,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
     for place, number in _floats(value, ""):
         if not math.isfinite(number):
             raise ValueError(f"the value at {place or 'the top'} is {number}, which JSON cannot express; leave it out or use null")
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from certidote.training.models import ARCHITECTURES
@@ -95,6 +96,29 @@ class Recipe(BaseModel):
             return Recipe.model_validate(value)
         except ValidationError as error:
             raise ValueError(_first_line(error)) from None
+
+
+def check_fits(recipe: Recipe, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Whether images of this shape can be trained on, without training: an architecture of ours is built without memory.
+
+    Args:
+        image_shape: (c, h, w).
+    Raises: ValueError, in one line, if the crop or the architecture needs larger images.
+    """
+    height, width = image_shape[1:]
+    if recipe.crop >= min(height, width):
+        raise ValueError(
+            f"crop={recipe.crop} pixels on images of {height}x{width}; give a recipe whose crop is below the image's side, or larger "
+            "images with --size"
+        )
+    if is_own(recipe.architecture):  # `own.check_model` builds and runs it
+        return
+    try:
+        with torch.device("meta"), torch.no_grad():
+            ARCHITECTURES[recipe.architecture](image_shape, num_classes)(torch.empty(2, *image_shape))
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"architecture {recipe.architecture!r} does not fit: {reason}") from error
 
 
 def _first_line(error: ValidationError) -> str:

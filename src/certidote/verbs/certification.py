@@ -11,10 +11,12 @@ from certidote.verbs.choices import (
     check_apart,
     check_device,
     check_directory,
+    computes_here,
     command_line,
     denoiser_named,
     disk_lines,
     dtype_of_run,
+    make_directory,
     recipe_named,
     test_split_of,
     trainer_named,
@@ -155,10 +157,9 @@ def certify(
 
     check_directory(out)
     check_apart(out, data, test, denoiser)
+    check_device(device, here=engine == "local")
     limits = Limits(parse_members(members), parse_until(until), prepare)
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
-    if engine == "local":
-        check_device(device)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     test_name = test or test_split_of(data)
     test_set = load(test_name, "test", size=size, skip_corrupt=skip_corrupt)
@@ -264,7 +265,7 @@ def _run_and_record(
             f"--until decided looks at counts while they come in, which voids the {bound_of(scheme)} bound; add --bound anytime, or "
             "give a time or a number of models"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     config = engine.configuration(scheme, trainer, untrusted, test[1], facts)
     with Ledger(out / "ledger.sqlite") as ledger:
         ledger.configure(config)
@@ -300,7 +301,7 @@ def _run_and_record(
     pictures: dict[str, Any] = {"examples": [], "gallery": []}
     if parts == 1:
         pictures["examples"] = examples(outcome, scheme.aggregate(ballots), ballots, scheme.n0, test[1], pictures=gallery)
-    if gallery:  # the votes are cast: what is shown from here on, no model has seen
+    if gallery and computes_here(facts["device"]):  # another kind of device would draw other noise than the first model's
         part = rows_of_parts(len(untrusted), untrusted.trusted, parts)[0] if parts > 1 else ()
         pictures["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, scheme.device, part)
     write_results(out, record, pictures, gallery)

@@ -12,22 +12,40 @@ if TYPE_CHECKING:
     from certidote.types import Denoiser, ImageDataset
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, here: bool = True) -> None:
+    """Raises: ValueError unless `device` is "cpu", or "cuda" and there is a GPU; without `here`, other machines compute."""
     if device == "cpu":
         return
-    import torch
-
-    if not device.startswith("cuda"):
-        raise ValueError(f"unknown device {device!r}; choose cpu or cuda")
-    if not torch.cuda.is_available():
+    if device != "cuda":
+        raise ValueError(f"unknown device {device!r}; choose cpu or cuda (which GPUs: set CUDA_VISIBLE_DEVICES)")
+    if here and not computes_here(device):
         raise ValueError(f"device {device!r} was asked for, but torch finds no CUDA device here; use --device cpu")
 
 
+def computes_here(device: str) -> bool:
+    """Whether this machine has a device of this kind."""
+    if device == "cpu":
+        return True
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def check_directory(out: Path) -> None:
-    """Raises: ValueError unless `out` is a directory or can become one; better known before the work than after it."""
+    """Raises: ValueError unless `out` is a directory to write into or can become one; better known before the work than after."""
     place = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not place.is_dir():
         raise ValueError(f"--out {out}: {place} is there and is no directory; give another one")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out}: nothing can be written into {place} (a read-only disk, or permissions); give another place")
+
+
+def make_directory(out: Path) -> None:
+    """Make a directory, with its parents, unless it is there. Raises: ValueError if the system refuses."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: this directory cannot be made ({error.strerror}); give another place") from None
 
 
 def check_apart(out: Path, *inputs: str) -> None:
@@ -121,10 +139,12 @@ def recipe_named(name: str, data: "ImageDataset", model: str = "") -> Any:
 
 
 def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trusted: bool) -> Any:
-    """The trainer for a recipe; an architecture of the user's own is checked first, as far as that goes."""
+    """The trainer for a recipe that fits the images; an architecture of the user's own is checked too, as far as that goes."""
     from certidote.training.own import check_model, is_own
     from certidote.training.pooled import trainer_for
+    from certidote.training.recipe import check_fits
 
+    check_fits(recipe, data.image_shape, data.num_classes)
     if not is_own(recipe.architecture):
         if pretrained_trusted:
             raise ValueError("--pretrained-trusted speaks of weights that --model loads; give --model, or leave it out")
@@ -221,11 +241,8 @@ def dtype_of_run(out: Path, dtype: str, device: str) -> str:
             config = ledger.get("config")
         if config is not None:
             return str(config["dtype"])
-    if dtype == "auto" and device != "cpu":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ValueError(f"no {device} device here to find the faster number format on; give --dtype bfloat16 or float32")
+    if dtype == "auto" and not computes_here(device):
+        raise ValueError(f"no {device} device here to find the faster number format on; give --dtype bfloat16 or float32")
     return resolve_dtype(dtype, device)
 
 

@@ -66,7 +66,7 @@ OwnTransform = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="root of all random streams, for a reproduction; default: the operating system's")]
 Dtype = Annotated[str, typer.Option(help="auto (the faster one here), float32 or bfloat16")]
-Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Device = Annotated[str, typer.Option(help="cpu or cuda (which GPUs: CUDA_VISIBLE_DEVICES)")]
 Force = Annotated[bool, typer.Option(help="replace an earlier result in the output directory")]
 Engine = Annotated[str, typer.Option(help="where models train: local (processes on this machine) or ray (a Ray cluster)")]
 Address = Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_device, denoiser_named, recipe_named, test_split_of
+from certidote.verbs.choices import check_device, denoiser_named, recipe_named, test_split_of, trainer_named
 from certidote.verbs.options import Data, DenoiserName, Device, Dtype, RecipeName
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ def plan(
     from certidote.defenses.smoothing import DenoisedSmoothing
     from certidote.engine.local import available_cores
     from certidote.numerics import resolve_dtype
-    from certidote.training.pooled import trainer_for
     from certidote.types import Silent
 
     if models is not None and radius is not None:
@@ -98,8 +97,8 @@ def plan(
         models = needed[1.0]
     models = 1000 if models is None else models
     scheme = DenoisedSmoothing(chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device)
-    used_recipe = recipe_named(recipe, train_set)
-    record, block = _calibrate(scheme, trainer_for(used_recipe, number_format), train_set, test_set, progress or Silent())
+    trainer = trainer_named(recipe_named(recipe, train_set), train_set, number_format, pretrained_trusted=False)
+    record, block = _calibrate(scheme, trainer, train_set, test_set, progress or Silent())
     processes = workers or available_cores()
     blocks = -(-scheme.members // block)
     seconds = record.seconds / block * scheme.members / min(processes, blocks)

@@ -16,40 +16,38 @@ PICTURES = "pictures.json"
 
 
 def write_results(out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: bool = True) -> None:
-    """Everything that a finished run leaves beside its ledger.
+    """Everything that a finished run leaves beside its ledger: all of it new, or all as it was.
 
     Args:
         record: certificate.json.
         pictures: "examples" and "gallery" of the report. Kept in a file of their own: they do not follow from the ledger.
         gallery: show pictures in the report.
+    Raises: OSError if the disk fails, saying which file and what is safe.
     """
-    from certidote.results.files import write_csv, write_json
+    from certidote.results.files import csv_text, json_text, write_texts
 
-    write_json(out / "certificate.json", record)
-    write_json(out / PICTURES, pictures)
-    for name, (header, rows) in tables(record).items():
-        write_csv(out / name, header, rows)
-    draw(out, record, pictures, gallery)
+    texts = {name: csv_text(header, rows) for name, (header, rows) in tables(record).items()}
+    texts |= {PICTURES: json_text(pictures), **shown(record, pictures, gallery)}
+    texts["certificate.json"] = json_text(record)  # last: where it is, the others are
+    try:
+        write_texts({out / name: text for name, text in texts.items()})
+    except OSError as error:
+        message = f"{error.strerror}; all votes are safe in {out / 'ledger.sqlite'}"
+        raise OSError(error.errno, message, error.filename) from error
 
 
-def draw(
-    out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: bool, threat_map: dict[str, Any] | None = None
-) -> None:
-    """The report and the figures of a record, and nothing else; arguments as for `write_results`."""
+def shown(
+    record: dict[str, Any], pictures: dict[str, Any], gallery: bool, threat_map: dict[str, Any] | None = None
+) -> dict[str, str]:
+    """The report and the figures of a record, by file name; arguments as for `write_results`."""
     from certidote.reporting.figures import certified_accuracy_figure, threat_figure
-    from certidote.reporting.html import write_report
-    from certidote.results.files import write_text
+    from certidote.reporting.html import render
 
+    figures = {}
     if record["proved"]:
-        write_text(out / "certified_accuracy.svg", certified_accuracy_figure([record]))
-        write_text(out / "threats.svg", threat_figure([record]))
-    write_report(
-        out / "report.html",
-        f"Certificate for {record['data']['name']}",
-        [{**record, **pictures}],
-        threat_map=threat_map,
-        pictures=gallery,
-    )
+        figures = {"certified_accuracy.svg": certified_accuracy_figure([record]), "threats.svg": threat_figure([record])}
+    title = f"Certificate for {record['data']['name']}"
+    return {**figures, "report.html": render(title, [{**record, **pictures}], threat_map=threat_map, pictures=gallery)}
 
 
 def _pictures_of(run: Path) -> dict[str, Any]:
@@ -106,11 +104,14 @@ def report(
     ] = None,
 ) -> Path:
     """Write RUN's report.html and figures again from its certificate.json, which stays as it is, like the tables beside it."""
+    from certidote.results.files import write_texts
+
     path = run / "certificate.json"
     if not path.is_file():
         raise ValueError(f"{run} holds no certificate.json; give the run directory of a finished 'certidote certify'")
     record = read_certificate(path)
-    draw(run, record, _pictures_of(run), gallery, None if threat_map is None else _threat_map_of(threat_map, record))
+    texts = shown(record, _pictures_of(run), gallery, None if threat_map is None else _threat_map_of(threat_map, record))
+    write_texts({run / name: text for name, text in texts.items()})
     return run / "report.html"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_directory
+from certidote.verbs.choices import check_directory, make_directory
 
 if TYPE_CHECKING:
     from certidote.engine.ledger import Failure, Part
@@ -99,7 +99,7 @@ def merge(
 
     check_directory(out)
     made = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     try:
         voted = merge_ledgers([run / "ledger.sqlite" for run in runs], out / "ledger.sqlite")
     except BaseException:

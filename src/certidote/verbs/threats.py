@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import command_line, dtype_of_run, recipe_named
+from certidote.verbs.choices import check_directory, command_line, dtype_of_run, make_directory, recipe_named
 from certidote.verbs.options import Dtype, Sigma
 
 if TYPE_CHECKING:
@@ -50,12 +50,13 @@ def threat_map(
     from certidote.data import load
     from certidote.engine.local import Pool
     from certidote.reporting.threat_map import threat_map_figure, threat_map_page
-    from certidote.results.files import write_csv, write_json, write_text
+    from certidote.results.files import csv_text, json_text, write_texts
     from certidote.results.record import versions
     from certidote.results.threat_map import record as record_of
     from certidote.results.threat_map import rows
     from certidote.verbs.certification import certify
 
+    check_directory(out)
     train, test = load("digits", "train"), load("digits:test", "test")
     scheme = _partition_scheme(train, parts)
     given = {"sigma": sigma, "models": models, "n0": n0, "dtype": dtype}
@@ -88,11 +89,14 @@ def threat_map(
         "statement": "per test image",
     }
     record = record_of(curves, facts)
-    write_json(out / "threat_map.json", record)
-    write_csv(out / "threat_map.csv", ("method", "axis", "unit", "budget", "certified_accuracy", "note"), rows(curves))
-    write_text(out / "threat_map.svg", threat_map_figure(record))
-    write_text(out / "threat_map-narrow.svg", threat_map_figure(record, width=360))
-    write_text(out / "threat_map.html", threat_map_page(record))
+    texts = {
+        "threat_map.csv": csv_text(("method", "axis", "unit", "budget", "certified_accuracy", "note"), rows(curves)),
+        "threat_map.svg": threat_map_figure(record),
+        "threat_map-narrow.svg": threat_map_figure(record, width=360),
+        "threat_map.html": threat_map_page(record),
+        "threat_map.json": json_text(record),
+    }
+    write_texts({out / name: text for name, text in texts.items()})
     return ThreatMap(record, out)
 
 
@@ -141,7 +145,7 @@ def _partitioned(
     from certidote.types import CountCertificate, Untrusted
 
     directory = out / "deep-partition"
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     number_format = dtype_of_run(directory, dtype, "cpu")
     recipe = recipe_named("auto", train).model_copy(update=PART_RECIPE)
     trainer, untrusted = trainer_for(recipe, number_format), Untrusted(train)  # type: ignore[arg-type]
