@@ -1,11 +1,15 @@
 """The command line as a user meets it: one clear line and status 2 for bad input, nothing half-written, results where promised."""
 
 import csv
+import errno
 import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +106,7 @@ def empty_folder(folder: Path) -> Path:
         (("digits", "--denoiser", "digitz"), "unknown denoiser 'digitz'"),
         (("digits", "--recipe", "resnet"), "unknown recipe 'resnet'"),
         (("digits", "--dtype", "float64"), "unknown dtype 'float64'"),
-        (("digits", "--device", "tpu"), "unknown device 'tpu'"),
+        (("digits", "--device", "tpu"), "unknown device 'tpu'; choose cpu or cuda (which GPUs: set CUDA_VISIBLE_DEVICES)"),
         (("digitz",), "digits"),
         (("/nonexistent/folder",), "/nonexistent/folder"),
         (("digits:training",), "training"),
@@ -130,9 +134,51 @@ def test_bad_input_is_one_line_and_status_2(
     assert not out.exists(), "nothing half-written"
 
 
-def test_wrong_flags_are_refused_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, "certify", "digits", "--out", "x", "--modells", "3") == 2
-    assert run(monkeypatch, "certify", "digits") == 2
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("certify digits --models abc", "--models abc: give a whole number; 'certidote certify --help' explains it"),
+        ("train digits --out x --sigma=high", "--sigma high: give a number; 'certidote train --help' explains it"),
+        ("certify digits --out x --seed 1.5", "--seed 1.5: give a whole number; 'certidote certify --help' explains it"),
+        ("certify digits", "--out is missing; 'certidote certify --help' says what to give"),
+        ("certify", "DATA is missing; 'certidote certify --help' says what to give"),
+        ("certify digits --out", "option '--out' requires an argument; 'certidote --help' says what there is"),
+        ("certify digits --out x --modells 3", "no such option: --modells; did you mean --models?"),
+        ("certify digits --out x --zzz", "no such option: --zzz; 'certidote certify --help' says what there is"),
+        ("certify digits more --out x", "got unexpected extra argument(s) (more); 'certidote certify --help' says what there is"),
+        ("nosuchverb", "no such command 'nosuchverb'; 'certidote --help' says what there is"),
+        ("data nosuch", "no such command 'nosuch'; 'certidote data --help' says what there is"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(
+    arguments: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments.split()) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"error: {expected}\n")
+
+
+def test_help_is_shown_to_whom_it_is_due(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, status in (((), 2), (("data",), 2), (("--help",), 0), (("certify", "--help"), 0)):
+        assert run(monkeypatch, *arguments) == status
+        said = capsys.readouterr()
+        assert (said.err if status else said.out).lstrip().startswith("Usage: certidote")
+
+
+def test_an_error_of_the_system_says_where_and_what_to_do(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code, advice in ((errno.EROFS, "this disk can only be read: give a place on another one"), (errno.EIO, "see to it")):
+
+        def fail(descriptor: int, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("certidote.data.atomic.os.fsync", fail)
+        assert run(monkeypatch, "report", str(finished)) == 2
+        assert capsys.readouterr().err == (
+            f"error: {finished / 'certified_accuracy.svg'}: {os.strerror(code)}; none of 3 files was written, and what was there is "
+            f"unchanged; {advice} and run the same command again\n"
+        )
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(
@@ -157,13 +203,71 @@ def test_train_saves_a_loadable_model(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "--force" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_line(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(path: Path, text: str) -> None:
-        raise OSError(28, "No space left on device; nothing was written, and what was there is unchanged", str(path))
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this user cannot mount a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
-    monkeypatch.setattr("certidote.results.files.write_text", full)
-    assert run(monkeypatch, "report", str(finished)) == 2
-    assert "No space left on device" in capsys.readouterr().err
+
+def test_a_full_disk_leaves_the_earlier_results_whole_and_the_same_command_goes_on(
+    finished: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = small_disk / "run"
+    shutil.copytree(finished, out)
+    (out / "report.html").write_text("older")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    filler = small_disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4_096))
+    os.truncate(filler, filler.stat().st_size - 64 * 1_024)  # enough for the ledger's journal, and for some of the files
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--out", str(out)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device; none of 7 files was written, and what was there is unchanged" in error
+    assert f"all votes are safe in {out / 'ledger.sqlite'}; free space and run the same command again" in error
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    del before["ledger.sqlite"], after["ledger.sqlite"]
+    assert after == before
+    assert run(monkeypatch, "report", str(out)) == 2
+    assert "none of 3 files was written" in capsys.readouterr().err
+    filler.unlink()
+    assert run(monkeypatch, "certify", "digits", *SMALL, "--out", str(out)) == 0
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("stopped", ["empty ledger", "no ledger"])
+def test_a_run_killed_at_the_very_start_goes_on(
+    stopped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    if stopped == "empty ledger":
+        (out / "ledger.sqlite").touch()
+        assert run(monkeypatch, "status", str(out)) == 2
+        assert "its run stopped before it began; start it again" in capsys.readouterr().err
+    command = ("certify", "digits", "--models", "12", "--n0", "2", "--workers", "0", "--denoiser", "none", "--out", str(out))
+    assert run(monkeypatch, *command) == 0
+    assert (out / "report.html").is_file()
+
+
+def test_a_disk_that_is_full_at_the_very_start(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filler = small_disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4_096))
+    command = ("certify", "digits", *SMALL, "--out", str(small_disk / "run"))
+    assert run(monkeypatch, *command) == 2
+    assert "the disk is full" in capsys.readouterr().err
+    filler.unlink()
+    assert run(monkeypatch, *command) == 0
 
 
 def test_report_refuses_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -287,7 +287,7 @@ app.add_typer(denoisers, name="denoiser")
 def main() -> None:
     """Entry point. Expected errors are one line on stderr and status 2; CERTIDOTE_TRACEBACK=1 shows where they come from."""
     try:
-        sys.exit(app(prog_name="certidote", standalone_mode=False))
+        sys.exit(app(prog_name="certidote", standalone_mode=False) or 0)
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
@@ -358,7 +358,9 @@ def _of_the_disk(error: OSError) -> str:
         return str(error)
     where = "" if error.filename is None else f"{_printable(str(error.filename))}: "
     said = f"{where}{error.strerror}"
-    return said if "same command again" in said else f"{said}; {ADVICE.get(error.errno, 'see to it')} and run the same command again"
+    if "same command again" in said:
+        return said
+    return f"{said}; {ADVICE.get(error.errno, 'see to it')} and run the same command again"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,17 @@ def test_a_label_without_training_images_is_refused():
     three = data(["a", "b", "c"])
     check_same_classes(three, three.subset([0, 2]))
     with pytest.raises(ValueError, match="no training image has the label of class 'b'; add images, or number only the classes"):
-        check_same_classes(three.subset([0, 2]), three)
+        check_same_classes(three.subset([0, 2]), three.subset([0]))
+
+
+def test_test_images_of_a_class_without_training_images_are_named():
+    three = data(["a", "b", "c"])
+    with pytest.raises(
+        ValueError, match="of class 'b', but 1 test image has: nothing can be learned .* leave out these test images"
+    ):
+        check_same_classes(three.subset([0]), three.subset([0, 1]))
+    with pytest.raises(ValueError, match="of class 'b', 'c', but 3 test images have"):
+        check_same_classes(three.subset([0]), three.subset([0, 1, 1, 2]))
 
 
 @pytest.mark.parametrize("sides", [(7, 8), (8, 7), (225, 8), (8, 225), (0, 8)])

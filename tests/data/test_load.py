@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from certidote.data import load
+from certidote.data import load, load_test, splits_of
 from certidote.data.digits import SPLITS, load_digits
 from certidote.data.load import CATALOGUE
 from certidote.data.tiny import tiny
@@ -103,3 +103,38 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_npz(tiny(3, 2, (1, 8, 8), Key(1)), tmp_path / "a.NPZ")
     assert len(load("~/a.NPZ")) == 6
+
+
+# -------------------------------------------------------------------------------------------------------------- test images
+
+
+def test_one_set_given_as_test_images_is_all_of_it(tmp_path):
+    data = tiny(3, 2, (1, 8, 8), Key(1))
+    write_npz(data, tmp_path / "set.npz")
+    write_folder(data, tmp_path / "set")
+    for path in (tmp_path / "set.npz", tmp_path / "set"):
+        assert same(load_test(path, data.class_names), load(path))
+        assert len(load_test(path, data.class_names)) == len(data)
+        assert splits_of(path) == ("train",)
+
+
+def test_named_splits_given_as_test_images_are_the_test_split_or_none(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "both.npz", x_train=pixels[:4], y_train=[0, 1, 0, 1], x_test=pixels[4:], y_test=[1, 0])
+    np.savez(tmp_path / "train.npz", x_train=pixels, y_train=[0, 1] * 3)
+    (tmp_path / "folder").mkdir()
+    write_folder(tiny(3, 2, (1, 8, 8), Key(1)), tmp_path / "folder" / "train")
+    assert load_test(tmp_path / "both.npz", ("0", "1")).labels.tolist() == [1, 0]
+    assert load_test(f"{tmp_path / 'both.npz'}:train", ("0", "1")).labels.tolist() == [0, 1, 0, 1]
+    assert same(load_test("digits", load("digits").class_names), load_digits("test"))
+    for path in (tmp_path / "train.npz", tmp_path / "folder"):
+        with pytest.raises(ValueError, match="no split 'test'; choose one of: train"):
+            load_test(path, ("0", "1"))
+
+
+def test_test_images_may_lack_the_last_numbers_but_no_names(tmp_path):
+    pixels = np.zeros((4, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", images=pixels, labels=[0, 1, 0, 1])
+    assert load_test(tmp_path / "set.npz", ("0", "1", "2")).class_names == ("0", "1", "2")
+    for others in (("cat", "dog"), ("1", "0"), ("0",)):
+        assert load_test(tmp_path / "set.npz", others).class_names == ("0", "1")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from certidote.data import load, parquet, splits_of
+from certidote.data import load, load_test, parquet, splits_of
 from certidote.streams import Key
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -69,6 +69,10 @@ def test_splits_as_folders_another_column_name_and_one_file(tmp_path: Path) -> N
     single = write(tmp_path / "flowers.parquet", [0, 1])
     assert splits_of(single) == ("train",)
     assert len(load(single)) == 2
+    assert len(load_test(single, ("cat", "dog", "eel"))) == 2
+    assert len(load_test(tmp_path / "set", ("cat", "dog", "eel"))) == 3
+    assert len(load_test(tmp_path / "set" / "test" / "0000.parquet", ("cat", "dog", "eel"))) == 3
+    refused(write(tmp_path / "train-0.parquet", [0, 1]), "no split 'test'; choose one of: train", "test")
 
 
 def test_without_metadata_the_labels_name_the_classes_of_every_split(tmp_path: Path) -> None:

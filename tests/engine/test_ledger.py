@@ -145,8 +145,7 @@ def complete_or_refused(path: Path) -> bool:
                 return False
             ballots, seconds = ledger.ballots(3, 10, PROVENANCE), ledger.seconds()
     except ValueError as error:
-        assert "damaged or not a ledger" in str(error)
-        return False
+        return "damaged or not a ledger" not in str(error) and pytest.fail(f"refused for another reason: {error}")
     assert ballots.votes.tolist() == [[1, 2, 1]] * COMMITTED, "silently fewer, or wrong"
     assert ballots.noise_ids.tolist() == list(range(COMMITTED))
     assert seconds == (COMMITTED / 4 * 0.5, COMMITTED / 4 * 0.25)
@@ -204,16 +203,18 @@ def test_a_run_that_was_stopped_before_it_began_begins(tmp_path: Path, left: byt
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(path: Path, *given: object) -> int:
-        raise OSError(code, os.strerror(code), str(path))
+    def failing(code: int) -> None:
+        def fail(path: Path, *given: object) -> int:
+            raise OSError(code, os.strerror(code), str(path))
 
-    monkeypatch.setattr("certidote.engine.lock.os.open", refused)
-    for code, kind, expected in (
-        (errno.EROFS, ValueError, r"l cannot be used as a ledger \(Read-only file system\); give another run directory"),
-        (errno.ENOSPC, OSError, r"could not write to .*l \(No space left on device\): the disk is full.* free space and run the same"),
-    ):
-        with pytest.raises(kind, match=expected):
-            Ledger(tmp_path / "l")
+        monkeypatch.setattr("certidote.engine.lock.os.open", fail)
+
+    failing(errno.EROFS)
+    with pytest.raises(ValueError, match=r"l cannot be used as a ledger \(Read-only file system\); give another run directory"):
+        Ledger(tmp_path / "l")
+    failing(errno.ENOSPC)
+    with pytest.raises(OSError, match=r"could not write to .*l \(No space left on device\): the disk is full.* free space and run"):
+        Ledger(tmp_path / "l")
 
 
 def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:

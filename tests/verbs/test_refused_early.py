@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from certidote import cli, verbs
@@ -110,6 +111,89 @@ def test_a_model_directory_is_exported_without_saying_which(tmp_path: Path, monk
     for wrong in ({"stack": True}, {"member": 1}):
         with pytest.raises(ValueError, match="holds one model; leave out --stack and --member, or give a run directory"):
             verbs.export(tmp_path / "model", out=tmp_path / "other.onnx", **wrong)  # type: ignore[arg-type]
+
+
+CROP = 'architecture = "cnn-32-64"\nepochs = 2\nlearning_rate = 0.1\ncrop = 8\n'
+VGG = 'architecture = "vgg-11"\nepochs = 2\nlearning_rate = 0.1\n'
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (CROP, "crop=8 pixels on images of 8x8; give a recipe whose crop is below the image's side"),
+        (VGG, "architecture 'vgg-11' does not fit: images of 8x8 pixels are too small to be halved five times; use at least 32x32"),
+    ],
+    ids=["crop", "vgg-11"],
+)
+@pytest.mark.parametrize("command", [("certify",), ("certify", "--dry-run"), ("train",), ("plan",)], ids="-".join)
+def test_recipes_that_do_not_fit_the_images(
+    command: tuple[str, ...], recipe: str, expected: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "own.toml").write_text(recipe)
+    out = () if command == ("plan",) else ("--out", tmp_path / "run")
+    error = refused(command[0], "digits", *command[1:], "--recipe", tmp_path / "own.toml", "--dtype", "float32", *out)
+    assert expected in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cudax", "tpu", "CPU"])
+@pytest.mark.parametrize(
+    "command",
+    [("certify",), ("certify", "--engine", "ray"), ("train",), ("sanitize",), ("denoiser", "train"), ("plan",)],
+    ids="-".join,
+)
+def test_devices_go_by_two_names(device: str, command: tuple[str, ...], refused: Callable[..., str], tmp_path: Path) -> None:
+    out = () if command == ("plan",) else ("--out", tmp_path / "run")
+    error = refused(*command, "digits", "--device", device, *out)
+    assert f"unknown device {device!r}; choose cpu or cuda (which GPUs: set CUDA_VISIBLE_DEVICES)" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_driver_of_a_cluster_needs_no_gpu(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    plan = verbs.certify(
+        "digits", out=tmp_path / "run", engine="ray", device="cuda", dtype="float32", denoiser="none", dry_run=True
+    )
+    assert isinstance(plan, verbs.Plan)
+    assert "torch finds no CUDA device here" in refused("certify", "digits", "--device", "cuda", "--out", tmp_path / "run")
+
+
+def test_what_only_another_machine_can_draw_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("certidote.verbs.certification.computes_here", lambda device: False)
+    run = verbs.certify("digits", out=tmp_path / "run", models=10, n0=2, denoiser="none", workers=0, dtype="float32")
+    assert isinstance(run, verbs.Certified)
+    assert run.pictures["gallery"] == []
+    assert run.pictures["examples"]
+
+
+def test_a_place_where_no_directory_can_be_made(refused: Callable[..., str]) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("this system has no /proc")
+    options = ("--models", 12, "--n0", 2, "--workers", 0, "--denoiser", "none", "--dtype", "float32")
+    error = refused("certify", "digits", *options, "--out", "/proc/certidote")
+    assert error == "error: --out /proc/certidote: this directory cannot be made (No such file or directory); give another place\n"
+
+
+def test_a_disk_that_can_only_be_read(refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certidote.verbs.choices.os.access", lambda place, mode: place != tmp_path)
+    for command in (("certify", "digits"), ("train", "digits"), ("threat-map",), ("demo",)):
+        assert f"nothing can be written into {tmp_path} (a read-only disk" in refused(*command, "--out", tmp_path / "a" / "b")
+
+
+def test_training_does_not_begin_with_test_images_of_a_class_without_training_images(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("certidote.training.stacked.StackedTrainer.fit", lambda *given: pytest.fail("a model was trained"))
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8)
+    labels = np.append(np.arange(9) % 4, 9)
+    np.savez(tmp_path / "photos.npz", x_train=pixels[:40], y_train=np.arange(40) % 4, x_test=pixels[40:], y_test=labels)
+    expected = "no training image has the label of class '9', but 1 test image has: nothing can be learned about that"
+    for command in ("certify", "train"):
+        assert expected in refused(
+            command, tmp_path / "photos.npz", "--dtype", "float32", "--denoiser", "none", "--out", tmp_path / "r"
+        )
+    assert expected in refused("plan", tmp_path / "photos.npz", "--dtype", "float32", "--denoiser", "none")
 
 
 def test_results_are_never_written_into_the_images(

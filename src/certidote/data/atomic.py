@@ -42,9 +42,9 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
     try:
         for path, content in contents.items():
             written[path] = unfinished_beside(targets[path])
-            with _failure_at(path, f"none of {len(contents)} files was written, and what was there is unchanged"):
-                with _flushed(written[path]) as file:
-                    file.write(content)
+            state = f"none of {len(contents)} files was written, and what was there is unchanged"
+            with _failure_at(path, state), _flushed(written[path]) as file:
+                file.write(content)
         for done, (path, unfinished) in enumerate(written.items()):
             with _failure_at(path, f"only the first {done} of {len(contents)} files were replaced"):
                 os.replace(unfinished, targets[path])

@@ -106,6 +106,14 @@ def check_same_classes(train: ImageDataset, test: ImageDataset) -> None:
     counts = train.labels.bincount(minlength=train.num_classes)
     unused = [name for name, count in zip(train.class_names, counts.tolist(), strict=True) if not count]
     if unused:
+        tested = test.labels.bincount(minlength=test.num_classes)
+        unlearned = [name for name, count in zip(test.class_names, tested.tolist(), strict=True) if count and name in unused]
+        if unlearned:
+            count = sum(int(tested[test.class_names.index(name)]) for name in unlearned)
+            raise ValueError(
+                f"no training image has the label of class {_few(unlearned)}, but {count} test image{'s have' if count > 1 else ' has'}: "
+                "nothing can be learned about that; add training images, or correct or leave out these test images"
+            )
         raise ValueError(
             f"no training image has the label of class {_few(unused)}; add images, or number only the classes that have some, from 0"
         )

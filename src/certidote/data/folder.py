@@ -112,9 +112,8 @@ def check_classes_left(labels: Int64[np.ndarray, "kept"], class_names: Sequence[
 
 
 def folder_splits(root: Node) -> tuple[str, ...]:
-    """The splits that `read_folder` finds below `root`; ("train",) for one set."""
-    splits = _splits(_inner(root))
-    return tuple(splits) or ("train",)
+    """The splits that `read_folder` finds below `root`; none if it is one set, whose name for `read_folder` is "train"."""
+    return tuple(_splits(_inner(root)))
 
 
 def is_hidden(name: str) -> bool:

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from certidote.data.archive import Member, is_archive, opened
@@ -12,7 +13,7 @@ from certidote.data.digits import SPLITS as DIGITS_SPLITS
 from certidote.data.digits import load_digits
 from certidote.data.folder import Loaded, folder_splits, read_folder
 from certidote.data.npz import npz_splits, read_npz
-from certidote.data.parquet import parquet_files, read_parquet
+from certidote.data.parquet import parquet_files, parquet_splits, read_parquet
 from certidote.data.resize import Size, as_size, resized_dataset
 from certidote.types import ImageDataset
 
@@ -68,6 +69,31 @@ def splits_of(name_or_path: str | Path) -> tuple[str, ...]:
 
     Raises: ValueError if there is no such data set.
     """
+    return _named_splits(name_or_path) or ("train",)
+
+
+def load_test(
+    name_or_path: str | Path,
+    class_names: tuple[str, ...],
+    *,
+    size: str | int | Size | None = None,
+    skip_corrupt: bool = False,
+) -> ImageDataset:
+    """What somebody gives as test images: the "test" split or, of a file or folder that is one set, all of it.
+
+    Args:
+        class_names: of the training images. Where all classes are bare numbers, the test images may lack the last ones.
+        name_or_path, size, skip_corrupt: as for `load`, which says what is raised.
+    """
+    test = load(name_or_path, "test" if _named_splits(name_or_path) else "train", size=size, skip_corrupt=skip_corrupt)
+    numbers = tuple(map(str, range(len(class_names))))
+    if class_names == numbers and test.class_names == numbers[: test.num_classes]:
+        return replace(test, class_names=class_names)
+    return test
+
+
+def _named_splits(name_or_path: str | Path) -> tuple[str, ...]:
+    """The parts that have names of their own; none of a file or folder that is one set."""
     source, named_split = _resolved(name_or_path)
     if named_split is not None:
         return (named_split,)
@@ -76,7 +102,7 @@ def splits_of(name_or_path: str | Path) -> tuple[str, ...]:
     if source.suffix.lower() == ".npz" and source.is_file():
         return npz_splits(source)
     if files := parquet_files(source):
-        return tuple(files)
+        return parquet_splits(files)
     tree = _tree(source)
     return ("train", "test") if is_cifar(tree) else folder_splits(tree)
 

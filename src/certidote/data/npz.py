@@ -184,10 +184,10 @@ def _names(raw: Array, where: str) -> tuple[str, ...]:
 
 
 def npz_splits(path: Path) -> tuple[str, ...]:
-    """The splits that `read_npz` finds in this archive."""
+    """The splits that `read_npz` finds in this archive; none if it is one set, whose name for `read_npz` is "train"."""
     with readable(path, ".npz archive"):
         keys = set(_headers(path))
-    return tuple(name for name in SPLITS if any(keys.issuperset(pair) for pair in _split_pairs(name))) or ("train",)
+    return tuple(name for name in SPLITS if any(keys.issuperset(pair) for pair in _split_pairs(name)))
 
 
 def _split_pairs(name: str) -> list[tuple[str, str]]:

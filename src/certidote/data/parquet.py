@@ -41,9 +41,19 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
         return {}
     by_split: dict[str, list[Path]] = {}
     for file in files:
-        stem = file.name.split("-")[0].split(".")[0]
-        by_split.setdefault(next((name for name in (stem, file.parent.name) if name in SPLIT_NAMES), "train"), []).append(file)
+        by_split.setdefault(_split_of(file) or "train", []).append(file)
     return {name: by_split[name] for name in SPLIT_NAMES if name in by_split}
+
+
+def parquet_splits(files: dict[str, list[Path]]) -> tuple[str, ...]:
+    """The splits of what `parquet_files` found; none if it is one set, whose name for `read_parquet` is "train"."""
+    named = any(_split_of(file) for group in files.values() for file in group)
+    return tuple(files) if named else ()
+
+
+def _split_of(file: Path) -> str | None:
+    stem = file.name.split("-")[0].split(".")[0]
+    return next((name for name in (stem, file.parent.name) if name in SPLIT_NAMES), None)
 
 
 def read_parquet(splits: dict[str, list[Path]], root: Path, split: str, reading: Reading) -> Loaded:

@@ -29,7 +29,7 @@ class Evidence(Ledger):
             else:
                 self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
             self._db.execute("PRAGMA query_only=ON")
-            self._check_whole()
+            self._check_whole(None if self.path.suffix == ".xz" else self.path)
             tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not {"meta", "blocks"} <= tables:
                 raise sqlite3.DatabaseError("it has no votes")

@@ -87,7 +87,7 @@ class Ledger:
                     self._open_to_read()
                 else:
                     self._open_to_write()
-                self._check_whole()
+                self._check_whole(self.path if self._copy is None else Path(self._copy.name) / self.path.name)
         except BaseException:
             self.__exit__()
             raise
@@ -117,14 +117,17 @@ class Ledger:
                 shutil.copyfile(self.path.with_name(name), Path(self._copy.name) / name)
             self._db = sqlite3.connect(Path(self._copy.name) / self.path.name, isolation_level=None)
 
-    def _check_whole(self) -> None:
-        """Raises: sqlite3.DatabaseError if the end of the file is missing, which SQLite would read as zeros, or pages disagree."""
+    def _check_whole(self, file: Path | None) -> None:
+        """Raises: sqlite3.DatabaseError if the end of the file is missing, which SQLite would read as zeros, or pages disagree.
+
+        Args:
+            file: what was opened; None for a ledger that was unpacked in memory.
+        """
         self.db.execute("BEGIN")  # one snapshot: the driver may be writing meanwhile
         try:
             pages = self.db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
-            file = self.db.execute("PRAGMA database_list").fetchone()[2]
-            if file and Path(file).stat().st_size < pages:  # no file: it was unpacked in memory
-                raise sqlite3.DatabaseError(f"{Path(file).stat().st_size} of {pages} bytes are there")
+            if file is not None and file.stat().st_size < pages:
+                raise sqlite3.DatabaseError(f"{file.stat().st_size} of {pages} bytes are there")
             verdict = self.db.execute("PRAGMA quick_check").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
@@ -177,7 +180,7 @@ class Ledger:
             if error.errno is None:  # a message of ours, from a transaction inside
                 raise
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise self._disk_full(error.strerror) from None
+                raise self._disk_full(str(error.strerror)) from None
             raise ValueError(f"{self.path} cannot be used as a ledger ({error.strerror}); give another run directory") from None
         except sqlite3.DatabaseError as error:
             raise ValueError(

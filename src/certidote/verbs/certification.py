@@ -11,8 +11,8 @@ from certidote.verbs.choices import (
     check_apart,
     check_device,
     check_directory,
-    computes_here,
     command_line,
+    computes_here,
     denoiser_named,
     disk_lines,
     dtype_of_run,
@@ -145,7 +145,7 @@ def certify(
     with --keep-weights also weights/, one file for each block of models.
     """
     from certidote.certification.bounds import check_bound
-    from certidote.data import load
+    from certidote.data import load, load_test
     from certidote.data.checks import check_same_classes
     from certidote.data.trusted import trusted_rows
     from certidote.defenses.inputs import test_input_named
@@ -162,7 +162,7 @@ def certify(
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     test_name = test or test_split_of(data)
-    test_set = load(test_name, "test", size=size, skip_corrupt=skip_corrupt)
+    test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
     test_set, transform_facts = transformed_test(test_set, test_transform, train_set.image_shape)
     check_same_classes(train_set, test_set)
     untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))

@@ -62,7 +62,7 @@ def train(
     """Train one model on DATA and save it. One model carries no certificate, sanitized or not: that takes `certify`."""
     import torch
 
-    from certidote.data import load
+    from certidote.data import load, load_test
     from certidote.data.checks import check_same_classes
     from certidote.defenses.plain import PlainTraining
     from certidote.defenses.smoothing import DenoisedSmoothing
@@ -77,6 +77,10 @@ def train(
     check_vacant(out, force)
     check_device(device)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
+    test_set = None
+    if test or has_test_split(data):
+        test_set = load_test(test or test_split_of(data), train_set.class_names, size=size, skip_corrupt=skip_corrupt)
+        check_same_classes(train_set, test_set)
     number_format = resolve_dtype(dtype, device)
     used_recipe = recipe_named(recipe, train_set, model)
     trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted)
@@ -94,9 +98,7 @@ def train(
         raise ValueError("training diverged (weights are not finite); lower the learning rate in a recipe file and try again")
     trained = stack.member(0)
     accuracy = None
-    if test or has_test_split(data):
-        test_set = load(test or test_split_of(data), "test", size=size, skip_corrupt=skip_corrupt)
-        check_same_classes(train_set, test_set)
+    if test_set is not None:
         with torch.inference_mode():
             accuracy = float((trained(test_set.pixels()).argmax(1) == test_set.labels).float().mean())
     save_model(

@@ -66,7 +66,7 @@ def plan(
     Trains one block of models to measure the time; their votes are thrown away and nothing is written.
     """
     from certidote.certification.bounds import level
-    from certidote.data import load
+    from certidote.data import load, load_test
     from certidote.data.checks import check_same_classes
     from certidote.defenses.smoothing import DenoisedSmoothing
     from certidote.engine.local import available_cores
@@ -79,7 +79,7 @@ def plan(
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers}; give the number of processes to plan for, at least 1")
     train_set = load(data, "train")
-    test_set = load(test or test_split_of(data), "test")
+    test_set = load_test(test or test_split_of(data), train_set.class_names)
     check_same_classes(train_set, test_set)
     number_format = resolve_dtype(dtype, device)
     chosen = denoiser_named(denoiser, train_set, number_format)

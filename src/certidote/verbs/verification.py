@@ -77,7 +77,7 @@ def _tables_beside(certificate: Path, record: dict[str, Any]) -> "list[Finding]"
 def _retrained(
     ledger: "Ledger", wanted: int, data: str, test: str, denoiser: str, workers: int, progress: "Progress | None"
 ) -> "list[Finding]":
-    from certidote.data import load
+    from certidote.data import load, load_test
     from certidote.engine import devices
     from certidote.engine.code import code_identity
     from certidote.engine.jobs import Payload
@@ -99,7 +99,7 @@ def _retrained(
         )
     size, skip = config.get("size", ""), config.get("skip_corrupt", False)
     train_set = load(data or subject["data"]["name"], "train", size=size, skip_corrupt=skip)
-    test_set = load(test or subject["test"]["name"], "test", size=size, skip_corrupt=skip)
+    test_set = load_test(test or subject["test"]["name"], train_set.class_names, size=size, skip_corrupt=skip)
     real = denoiser_named(denoiser or subject["denoiser"]["name"], train_set, config["dtype"], size, skip)
     untrusted = Untrusted(train_set, subject.get("trusted_rows", ()))
     hashes = real.card.training_images
