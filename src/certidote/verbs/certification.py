@@ -301,7 +301,7 @@ def _run_and_record(
     pictures: dict[str, Any] = {"examples": [], "gallery": []}
     if parts == 1:
         pictures["examples"] = examples(outcome, scheme.aggregate(ballots), ballots, scheme.n0, test[1], pictures=gallery)
-    if gallery and computes_here(facts["device"]):  # another kind of device would draw other noise than the first model's
+    if gallery and computes_here(scheme.device):  # another kind of device would draw other noise than the first model's
         part = rows_of_parts(len(untrusted), untrusted.trusted, parts)[0] if parts > 1 else ()
         pictures["gallery"] = training_gallery(untrusted, scheme.denoiser, scheme.sigma, key, scheme.device, part)
     write_results(out, record, pictures, gallery)
