@@ -96,6 +96,8 @@ def test_a_number_of_processes_says_what_0_and_nothing_mean(refused: Callable[..
     for command in (("certify", "digits"), ("demo",)):
         assert f"{expected}one for each core" in refused(*command, "--workers", -1, "--out", tmp_path / "run")
     assert f"{expected}this process" in refused("verify", "certificate.json", tmp_path, "--workers", -1)
+    expected = "workers=-2; give a number of processes, 0 (this process, on one core) or -1 (one process for each core)"
+    assert expected in refused("sanitize", "digits", "--workers", -2, "--out", tmp_path / "set")
 
 
 def test_a_model_directory_is_exported_without_saying_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +181,9 @@ def test_a_disk_that_can_only_be_read(refused: Callable[..., str], tmp_path: Pat
     monkeypatch.setattr("certidote.verbs.choices.os.access", lambda place, mode: place != tmp_path)
     for command in (("certify", "digits"), ("train", "digits"), ("threat-map",), ("demo",)):
         assert f"nothing can be written into {tmp_path} (a read-only disk" in refused(*command, "--out", tmp_path / "a" / "b")
+    assert f"nothing can be written into {tmp_path} (a read-only disk" in refused(
+        "predict", tmp_path / "run", "images", "--out", tmp_path / "answers.csv"
+    )
 
 
 def test_training_does_not_begin_with_test_images_of_a_class_without_training_images(

@@ -36,8 +36,14 @@ def check_directory(out: Path) -> None:
     place = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not place.is_dir():
         raise ValueError(f"--out {out}: {place} is there and is no directory; give another one")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out}: nothing can be written into {place} (a read-only disk, or permissions); give another place")
+    _check_writable(place, out)
+
+
+def _check_writable(folder: Path, out: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"--out {out}: nothing can be written into {folder} (a read-only disk, or permissions); give another place"
+        )
 
 
 def make_directory(out: Path) -> None:
@@ -70,11 +76,12 @@ def input_paths(*inputs: str) -> list[Path]:
 
 
 def check_file(out: Path) -> None:
-    """Raises: ValueError unless a file can be written there: the folder must exist, and `out` be no directory itself."""
+    """Raises: ValueError unless a file can be written there: the folder must exist and take files, and `out` be no directory."""
     if not out.absolute().parent.is_dir():
         raise ValueError(f"cannot write {str(out)!r}: its folder does not exist; create it first")
     if out.is_dir():
         raise ValueError(f"cannot write {str(out)!r}: it is a directory; give the name of a file")
+    _check_writable(out.absolute().parent, out)
 
 
 def check_workers(workers: int | None, otherwise: str = "one for each core") -> None:
