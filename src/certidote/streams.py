@@ -51,6 +51,16 @@ def fresh_root() -> int:
     return secrets.randbits(128)
 
 
+def committed_root(secret: int, digest: str) -> int:
+    """A 128-bit root that holds for one configuration alone: whoever changes that afterwards cannot find a secret for the same root.
+
+    Args:
+        secret: from `fresh_root`, drawn after the configuration was recorded.
+        digest: of the configuration.
+    """
+    return int.from_bytes(hashlib.sha256(f"{secret:x} {digest}".encode()).digest()[:16], "big")
+
+
 def row_blocks(num_rows: int) -> Iterator[range]:
     """The aligned blocks of rows, in order; the last one may be short."""
     for start in range(0, num_rows, ROW_BLOCK):

@@ -73,6 +73,11 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 # ------------------------------------------------------------------------------------------------------------ anytime runs
 
 
+def trained_again_among(run: Path) -> int:
+    with Ledger(run / "ledger.sqlite", read_only=True) as ledger:
+        return ledger.get("retrained")["among"]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_an_anytime_run_is_verified_where_it_stopped_and_after_it_went_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,12 +88,14 @@ def test_an_anytime_run_is_verified_where_it_stopped_and_after_it_went_on(
     assert (stopped["n0"], stopped["n"], stopped["command"]) == (5, 20, "certidote certify first")
     assert "earlier" not in stopped
     assert "members 0 to 24 of 45 have voted, without a gap" in " ".join(verified(run))
+    assert trained_again_among(run) == 25
     monkeypatch.setattr(sys, "argv", ["certidote", "certify", "second"])
     monkeypatch.setattr("certidote.results.audit.versions", lambda: {"torch": "of the second"})
     whole = certified(data, run, bound="anytime").record
     assert (whole["n"], whole["command"], whole["versions"]) == (40, "certidote certify second", {"torch": "of the second"})
     told = {"command": "certidote certify first", "versions": stopped["versions"], "workers": 0, "members": 25}
     assert whole["earlier"] == [told]
+    assert trained_again_among(run) == 45, "one of all members is trained again, not only of those that had voted first"
     assert "members 0 to 44 have voted" in " ".join(verified(run))
     before = (run / "certificate.json").read_bytes()
     monkeypatch.setattr(sys, "argv", ["certidote", "certify", "third"])

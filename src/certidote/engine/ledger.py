@@ -27,7 +27,7 @@ from certidote.certification.lineage import first_difference
 from certidote.engine.jobs import BlockRecord, Job
 from certidote.engine.lock import DriverLock, InUse
 from certidote.engine.weights import Kept
-from certidote.streams import Key, fresh_root
+from certidote.streams import Key, committed_root, fresh_root
 from certidote.types import Ballots, Json, Lineage, Provenance, digest_of
 
 _TABLES = """
@@ -235,7 +235,7 @@ class Ledger:
 
     def key(self, seed: int | None) -> Key:
         """The root of all random streams: drawn from the operating system once the configuration (with the data digest) is
-        recorded, unless a seed is given, which makes the run a reproduction.
+        recorded, and bound to it, unless a seed is given, which makes the run a reproduction.
 
         Raises: ValueError if the run already has another root.
         """
@@ -243,9 +243,12 @@ class Ledger:
             raise RuntimeError("the configuration must be recorded before the root is drawn")
         recorded = self.get("root")
         if recorded is None:
-            root = fresh_root() if seed is None else seed
+            secret = fresh_root()
+            root = committed_root(secret, self.config_digest()) if seed is None else seed
             with self._explained(), self._transaction():
                 self.put("root_source", "operating system" if seed is None else "given")
+                if seed is None:
+                    self.put("root_secret", hex(secret))
                 self.put("root", hex(root))
             return Key(root)
         if seed is not None and hex(seed) != recorded:

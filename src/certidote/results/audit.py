@@ -23,7 +23,7 @@ from certidote.engine.code import package_digest
 from certidote.engine.ledger import Ledger
 from certidote.results.record import certificate_record, rows_digest, versions
 from certidote.results.schema import check_form
-from certidote.streams import Key
+from certidote.streams import Key, committed_root
 from certidote.training.own import own_code_assumptions
 from certidote.types import Ballots, Certificate, Denoiser, DenoiserCard, Images, Json, Unproved
 
@@ -88,7 +88,8 @@ def votes_digest(ballots: Ballots) -> str:
     """SHA-256 over every vote, which members failed, and the identities of their noise, in order of member numbers."""
     h = hashlib.sha256(repr(ballots.votes.shape).encode())
     for array in (ballots.votes, ballots.failed, ballots.noise_ids):
-        h.update(np.ascontiguousarray(array).astype("<i8").tobytes())
+        for first in range(0, len(array), 64):  # eight bytes a vote, so a few members at a time
+            h.update(np.ascontiguousarray(array[first : first + 64]).astype("<i8").tobytes())
     return h.hexdigest()
 
 
@@ -181,7 +182,8 @@ UNSEEN = (
     "whether the denoiser's training images were out of the attacker's reach",
     "whether the root came from the operating system, and other runs on these data were looked at before this one was chosen",
     "times, command and versions: they are as the ledger tells",
-    "report.html and figures: 'certidote report RUN' draws them again from certificate.json",
+    "report.html and figures: 'certidote report RUN' draws them again from certificate.json, pictures.json (some images and their votes) "
+    "and a threat map if one is given, which are not checked",
 )
 """What no check of a ledger can see."""
 
@@ -196,6 +198,7 @@ def audit(certificate: Json, ledger: Ledger) -> list[Finding]:
     """
     scheme, ballots = recorded_scheme(ledger), ballots_of(ledger)
     findings = [_form(certificate), _members(ledger, ballots, scheme), _noise(ledger, ballots), _subject(ledger)]
+    findings.append(_root(ledger))
     findings += [_digest("configuration", certificate.get("config_digest"), ledger.config_digest())]
     findings += [_digest("record of votes", certificate.get("votes_digest"), votes_digest(ballots))]
     recomputed = json.loads(json.dumps(record_of(ledger)))
@@ -253,6 +256,27 @@ def _noise(ledger: Ledger, ballots: Ballots) -> Finding:
             "wrong", f"the noise of member {wrong[0]} does not come from the disclosed root; {len(wrong)} members are so"
         )
     return Finding("right", "the noise of every member comes from the disclosed root, under its own number")
+
+
+def _root(ledger: Ledger) -> Finding:
+    """A root from the operating system is bound to the configuration, in which alpha, bound and numbers of models stand."""
+    if ledger.get("root_source") != "operating system":
+        return Finding(
+            "note", "the seed was given by hand: alpha, bound and number of models may have been chosen after looking at votes"
+        )
+    secret = ledger.get("root_secret")
+    if secret is None:
+        return Finding(
+            "note",
+            "an earlier release drew the root, and nothing binds it to the configuration: alpha, bound and number of models may have been "
+            "chosen after looking at votes",
+        )
+    if hex(committed_root(int(secret, 16), ledger.config_digest())) != ledger.get("root"):
+        return Finding(
+            "wrong",
+            "the root of the noise was drawn for another configuration: alpha, bound, numbers of models or data were changed since",
+        )
+    return Finding("right", "the root of the noise was drawn for this configuration: alpha, bound and numbers of models included")
 
 
 def _subject(ledger: Ledger) -> Finding:

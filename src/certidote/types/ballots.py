@@ -20,6 +20,7 @@ class Retrained:
         differing: how many of them came out otherwise, all of them if it diverged only once.
         exact: whether arithmetic on this device does not depend on the stack, so that none may differ.
         same_noise: whether it drew the noise that is on record for it.
+        among: members that had voted when it was picked; 0 where that is not on record.
     """
 
     member: int
@@ -27,6 +28,7 @@ class Retrained:
     differing: int
     exact: bool
     same_noise: bool = True
+    among: int = 0
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,15 @@ def tables(record: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[Any]
     }
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises: ValueError if a name is given twice, of which one reader takes the first and another the last."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"it gives {name!r} twice")
+    return dict(pairs)
+
+
 def read_certificate(path: Path) -> dict[str, Any]:
     """Raises: ValueError, in one line, if the file holds no certificate."""
     import json
@@ -78,7 +87,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
     from certidote.results.schema import check_form
 
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}); give the certificate.json of a run") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
