@@ -379,3 +379,19 @@ def test_the_documented_check_of_a_kept_run_trains_again() -> None:
     result = verbs.verify(kept / "certificate.json", kept, rerun=2)
     assert result.ok
     assert sum(each.text.startswith("member ") for each in result.findings) == 2
+
+
+def test_other_software_may_round_the_last_digits_and_no_more(run: Path) -> None:
+    path = run / "certificate.json"
+    record = json.loads(path.read_text())
+    last = float(np.nextafter(record["results"]["average_radius"], 9))
+    for versions, value, ok in (
+        (record["versions"], last, False),
+        ({"scipy": "9"}, last, True),
+        ({"scipy": "9"}, last + 1e-9, False),
+    ):
+        changed = copy.deepcopy(record)
+        changed["results"]["average_radius"], changed["versions"] = value, versions
+        with Evidence(run) as ledger:
+            texts = [each.text for each in audit(changed, ledger) if each.verdict == "wrong" and "versions" not in each.text]
+        assert (not texts) == ok
