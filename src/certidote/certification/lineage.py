@@ -21,6 +21,7 @@ def objections(
     *,
     selecting: int = 0,
     anytime: bool = False,
+    together: int | None = None,
 ) -> tuple[str, ...]:
     """Why no smoothing certificate follows from these ballots; empty if one does.
 
@@ -32,6 +33,7 @@ def objections(
         described: the scheme's description of itself, compared with the one recorded before the first member trained.
         selecting: n0, of these.
         anytime: whether the bound holds at every number of counted members, so that the first few of them are enough.
+        together: test images that one simultaneous statement was divided among; None if each has a statement of its own.
     """
     found = []
     recorded = ballots.provenance.scheme
@@ -40,6 +42,11 @@ def objections(
         found.append(
             f"the members were trained for {name}={old}, but the claim is about {name}={new}; nothing may change after votes were "
             "cast: start another run"
+        )
+    if together is not None and ballots.votes.shape[1] != together:
+        found.append(
+            f"alpha was divided among {together} test images, but {ballots.votes.shape[1]} were voted on; a simultaneous statement needs "
+            "num_tests to be their number"
         )
     found.extend(_stack_objections(ballots.provenance.retrained))
     if anytime and ballots.provenance.mixture:

@@ -112,7 +112,7 @@ class PartitionedSmoothing:
     def certify(self, ballots: Ballots) -> Certificate | Unproved:
         """The certificate for each test image, or why there is none."""
         base = self.base
-        found = objections(ballots, base.sigma, self.members, base.denoiser.card, self.describe())
+        found = objections(ballots, base.sigma, self.members, base.denoiser.card, self.describe(), together=base.together)
         if found:
             return Unproved(found)
         sigma = base.sigma / draws_divisor(ballots)

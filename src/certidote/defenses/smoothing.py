@@ -29,7 +29,7 @@ class DenoisedSmoothing:
         n: members whose votes are counted; at most so many with the anytime bound.
         alpha: failure probability, for each test image or (simultaneous) for all together.
         simultaneous: one statement about the whole test set, at alpha / num_tests for each image (Bonferroni).
-        num_tests: test images; needed for a simultaneous statement only.
+        num_tests: test images; needed for a simultaneous statement only, which ballots of another number of test images do not get.
         device: where denoising and training run.
         bound: "clopper-pearson"; "multi-class", which also bounds the strongest rival and gains where the other votes are spread; or
             "anytime", which holds at every number of counted members, so that a run may be looked at and stopped.
@@ -65,6 +65,8 @@ class DenoisedSmoothing:
             raise ValueError(
                 f"n0={self.n0}; give the number of models that select the answer (default 100), or 0 to select it by the counted votes"
             )
+        if self.num_tests < 1:
+            raise ValueError(f"num_tests={self.num_tests}; give the number of test images, at least 1")
         needed = minimum_models(self.bound, self.alpha_each, self.num_classes, self.n0 > 0)
         if self.n < needed:
             raise ValueError(
@@ -80,6 +82,11 @@ class DenoisedSmoothing:
     def alpha_each(self) -> float:
         """The level spent on each test image."""
         return self.alpha / self.num_tests if self.simultaneous else self.alpha
+
+    @property
+    def together(self) -> int | None:
+        """Test images that share one simultaneous statement; None if each has its own."""
+        return self.num_tests if self.simultaneous else None
 
     def cap(self) -> float:
         """The radius of a unanimous vote of all n members."""
@@ -108,8 +115,9 @@ class DenoisedSmoothing:
         """The certificate for each test image, or why there is none."""
         anytime = self.bound == "anytime"
         found = objections(
-            ballots, self.sigma, self.members, self.denoiser.card, self.describe(), selecting=self.n0, anytime=anytime
-        )
+            ballots, self.sigma, self.members, self.denoiser.card, self.describe(),
+            selecting=self.n0, anytime=anytime, together=self.together,
+        )  # fmt: skip
         if found:
             return Unproved(found)
         sigma = self.sigma / draws_divisor(ballots)
