@@ -22,6 +22,7 @@ def objections(
     selecting: int = 0,
     anytime: bool = False,
     together: int | None = None,
+    sigma_x: float = 0.0,
 ) -> tuple[str, ...]:
     """Why no smoothing certificate follows from these ballots; empty if one does.
 
@@ -34,6 +35,7 @@ def objections(
         selecting: n0, of these.
         anytime: whether the bound holds at every number of counted members, so that the first few of them are enough.
         together: test images that one simultaneous statement was divided among; None if each has a statement of its own.
+        sigma_x: the noise std that the scheme promised on test images; 0 if they may not have been tampered with.
     """
     found = []
     recorded = ballots.provenance.scheme
@@ -73,6 +75,7 @@ def objections(
         )
     for lineage in ballots.lineages:
         found.extend(_lineage_objections(lineage, sigma, denoiser))
+        found.extend(_input_objections(lineage, sigma_x) if sigma_x else [])
     return tuple(found)
 
 
@@ -93,6 +96,25 @@ def _lineage_objections(lineage: Lineage, sigma: float, denoiser: DenoiserCard) 
         found.append(f"members saw noise of std {lineage.sigma}, but the claim is about sigma={sigma}")
     if lineage.denoiser != denoiser.digest and not lineage.unsealed:
         found.append(f"members used denoiser {lineage.denoiser[:12] or 'none'}, but the claim is about {denoiser.digest[:12]}")
+    return found
+
+
+def _input_objections(lineage: Lineage, sigma_x: float) -> list[str]:
+    """What voids the statement about changed test images: they must enter through one noise draw of each member's own."""
+    found = []
+    if lineage.test_sigma == 0:
+        found.append(f"test images were read without noise, but the claim is about sigma_x={sigma_x}; only noised ones may be used")
+    elif lineage.test_sigma not in (None, sigma_x):
+        found.append(f"members saw test images with noise of std {lineage.test_sigma}, but the claim is about sigma_x={sigma_x}")
+    if lineage.test_draws > 1:
+        found.append(
+            f"members saw {lineage.test_draws} noise draws of one test image; draw once, or the noise on it is less than sigma_x"
+        )
+    if not lineage.test_own_noise:
+        found.append(
+            "noise on test images was drawn from a stream that is not the member's own, or that its training images had already; draw it "
+            "below the member's key"
+        )
     return found
 
 
@@ -195,6 +217,15 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard, sigma_x: float = 0.0, 
                 f"needed because the test image may come from the attacker; every member adds its own noise of std {sigma_x:g} to it",
             )
         )
+        if all(lineage.test_sigma is not None for lineage in ballots.lineages):
+            entries.append(
+                Assumption(
+                    "Members saw test images only after Gaussian noise was added to them.",
+                    "enforced",
+                    f"test images are sealed; lineage of {len(ballots)} members: noise std {sigma_x:g}, one draw per test image and "
+                    "member from a stream of its own, no un-noised reads",
+                )
+            )
     if any(lineage.start == "trusted" for lineage in ballots.lineages):
         entries.append(
             Assumption(

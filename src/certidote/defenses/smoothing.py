@@ -15,7 +15,19 @@ from certidote.certification.smoothing import certify_counts, radius_cap
 from certidote.defenses import inputs, statement
 from certidote.defenses.sanitize import check_sigma, sanitized
 from certidote.streams import Key
-from certidote.types import ABSTAIN, Ballots, Certificate, Denoiser, Images, Json, Prediction, Unproved, Untrusted, View
+from certidote.types import (
+    ABSTAIN,
+    Ballots,
+    Certificate,
+    Denoiser,
+    Images,
+    Json,
+    Prediction,
+    SealedInputs,
+    Unproved,
+    Untrusted,
+    View,
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ class DenoisedSmoothing:
     def inputs_per_member(self) -> bool:
         return self.sigma_x > 0
 
-    def inputs(self, images: Images, rows: range, key: Key) -> Images:
+    def inputs(self, images: Images | SealedInputs, rows: range, key: Key) -> Images:
         """What the member with this key sees of the test images `rows`: its own noise draw, if there is noise."""
         return inputs.prepared(
             images, rows, self.denoiser, self.test_input, self.sigma, self.sigma_x, key / "test noise", self.device
@@ -116,7 +128,7 @@ class DenoisedSmoothing:
         anytime = self.bound == "anytime"
         found = objections(
             ballots, self.sigma, self.members, self.denoiser.card, self.describe(),
-            selecting=self.n0, anytime=anytime, together=self.together,
+            selecting=self.n0, anytime=anytime, together=self.together, sigma_x=self.sigma_x,
         )  # fmt: skip
         if found:
             return Unproved(found)

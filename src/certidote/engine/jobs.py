@@ -21,11 +21,13 @@ from certidote.training.kept import packed
 from certidote.training.models import ModelStack
 from certidote.types import (
     Images,
+    InputReads,
     Json,
     KeepsRankings,
     Lineage,
     PreparesInputs,
     Scheme,
+    SealedInputs,
     Stack,
     Trainer,
     TrainsInGroups,
@@ -110,8 +112,8 @@ def work(payload: Payload, job: Job) -> BlockRecord:
         tests = tests.to(viewed.device)
         groups.append(_voted(payload, viewed, tests))
         lineages |= {
-            replace(read.amend(view.lineage), start=payload.trainer.start)
-            for view, read in zip(viewed.views, viewed.reads, strict=True)
+            replace(shown.amend(read.amend(view.lineage), read), start=payload.trainer.start)
+            for view, read, shown in zip(viewed.views, viewed.reads, groups[-1].shown, strict=True)
         }
         noise_ids += [read.noise_id() for read in viewed.reads]
         del viewed  # its images make room for the next ones
@@ -140,6 +142,7 @@ class _Voted:
     failed: Bool[np.ndarray, "members"]
     ranks: UInt[np.ndarray, "members n_test classes"] | None
     stack: Stack | None
+    shown: Sequence[InputReads]
 
 
 def _voted(payload: Payload, viewed: Viewed, tests: UInt8[Tensor, "n c h w"]) -> _Voted:
@@ -150,13 +153,14 @@ def _voted(payload: Payload, viewed: Viewed, tests: UInt8[Tensor, "n c h w"]) ->
             f"{len(viewed.views)} members were to be trained, {len(stack.failed)} came back; a failed member is marked and counted, "
             "never dropped"
         )
+    shown = [InputReads() for _ in viewed.keys]
     votes, ranks, failed = [], [], stack.failed.cpu().clone()
     keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
         for start in range(0, len(tests), TEST_CHUNK):
             rows = range(start, min(start + TEST_CHUNK, len(tests)))
             images = as_pixels(tests[rows.start : rows.stop])
-            logits = _polled(payload.scheme, stack, viewed.keys, images, rows).cpu()
+            logits = _polled(payload.scheme, stack, viewed.keys, images, rows, shown).cpu()
             failed |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
             if keeps_rankings:
@@ -166,6 +170,7 @@ def _voted(payload: Payload, viewed: Viewed, tests: UInt8[Tensor, "n c h w"]) ->
         failed.numpy(),
         np.concatenate(ranks, axis=1) if keeps_rankings else None,
         stack if payload.keep_weights else None,
+        shown,
     )
 
 
@@ -176,10 +181,17 @@ def _weights(stacks: Sequence[Stack]) -> bytes:
     return packed(ModelStack.joined(known))
 
 
-def _polled(scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range) -> Float[Tensor, "members n classes"]:
-    """Logits of all members for these rows of the test set, each on the inputs that the scheme gives it."""
-    if not isinstance(scheme, PreparesInputs):
-        return stack(images)
-    if not scheme.inputs_per_member:
-        return stack(scheme.inputs(images, rows, keys[0]))
-    return torch.stack([stack.member(i)(scheme.inputs(images, rows, key)) for i, key in enumerate(keys)])
+def _polled(
+    scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range, shown: Sequence[InputReads]
+) -> Float[Tensor, "members n classes"]:
+    """Logits of all members for these rows of the test set, each on the inputs that the scheme gives it.
+
+    Where members have inputs of their own, the scheme gets the test images sealed. `shown` takes down what each member was shown.
+    """
+    if isinstance(scheme, PreparesInputs) and scheme.inputs_per_member:
+        sealed = (SealedInputs(images, rows, key, reads) for key, reads in zip(keys, shown, strict=True))
+        inputs = (scheme.inputs(each, rows, key) for key, each in zip(keys, sealed, strict=True))
+        return torch.stack([stack.member(i)(each) for i, each in enumerate(inputs)])
+    for reads in shown:
+        reads.sigmas.append(0.0)
+    return stack(scheme.inputs(images, rows, keys[0]) if isinstance(scheme, PreparesInputs) else images)

@@ -29,6 +29,11 @@ class Lineage:
         start: how the member's weights start.
         trusted: images that the attacker cannot have touched, which were used as they are.
         own_noise: whether all of its noise came from streams below the member's own key.
+        test_sigma: std of the Gaussian noise on every test image that the member was asked about, [0, 1] units; 0 if it saw one as it
+            is. None in ledgers of releases that kept no record of it.
+        test_draws: independent noise draws of one test image that the member saw.
+        test_own_noise: whether noise on test images came from streams below the member's own key, other than that on training images.
+        unanswered: whether a member whose weights are finite gave a logit that is not; it counts as failed for all test images.
     """
 
     sigma: float = 0.0
@@ -38,6 +43,10 @@ class Lineage:
     start: Start = "fresh"
     trusted: int = 0
     own_noise: bool = True
+    test_sigma: float | None = None
+    test_draws: int = 0
+    test_own_noise: bool = True
+    unanswered: bool = False
 
     def to_json(self) -> Json:
         return {**asdict(self), "unsealed": list(self.unsealed)}
@@ -105,6 +114,25 @@ class Reads:
     def noise_id(self) -> int:
         """Identity of the noise stream of this member; 0 if no noise was drawn."""
         return self.noise_ids[0] if self.noise_ids else 0
+
+
+@dataclass
+class InputReads:
+    """What one member was shown of test images, written by `SealedInputs` itself, or by the engine where they are not sealed."""
+
+    sigmas: list[float] = field(default_factory=list)
+    streams: set[int] = field(default_factory=set)
+    draws: Counter[int] = field(default_factory=Counter)
+    own_noise: bool = True
+
+    def amend(self, lineage: Lineage, training: Reads) -> Lineage:
+        """The member's lineage with what it was shown; `training` is what it read of untrusted data."""
+        return replace(
+            lineage,
+            test_sigma=min(self.sigmas, default=0.0),
+            test_draws=max(self.draws.values(), default=0),
+            test_own_noise=self.own_noise and self.streams.isdisjoint(training.noise_ids),
+        )
 
 
 @dataclass(frozen=True, eq=False)
