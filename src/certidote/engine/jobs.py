@@ -33,6 +33,7 @@ from certidote.types import (
     TrainsInGroups,
     Untrusted,
     as_pixels,
+    joined,
 )
 
 TEST_CHUNK = 4 * ROW_BLOCK
@@ -107,25 +108,23 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     members = range(job.first, job.last)
     together = payload.trainer.together if isinstance(payload.trainer, TrainsInGroups) else len(members)
     viewing = Viewing(payload.scheme, payload.data, payload.key / "members", members, together)
-    groups, lineages, noise_ids, tests = [], set(), [], payload.test_images
+    groups, lineages, noise_ids, tests = [], list[Lineage](), [], payload.test_images
     for viewed in viewing:
         tests = tests.to(viewed.device)
         groups.append(_voted(payload, viewed, tests))
-        lineages |= {
+        lineages += [
             replace(shown.amend(read.amend(view.lineage), read), start=payload.trainer.start)
             for view, read, shown in zip(viewed.views, viewed.reads, groups[-1].shown, strict=True)
-        }
+        ]
         noise_ids += [read.noise_id() for read in viewed.reads]
         del viewed  # its images make room for the next ones
-    if len(lineages) != 1:
-        raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")
     ranks = [group.ranks for group in groups if group.ranks is not None]
     return BlockRecord(
         job=job,
         votes=np.concatenate([group.votes for group in groups]),
         failed=np.concatenate([group.failed for group in groups]),
         noise_ids=np.array(noise_ids, dtype=np.int64),
-        lineage=lineages.pop(),
+        lineage=joined(lineages),
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewing.seconds(),
         numerics=rounding(str(tests.device)),

@@ -8,7 +8,7 @@ from certidote.types.certificates import Assumption, Certificate, CountCertifica
 from certidote.types.contracts import KeepsRankings, PreparesInputs, Scheme, Stack, Trainer, TrainsInGroups
 from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
 from certidote.types.denoisers import Denoiser, DenoiserCard
-from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Start, Traced, View
+from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Start, Traced, View, joined, rows_digest
 from certidote.types.poisons import Attack, Budget, BudgetExceeded, FeatureExtractor, Knowledge, Norm, Poison, Target, Task
 from certidote.types.progress import Progress, Silent
 from certidote.types.untrusted import MAX_PICTURES, SealedInputs, Untrusted
@@ -62,4 +62,6 @@ __all__ = [
     "as_pixels",
     "content_hashes",
     "digest_of",
+    "joined",
+    "rows_digest",
 ]

@@ -202,6 +202,7 @@ class Untrusted:
     def unsealed(self, reason: str, rows: Int64[Tensor, "m"] | None = None) -> Traced:
         """All images, or these rows in this order, without noise. The lineage records `reason`, and no smoothing certificate follows."""
         self.reads.unsealed.append(reason)
+        self.reads.open_rows.append(self.__ids if rows is None else self.__ids[rows.numpy()])
         images = self.__data.images if rows is None else self.__data.images[rows]
         return Traced(as_pixels(images), Lineage(unsealed=(reason,)))
 
