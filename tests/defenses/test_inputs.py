@@ -177,6 +177,51 @@ def test_wrong_noise_on_the_input_voids_the_joint_certificate(faulty: type[Denoi
     assert reason in outcome.reasons[0]
 
 
+class Overflowing(JointlyLinearStack):
+    """Member 3 has no finite logit for the second test image."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().__call__(images)
+        logits[3:4, 1] = torch.nan
+        return logits
+
+    def member(self, index: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: self(images)[index]
+
+
+class Diverging(Overflowing):
+    """Member 3 diverged in training, and has no finite logit for any test image."""
+
+    def __init__(self, offsets: torch.Tensor) -> None:
+        super().__init__(offsets.where(torch.arange(len(offsets)) != 3, torch.nan))
+        self.failed = ~torch.isfinite(self.offsets)
+
+
+@dataclass(frozen=True)
+class FailingTrainer(JointlyLinearTrainer):
+    kind: type[JointlyLinearStack] = Overflowing
+
+    def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> JointlyLinearStack:
+        return self.kind(super().fit(views, keys, common).offsets)
+
+
+def test_no_test_image_may_take_a_members_vote_about_others(tmp_path: Path) -> None:
+    joint, clean = scheme(n=40), DenoisedSmoothing(IdentityDenoiser(), SIGMA, 50, 40)
+    for defense, kind, proved in (
+        (joint, Overflowing, False),
+        (joint, Diverging, True),
+        (clean, Overflowing, True),
+        (clean, Diverging, True),
+    ):
+        path = tmp_path / f"{defense.test_input} {kind.__name__}"
+        ballots = ballots_of(defense, FailingTrainer(128, kind=kind), CASE.train, TEST, path)
+        assert ballots.failed.nonzero()[0].tolist() == [3]
+        alone = replace(ballots.provenance, retrained=None)  # there it is member 0 of its stack, and does not fail
+        outcome = defense.certify(replace(ballots, provenance=alone))
+        assert isinstance(outcome, Certificate) == proved
+        assert proved or [reason.partition(" gave")[0] for reason in outcome.reasons] == ["a member with finite weights"]
+
+
 def test_sealed_test_images_are_handed_out_noised_and_in_their_place() -> None:
     images, reads = tiny(700, 3, (1, 8, 8), Key(0)).pixels(), InputReads()
     member = Key(7) / "members" / 3

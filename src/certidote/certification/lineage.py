@@ -115,6 +115,11 @@ def _input_objections(lineage: Lineage, sigma_x: float) -> list[str]:
             "noise on test images was drawn from a stream that is not the member's own, or that its training images had already; draw it "
             "below the member's key"
         )
+    if lineage.unanswered:
+        found.append(
+            "a member with finite weights gave a logit that is NaN or infinite for some test image, and lost its votes about all others, so "
+            "one test image decides about the answers to others; bound the logits, or ask about each test image in a run of its own"
+        )
     return found
 
 

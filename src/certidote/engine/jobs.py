@@ -153,20 +153,23 @@ def _voted(payload: Payload, viewed: Viewed, tests: UInt8[Tensor, "n c h w"]) ->
             "never dropped"
         )
     shown = [InputReads() for _ in viewed.keys]
-    votes, ranks, failed = [], [], stack.failed.cpu().clone()
+    votes, ranks, failed = [], [], stack.failed.cpu()
+    unanswered = torch.zeros_like(failed)
     keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
         for start in range(0, len(tests), TEST_CHUNK):
             rows = range(start, min(start + TEST_CHUNK, len(tests)))
             images = as_pixels(tests[rows.start : rows.stop])
             logits = _polled(payload.scheme, stack, viewed.keys, images, rows, shown).cpu()
-            failed |= ~torch.isfinite(logits).flatten(1).all(1)
+            unanswered |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
             if keeps_rankings:
                 ranks.append(ranks_of(logits.numpy()))
+    for reads, lost in zip(shown, (unanswered & ~failed).tolist(), strict=True):
+        reads.unanswered = lost
     return _Voted(
         torch.cat(votes, dim=1).numpy(),
-        failed.numpy(),
+        (failed | unanswered).numpy(),
         np.concatenate(ranks, axis=1) if keeps_rankings else None,
         stack if payload.keep_weights else None,
         shown,

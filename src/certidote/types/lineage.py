@@ -150,12 +150,16 @@ class Reads:
 
 @dataclass
 class InputReads:
-    """What one member was shown of test images, written by `SealedInputs` itself, or by the engine where they are not sealed."""
+    """What one member was shown of test images, written by `SealedInputs` itself, or by the engine where they are not sealed.
+
+    `unanswered` says whether the member, its weights being finite, gave a logit that is not.
+    """
 
     sigmas: list[float] = field(default_factory=list)
     streams: set[int] = field(default_factory=set)
     draws: Counter[int] = field(default_factory=Counter)
     own_noise: bool = True
+    unanswered: bool = False
 
     def amend(self, lineage: Lineage, training: Reads) -> Lineage:
         """The member's lineage with what it was shown; `training` is what it read of untrusted data."""
@@ -164,6 +168,7 @@ class InputReads:
             test_sigma=min(self.sigmas, default=0.0),
             test_draws=max(self.draws.values(), default=0),
             test_own_noise=self.own_noise and self.streams.isdisjoint(training.noise_ids),
+            unanswered=self.unanswered,
         )
 
 
