@@ -266,6 +266,10 @@ def test_a_ledger_without_a_record_of_test_noise_does_not_say_that_it_was_enforc
     outcome = defense.certify(replace(ballots, lineages=(Lineage.from_json(told),)))
     assert isinstance(outcome, Certificate)
     assert not any("test images are sealed" in item.evidence for item in outcome.assumptions)
+    failed = replace(ballots, lineages=(Lineage.from_json(told),), failed=np.arange(len(ballots)) == 3)
+    outcome = defense.certify(failed)
+    assert isinstance(outcome, Unproved)
+    assert "does not tell whether they did so on a test image" in outcome.reasons[0]
 
 
 def test_what_members_see() -> None:

@@ -73,6 +73,11 @@ def objections(
             "the denoiser was trained on the untrusted images themselves, so votes see them without noise; train it on images "
             "the attacker cannot have touched"
         )
+    if sigma_x and ballots.failed.any() and any(lineage.test_sigma is None for lineage in ballots.lineages):
+        found.append(
+            "some members failed, and the ledger does not tell whether they did so on a test image, which the attacker may have sent; run "
+            "it again with this release"
+        )
     for lineage in ballots.lineages:
         found.extend(_lineage_objections(lineage, sigma, denoiser))
         found.extend(_input_objections(lineage, sigma_x) if sigma_x else [])

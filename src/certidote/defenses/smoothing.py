@@ -11,7 +11,7 @@ import numpy as np
 from certidote.certification.binomial import check_alpha
 from certidote.certification.bounds import Bound, check_bound, minimum_models
 from certidote.certification.lineage import assumptions, draws_divisor, objections
-from certidote.certification.smoothing import certify_counts, radius_cap
+from certidote.certification.smoothing import certify_votes, radius_cap
 from certidote.defenses import inputs, statement
 from certidote.defenses.sanitize import check_sigma, sanitized
 from certidote.streams import Key
@@ -134,14 +134,7 @@ class DenoisedSmoothing:
             return Unproved(found)
         sigma = self.sigma / draws_divisor(ballots)
         n, separate = len(ballots) - self.n0, self.n0 > 0
-        labels, radii, bounds, hits = certify_counts(
-            ballots.counts(0, self.n0) if separate else None,
-            ballots.counts(self.n0, len(ballots)),
-            n,
-            sigma,
-            self.alpha_each,
-            self.bound,
-        )
+        labels, radii, bounds, hits = certify_votes(ballots, range(len(ballots)), self.n0, sigma, self.alpha_each, self.bound)
         trusted = ballots.lineages[0].trusted
         return Certificate(
             labels=labels,
