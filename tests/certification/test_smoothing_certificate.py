@@ -3,9 +3,9 @@ import pytest
 import scipy.stats
 
 from certidote.certification.binomial import lower_confidence_bound
-from certidote.certification.smoothing import certify_counts, radius, radius_cap
+from certidote.certification.smoothing import certify_counts, certify_votes, radius, radius_cap
 from certidote.certification.threats import image_norm, k_max
-from certidote.types import ABSTAIN
+from certidote.types import ABSTAIN, Ballots, Lineage, Provenance
 from oracles import linear_case
 
 
@@ -87,6 +87,40 @@ def test_selecting_votes_counted_again_and_numbers_out_of_range_are_refused() ->
     for alpha in (0.0, 0.5, -0.1, np.nan):
         with pytest.raises(ValueError, match="is not a failure probability"):
             certify_counts(selection, estimation, 100, 1.0, alpha)
+
+
+@pytest.mark.parametrize(("first", "n0", "n"), [(0, 10, 60), (20, 10, 40), (20, 0, 50)])
+def test_votes_are_cut_so_that_no_member_selects_and_is_counted(first: int, n0: int, n: int) -> None:
+    """Members that failed hide an overlap from counts: 10 selecting members counted again are no more votes than n."""
+    votes = np.random.default_rng(3).choice(3, (70, 200), p=[0.7, 0.2, 0.1])
+    failed = np.arange(70) % 3 == 0
+    told = (Lineage(sigma=0.5, draws=1),), np.arange(70), Provenance("digest", "given", None)
+    ballots = Ballots(votes, failed, 3, *told)
+    found = certify_votes(ballots, range(first, first + n0 + n), n0, 0.5, 0.001)
+    use = np.arange(70)[~failed]
+    selecting, counted = ((use >= low) & (use < low + size) for low, size in ((first, n0), (first + n0, n)))
+    tally = [np.stack([(votes[use[some]] == c).sum(0) for c in range(3)], axis=1) for some in (selecting, counted)]
+    for ours, wanted in zip(found, certify_counts(tally[0] if n0 else None, tally[1], n, 0.5, 0.001), strict=True):
+        assert np.array_equal(ours, wanted)
+    overlapping = certify_counts(ballots.counts(first, first + n0) if n0 else None, ballots.counts(first, first + n), n, 0.5, 0.001)
+    assert n0 == 0 or not np.array_equal(overlapping[3], found[3]), "which counts alone do not refuse"
+
+
+@pytest.mark.parametrize(
+    ("members", "n0", "text"),
+    [
+        (range(71), 10, "are not consecutive members of the 70"),
+        (range(0, 70, 2), 10, "are not consecutive members"),
+        (range(-1, 60), 10, "are not consecutive members"),
+        (range(40), 40, "n0=40 of 40 members select the answer"),
+        (range(40), -1, "n0=-1 of 40 members"),
+    ],
+)
+def test_members_that_are_not_there_select_and_count_nothing(members: range, n0: int, text: str) -> None:
+    told = (Lineage(sigma=0.5, draws=1),), np.arange(70), Provenance("digest", "given", None)
+    ballots = Ballots(np.zeros((70, 2), dtype=np.int64), np.zeros(70, dtype=bool), 3, *told)
+    with pytest.raises(ValueError, match=text):
+        certify_votes(ballots, members, n0, 0.5, 0.001)
 
 
 def test_k_max_is_the_largest_count_strictly_inside() -> None:

@@ -1,6 +1,6 @@
 """Deep partitions end to end: an altered image reaches one member, and no attack within the certificate changes an answer."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,13 @@ import torch
 from certidote.certification.rankings import ranks_of
 from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
-from certidote.defenses.deep_partition import DeepPartition, part_rows
+from certidote.defenses.deep_partition import REASON, DeepPartition, part_rows
 from certidote.engine.jobs import BlockRecord, Payload, plan, work
 from certidote.engine.ledger import Ledger
 from certidote.streams import Key
 from certidote.training.recipe import Recipe
 from certidote.training.stacked import StackedTrainer
-from certidote.types import Ballots, CountCertificate, ImageDataset, Lineage, Provenance, Unproved, Untrusted
+from certidote.types import Ballots, CountCertificate, ImageDataset, Lineage, Provenance, Retrained, Unproved, Untrusted, View
 from oracles import InnerProductTrainer
 from running import ballots_of
 
@@ -139,6 +139,10 @@ PUBLIC = Provenance("digest", "given", None)
         ({"lineages": (Lineage(sigma=0.5, draws=1),)}, "did not learn from parts"),
         ({"lineages": (replace(PART, start="untrusted"),)}, "weights trained on all of the data"),
         ({"provenance": Provenance("digest", "operating system", None)}, "coins are not public"),
+        ({"provenance": replace(PUBLIC, retrained=Retrained(3, 5, differing=5, exact=True))}, "cast 5 of 5 votes otherwise"),
+        ({"provenance": replace(PUBLIC, retrained=Retrained(3, 300, differing=1, exact=False))}, "cast 1 of 300 votes otherwise"),
+        ({"provenance": replace(PUBLIC, retrained=Retrained(3, 5, differing=0, exact=False))}, "depends on which members train"),
+        ({"provenance": replace(PUBLIC, mixture=("a", "b"))}, "computed with different numerics"),
         (
             {"votes": np.zeros((8, 5), np.uint8), "failed": np.zeros(8, bool), "noise_ids": np.zeros(8, np.int64)},
             "8 of 9 parts have voted",
@@ -154,6 +158,59 @@ def test_ballots_of_another_making_prove_nothing(change: dict[str, object], reas
     outcome = DeepPartition(9).certify(replace(ballots, **change))
     assert isinstance(outcome, Unproved)
     assert any(reason in text for text in outcome.reasons)
+
+
+def view_of(scheme: DeepPartition, data: Untrusted, rows: torch.Tensor) -> View:
+    traced = data.unsealed(REASON, rows)
+    return View(traced.images, data.labels[rows], len(data.class_names), traced.lineage)
+
+
+@dataclass(frozen=True)
+class AllRows(DeepPartition):
+    """Faulty: every member learns from all images, under the reason that parts have."""
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View:
+        return view_of(self, data, torch.arange(len(data)))
+
+
+@dataclass(frozen=True)
+class OnePartForAll(DeepPartition):
+    """Faulty: every member learns from part 0."""
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View:
+        return view_of(self, data, part_rows(data.labels, self.parts, 0, self.by_label))
+
+
+@dataclass(frozen=True)
+class OneRowMore(DeepPartition):
+    """Faulty: the last member looks at an image of the first one's part as well, which then buys two votes."""
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View:
+        if member == self.parts - 1:
+            data.unsealed(REASON, part_rows(data.labels, self.parts, 0, self.by_label)[:1])
+        return super().view(data, member, key)
+
+
+@dataclass(frozen=True)
+class PartsByLabel(DeepPartition):
+    """Faulty unless it says so: labels decide the part, so an altered label touches many."""
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View:
+        return view_of(self, data, part_rows(data.labels, self.parts, member, by_label=True))
+
+
+@pytest.mark.parametrize("by_label", [False, True])
+@pytest.mark.parametrize("kind", [AllRows, OnePartForAll, OneRowMore, PartsByLabel, DeepPartition])
+def test_members_that_read_other_parts_prove_nothing(kind: type[DeepPartition], by_label: bool, tmp_path: Path) -> None:
+    for stack_size in (1, 4):
+        scheme = kind(9, by_label)
+        ballots = ballots_of(scheme, InnerProductTrainer(stack_size=stack_size), TRAIN, TEST, tmp_path / f"{stack_size}")
+        outcome = scheme.certify(ballots)
+        if kind is DeepPartition or (kind is PartsByLabel and by_label):
+            assert isinstance(outcome, CountCertificate)
+        else:
+            assert isinstance(outcome, Unproved)
+            assert [reason.partition(",")[0] for reason in outcome.reasons] == ["members read rows of other parts"]
 
 
 def test_impossible_parts_are_refused() -> None:

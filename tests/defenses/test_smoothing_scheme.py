@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from certidote.defenses.partition import PartitionedSmoothing
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.streams import Key
@@ -130,9 +131,9 @@ def test_denoiser_trained_on_the_untrusted_set_is_refused(tmp_path: Path) -> Non
     assert "denoiser was trained on the untrusted images" in outcome.reasons[0]
 
 
-def made_ballots(lineage: Lineage, members: int = 50, votes: int = 0) -> Ballots:
+def made_ballots(lineage: Lineage, members: int = 50, votes: int = 0, num_tests: int = 1) -> Ballots:
     return Ballots(
-        votes=np.full((members, 1), votes, dtype=np.int64),
+        votes=np.full((members, num_tests), votes, dtype=np.int64),
         failed=np.zeros(members, dtype=bool),
         num_classes=2,
         lineages=(lineage,),
@@ -189,11 +190,21 @@ def test_simultaneous_statements_cost_radius() -> None:
     single = DenoisedSmoothing(IdentityDenoiser(), 0.5, 10, 40)
     joint = DenoisedSmoothing(IdentityDenoiser(), 0.5, 10, 40, simultaneous=True, num_tests=100)
     assert joint.alpha_each == 1e-5
-    outcomes = [s.certify(made_ballots(Lineage(sigma=0.5, draws=1))) for s in (single, joint)]
+    outcomes = [s.certify(made_ballots(Lineage(sigma=0.5, draws=1), num_tests=100)) for s in (single, joint)]
     assert all(isinstance(outcome, Certificate) for outcome in outcomes)
     assert outcomes[0].radii[0] > outcomes[1].radii[0] > 0
     assert outcomes[1].statement == "simultaneous"
     assert "together" in outcomes[1].claim
+
+
+@pytest.mark.parametrize("together", [1, 99, 101])
+def test_a_simultaneous_statement_is_about_as_many_test_images_as_alpha_was_divided_among(together: int) -> None:
+    smoothing = DenoisedSmoothing(IdentityDenoiser(), 0.5, 10, 40, simultaneous=True, num_tests=together)
+    parts = PartitionedSmoothing(smoothing, 3)
+    for defense in (smoothing, parts):
+        outcome = defense.certify(made_ballots(Lineage(sigma=0.5, draws=1), defense.members, num_tests=100))
+        assert isinstance(outcome, Unproved)
+        assert outcome.reasons[0].startswith(f"alpha was divided among {together} test images, but 100 were voted on")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +216,7 @@ def test_simultaneous_statements_cost_radius() -> None:
         ({"n": 9}, "at least 10 are needed"),
         ({"n0": -1}, "give the number of models that select"),
         ({"alpha": 0.7}, "not a failure probability"),
+        ({"num_tests": 0}, "num_tests=0; give the number of test images"),
         ({"n": 18, "simultaneous": True, "num_tests": 400}, "at least 19 are needed"),
     ],
 )

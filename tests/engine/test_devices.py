@@ -33,7 +33,7 @@ from certidote.training.models import ModelStack
 from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import RECIPES
 from certidote.training.stacked import StackedTrainer
-from certidote.types import Denoiser, Untrusted, View
+from certidote.types import Denoiser, InputReads, SealedInputs, Untrusted, View
 
 TRAIN = load_digits("train")
 DENOISERS = {
@@ -142,7 +142,8 @@ def test_longer_trainings_copy_no_more(trainer: type[PooledTrainer | StackedTrai
 @pytest.mark.parametrize("kind", ["clean", "denoised", "noised-denoised"])
 def test_test_images_are_prepared_where_they_are_asked_about(kind: str) -> None:
     images = TRAIN.pixels()[:100].to("meta")
-    made = prepared(images, range(100), on_meta("network"), kind, 0.5, 0.5, Key(1), "meta")
+    shown = SealedInputs(images, range(100), Key(1), InputReads()) if kind == "noised-denoised" else images
+    made = prepared(shown, range(100), on_meta("network"), kind, 0.5, 0.5, Key(1), "meta")
     assert made.device.type == "meta"
     assert made.shape == images.shape
 

@@ -21,6 +21,8 @@ def objections(
     *,
     selecting: int = 0,
     anytime: bool = False,
+    together: int | None = None,
+    sigma_x: float = 0.0,
 ) -> tuple[str, ...]:
     """Why no smoothing certificate follows from these ballots; empty if one does.
 
@@ -32,6 +34,8 @@ def objections(
         described: the scheme's description of itself, compared with the one recorded before the first member trained.
         selecting: n0, of these.
         anytime: whether the bound holds at every number of counted members, so that the first few of them are enough.
+        together: test images that one simultaneous statement was divided among; None if each has a statement of its own.
+        sigma_x: the noise std that the scheme promised on test images; 0 if they may not have been tampered with.
     """
     found = []
     recorded = ballots.provenance.scheme
@@ -40,6 +44,11 @@ def objections(
         found.append(
             f"the members were trained for {name}={old}, but the claim is about {name}={new}; nothing may change after votes were "
             "cast: start another run"
+        )
+    if together is not None and ballots.votes.shape[1] != together:
+        found.append(
+            f"alpha was divided among {together} test images, but {ballots.votes.shape[1]} were voted on; a simultaneous statement needs "
+            "num_tests to be their number"
         )
     found.extend(_stack_objections(ballots.provenance.retrained))
     if anytime and ballots.provenance.mixture:
@@ -64,8 +73,14 @@ def objections(
             "the denoiser was trained on the untrusted images themselves, so votes see them without noise; train it on images "
             "the attacker cannot have touched"
         )
+    if sigma_x and ballots.failed.any() and any(lineage.test_sigma is None for lineage in ballots.lineages):
+        found.append(
+            "some members failed, and the ledger does not tell whether they did so on a test image, which the attacker may have sent; run "
+            "it again with this release"
+        )
     for lineage in ballots.lineages:
         found.extend(_lineage_objections(lineage, sigma, denoiser))
+        found.extend(_input_objections(lineage, sigma_x) if sigma_x else [])
     return tuple(found)
 
 
@@ -86,6 +101,30 @@ def _lineage_objections(lineage: Lineage, sigma: float, denoiser: DenoiserCard) 
         found.append(f"members saw noise of std {lineage.sigma}, but the claim is about sigma={sigma}")
     if lineage.denoiser != denoiser.digest and not lineage.unsealed:
         found.append(f"members used denoiser {lineage.denoiser[:12] or 'none'}, but the claim is about {denoiser.digest[:12]}")
+    return found
+
+
+def _input_objections(lineage: Lineage, sigma_x: float) -> list[str]:
+    """What voids the statement about changed test images: they must enter through one noise draw of each member's own."""
+    found = []
+    if lineage.test_sigma == 0:
+        found.append(f"test images were read without noise, but the claim is about sigma_x={sigma_x}; only noised ones may be used")
+    elif lineage.test_sigma not in (None, sigma_x):
+        found.append(f"members saw test images with noise of std {lineage.test_sigma}, but the claim is about sigma_x={sigma_x}")
+    if lineage.test_draws > 1:
+        found.append(
+            f"members saw {lineage.test_draws} noise draws of one test image; draw once, or the noise on it is less than sigma_x"
+        )
+    if not lineage.test_own_noise:
+        found.append(
+            "noise on test images was drawn from a stream that is not the member's own, or that its training images had already; draw it "
+            "below the member's key"
+        )
+    if lineage.unanswered:
+        found.append(
+            "a member with finite weights gave a logit that is NaN or infinite for some test image, and lost its votes about all others, so "
+            "one test image decides about the answers to others; bound the logits, or ask about each test image in a run of its own"
+        )
     return found
 
 
@@ -188,6 +227,15 @@ def assumptions(ballots: Ballots, denoiser: DenoiserCard, sigma_x: float = 0.0, 
                 f"needed because the test image may come from the attacker; every member adds its own noise of std {sigma_x:g} to it",
             )
         )
+        if all(lineage.test_sigma is not None for lineage in ballots.lineages):
+            entries.append(
+                Assumption(
+                    "Members saw test images only after Gaussian noise was added to them.",
+                    "enforced",
+                    f"test images are sealed; lineage of {len(ballots)} members: noise std {sigma_x:g}, one draw per test image and "
+                    "member from a stream of its own, no un-noised reads",
+                )
+            )
     if any(lineage.start == "trusted" for lineage in ballots.lineages):
         entries.append(
             Assumption(

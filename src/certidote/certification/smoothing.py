@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from scipy import stats
 
 from certidote.certification.bounds import Bound, level, probability_bounds
-from certidote.types import ABSTAIN
+from certidote.types import ABSTAIN, Ballots
 
 ROUND_DOWN = 1 - 1e-9
 """Radii are shrunk by this factor before they are used or printed, so that floating point never rounds a claim up."""
@@ -62,6 +62,25 @@ def radius_cap(
     return float(two_sided_radius(*probability_bounds(bound, counts, np.zeros(1, dtype=np.int64), n, each), sigma)[0])
 
 
+def certify_votes(
+    ballots: Ballots, members: range, n0: int, sigma: float, alpha: float, bound: Bound = "clopper-pearson"
+) -> tuple[Int64[np.ndarray, "n_test"], Float64[np.ndarray, "n_test"], Float64[np.ndarray, "n_test"], Int64[np.ndarray, "n_test"]]:
+    """`certify_counts` of consecutive members: the first n0 of them select, all others are counted, so that none does both.
+
+    Args:
+        members: whose votes are used; all others are ignored.
+        n0: selecting members, 0 to let the counted votes select.
+    Raises: ValueError as `certify_counts`, if there are no such members, or none would be counted.
+    """
+    if members.step != 1 or not members.start >= 0 or members.stop > len(ballots):
+        raise ValueError(f"members {members} are not consecutive members of the {len(ballots)} that voted")
+    if not 0 <= n0 < len(members):
+        raise ValueError(f"n0={n0} of {len(members)} members select the answer; at least 1 of them must be left to be counted")
+    cut = members.start + n0
+    selection = ballots.counts(members.start, cut) if n0 else None
+    return certify_counts(selection, ballots.counts(cut, members.stop), members.stop - cut, sigma, alpha, bound)
+
+
 def certify_counts(
     selection: Int64[np.ndarray, "n_test classes"] | None,
     estimation: Int64[np.ndarray, "n_test classes"],
@@ -71,6 +90,9 @@ def certify_counts(
     bound: Bound = "clopper-pearson",
 ) -> tuple[Int64[np.ndarray, "n_test"], Float64[np.ndarray, "n_test"], Float64[np.ndarray, "n_test"], Int64[np.ndarray, "n_test"]]:
     """Select a class, bound its probability by the counted votes, and turn the bound into a radius.
+
+    Counts alone cannot show whether a selecting member was counted again, unless there are then more votes than counted members:
+    where ballots are at hand, use `certify_votes`, which cuts them itself.
 
     Args:
         selection: votes of the n0 selecting members; the most voted class is the candidate, ties to the smaller index. None: the

@@ -16,7 +16,18 @@ from torch import Tensor
 from certidote.certification.deep_partition import certify_deep_partition
 from certidote.certification.run_off import certify_run_off
 from certidote.streams import Key
-from certidote.types import Ballots, CountCertificate, Json, Prediction, Unit, Unproved, Untrusted, View
+from certidote.types import (
+    Ballots,
+    CountCertificate,
+    Json,
+    Prediction,
+    Provenance,
+    Unit,
+    Unproved,
+    Untrusted,
+    View,
+    rows_digest,
+)
 
 PUBLIC_ROOT = 0
 """The root of members' coins: a member is a function of its part and its number, and of nothing secret."""
@@ -98,16 +109,53 @@ class DeepPartition:
                 found.append("members did not learn from parts of the data; certify them by the scheme that made them")
             if lineage.start == "untrusted":
                 found.append("members started from weights trained on all of the data; start fresh or from trusted data")
+        if len(ballots) == self.parts and not self._own_parts(ballots):
+            found.append(
+                "members read rows of other parts, so an image can reach several votes; every member may read its own part only"
+            )
+        found += _repeat_objections(ballots.provenance)
         if ballots.provenance.root_source != "given":
             found.append(
                 f"members' coins are not public; run with root {PUBLIC_ROOT}, so that a member follows from its part and number"
             )
         return found
 
+    def _own_parts(self, ballots: Ballots) -> bool:
+        """Whether every member read one part and no row of another, where that is on record.
+
+        Without labels at hand, parts by label are only known to be disjoint and complete, which is what the certificate needs.
+        """
+        recorded = [lineage.open_rows for lineage in ballots.lineages]
+        if all(rows is None for rows in recorded):
+            return True  # a ledger of a release that kept no record of it
+        told = sorted(digest for rows in recorded for digest in rows or ())
+        images = sum(count for count, _ in told)
+        if len(told) != self.parts or images < self.parts:
+            return False
+        if self.by_label:
+            return sum(total for _, total in told) % 2**64 == rows_digest(np.arange(images))[1]
+        labels = torch.zeros(images, dtype=torch.int64)  # their number decides
+        return told == sorted(rows_digest(part_rows(labels, self.parts, part).numpy()) for part in range(self.parts))
+
     def describe(self) -> Json:
         name = "deep partition aggregation" + (" with run-off election" if self.run_off else "")
         identity = "row number within its class" if self.by_label else "row number"
         return {"scheme": name, "parts": self.parts, "identity": identity, "root": PUBLIC_ROOT}
+
+
+def _repeat_objections(provenance: Provenance) -> list[str]:
+    """Nothing is estimated here, so a part's vote must be a function of the part: the same, bit for bit, whenever it is cast."""
+    found, again = [], provenance.retrained
+    if again is not None and again.differing:
+        found.append(
+            f"member {again.member}, trained again alone, cast {again.differing} of {again.votes} votes otherwise; parts that do not "
+            "repeat bit for bit must be smoothed over their coins"
+        )
+    if again is not None and not again.exact:
+        found.append("arithmetic on this device depends on which members train together, so parts do not repeat; train on a CPU")
+    if provenance.mixture:
+        found.append("members were computed with different numerics, so parts do not repeat; use machines of one kind")
+    return found
 
 
 def part_rows(labels: Int64[Tensor, "n"], parts: int, part: int, by_label: bool = False) -> Int64[Tensor, "m"]:

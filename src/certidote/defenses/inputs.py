@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 
 from certidote.defenses.sanitize import check_sigma
-from certidote.streams import ROW_BLOCK, Key, normal_block
-from certidote.types import Denoiser, Images
+from certidote.streams import ROW_BLOCK, Key
+from certidote.types import Denoiser, Images, SealedInputs
 
 TestInput = Literal["clean", "denoised", "noised-denoised"]
 TEST_INPUTS: tuple[TestInput, ...] = get_args(TestInput)
@@ -43,27 +43,36 @@ def check(test_input: TestInput, sigma_x: float, denoiser: Denoiser) -> None:
 
 
 def prepared(
-    images: Images, rows: range, denoiser: Denoiser, test_input: TestInput, sigma: float, sigma_x: float, key: Key, device: str
+    images: Images | SealedInputs,
+    rows: range,
+    denoiser: Denoiser,
+    test_input: TestInput,
+    sigma: float,
+    sigma_x: float,
+    key: Key,
+    device: str,
 ) -> Images:
     """Test images as one member sees them.
 
     Args:
-        images: (n, c, h, w) clean test images, `rows` of the test set.
+        images: (n, c, h, w) clean test images, `rows` of the test set; sealed where noise is added.
         rows: from a multiple of `ROW_BLOCK`.
         sigma: what the denoiser is told where no noise is added: that of the training images, so that members see test images
             smoothed as those were.
         sigma_x: noise std where noise is added.
         key: the member's stream for test noise; not used without noise.
         device: where noise is drawn and added and the denoiser runs.
+    Raises: TypeError if images are sealed and no noise is added, or the other way round.
     """
+    if isinstance(images, SealedInputs) != (test_input == "noised-denoised"):
+        raise TypeError(f"test input {test_input} needs {'sealed' if test_input == 'noised-denoised' else 'open'} test images")
+    if isinstance(images, SealedInputs):
+        blocks = []
+        for start in range(rows.start, rows.stop, ROW_BLOCK):
+            block = range(start, min(start + ROW_BLOCK, rows.stop))
+            noisy = images.noised(sigma_x, key, block, device)
+            blocks.append(denoiser(noisy, torch.full((len(block),), sigma_x, dtype=torch.float32)))
+        return torch.cat(blocks)
     if test_input == "clean":
         return images
-    if test_input == "denoised":
-        return denoiser(images.to(device), torch.full((len(images),), sigma, dtype=torch.float32))
-    blocks = []
-    for start in range(rows.start, rows.stop, ROW_BLOCK):
-        block = range(start, min(start + ROW_BLOCK, rows.stop))
-        clean = images[block.start - rows.start : block.stop - rows.start].to(device)
-        noisy = normal_block(key, block, tuple(images.shape[1:]), device).mul_(sigma_x).add_(clean)
-        blocks.append(denoiser(noisy, torch.full((len(block),), sigma_x, dtype=torch.float32)))
-    return torch.cat(blocks)
+    return denoiser(images.to(device), torch.full((len(images),), sigma, dtype=torch.float32))

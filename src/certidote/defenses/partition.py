@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 
 from certidote.certification.lineage import assumptions, draws_divisor, objections
 from certidote.certification.partition import frobenius_radius, part_rows, plurality
-from certidote.certification.smoothing import ROUND_DOWN, certify_counts, radius_cap
+from certidote.certification.smoothing import ROUND_DOWN, certify_votes, radius_cap
 from certidote.defenses import statement
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.streams import Key
@@ -112,7 +112,7 @@ class PartitionedSmoothing:
     def certify(self, ballots: Ballots) -> Certificate | Unproved:
         """The certificate for each test image, or why there is none."""
         base = self.base
-        found = objections(ballots, base.sigma, self.members, base.denoiser.card, self.describe())
+        found = objections(ballots, base.sigma, self.members, base.denoiser.card, self.describe(), together=base.together)
         if found:
             return Unproved(found)
         sigma = base.sigma / draws_divisor(ballots)
@@ -150,9 +150,8 @@ class PartitionedSmoothing:
         base = self.base
         votes, radii = [], []
         for first in range(0, self.members, base.members):
-            selection = ballots.counts(first, first + base.n0) if base.n0 else None
-            estimation = ballots.counts(first + base.n0, first + base.members)
-            labels, certified, _, _ = certify_counts(selection, estimation, base.n, sigma, self.alpha_each, base.bound)
+            members = range(first, first + base.members)
+            labels, certified, _, _ = certify_votes(ballots, members, base.n0, sigma, self.alpha_each, base.bound)
             votes.append(labels)
             radii.append(np.where(labels == ABSTAIN, 0.0, certified))
         return np.stack(votes, axis=1), np.stack(radii, axis=1)

@@ -11,11 +11,23 @@ import numpy as np
 from certidote.certification.binomial import check_alpha
 from certidote.certification.bounds import Bound, check_bound, minimum_models
 from certidote.certification.lineage import assumptions, draws_divisor, objections
-from certidote.certification.smoothing import certify_counts, radius_cap
+from certidote.certification.smoothing import certify_votes, radius_cap
 from certidote.defenses import inputs, statement
 from certidote.defenses.sanitize import check_sigma, sanitized
 from certidote.streams import Key
-from certidote.types import ABSTAIN, Ballots, Certificate, Denoiser, Images, Json, Prediction, Unproved, Untrusted, View
+from certidote.types import (
+    ABSTAIN,
+    Ballots,
+    Certificate,
+    Denoiser,
+    Images,
+    Json,
+    Prediction,
+    SealedInputs,
+    Unproved,
+    Untrusted,
+    View,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class DenoisedSmoothing:
         n: members whose votes are counted; at most so many with the anytime bound.
         alpha: failure probability, for each test image or (simultaneous) for all together.
         simultaneous: one statement about the whole test set, at alpha / num_tests for each image (Bonferroni).
-        num_tests: test images; needed for a simultaneous statement only.
+        num_tests: test images; needed for a simultaneous statement only, which ballots of another number of test images do not get.
         device: where denoising and training run.
         bound: "clopper-pearson"; "multi-class", which also bounds the strongest rival and gains where the other votes are spread; or
             "anytime", which holds at every number of counted members, so that a run may be looked at and stopped.
@@ -65,6 +77,8 @@ class DenoisedSmoothing:
             raise ValueError(
                 f"n0={self.n0}; give the number of models that select the answer (default 100), or 0 to select it by the counted votes"
             )
+        if self.num_tests < 1:
+            raise ValueError(f"num_tests={self.num_tests}; give the number of test images, at least 1")
         needed = minimum_models(self.bound, self.alpha_each, self.num_classes, self.n0 > 0)
         if self.n < needed:
             raise ValueError(
@@ -81,6 +95,11 @@ class DenoisedSmoothing:
         """The level spent on each test image."""
         return self.alpha / self.num_tests if self.simultaneous else self.alpha
 
+    @property
+    def together(self) -> int | None:
+        """Test images that share one simultaneous statement; None if each has its own."""
+        return self.num_tests if self.simultaneous else None
+
     def cap(self) -> float:
         """The radius of a unanimous vote of all n members."""
         return radius_cap(self.sigma, self.n, self.alpha_each, self.bound, self.num_classes, self.n0 > 0)
@@ -94,7 +113,7 @@ class DenoisedSmoothing:
     def inputs_per_member(self) -> bool:
         return self.sigma_x > 0
 
-    def inputs(self, images: Images, rows: range, key: Key) -> Images:
+    def inputs(self, images: Images | SealedInputs, rows: range, key: Key) -> Images:
         """What the member with this key sees of the test images `rows`: its own noise draw, if there is noise."""
         return inputs.prepared(
             images, rows, self.denoiser, self.test_input, self.sigma, self.sigma_x, key / "test noise", self.device
@@ -108,20 +127,14 @@ class DenoisedSmoothing:
         """The certificate for each test image, or why there is none."""
         anytime = self.bound == "anytime"
         found = objections(
-            ballots, self.sigma, self.members, self.denoiser.card, self.describe(), selecting=self.n0, anytime=anytime
-        )
+            ballots, self.sigma, self.members, self.denoiser.card, self.describe(),
+            selecting=self.n0, anytime=anytime, together=self.together, sigma_x=self.sigma_x,
+        )  # fmt: skip
         if found:
             return Unproved(found)
         sigma = self.sigma / draws_divisor(ballots)
         n, separate = len(ballots) - self.n0, self.n0 > 0
-        labels, radii, bounds, hits = certify_counts(
-            ballots.counts(0, self.n0) if separate else None,
-            ballots.counts(self.n0, len(ballots)),
-            n,
-            sigma,
-            self.alpha_each,
-            self.bound,
-        )
+        labels, radii, bounds, hits = certify_votes(ballots, range(len(ballots)), self.n0, sigma, self.alpha_each, self.bound)
         trusted = ballots.lineages[0].trusted
         return Certificate(
             labels=labels,

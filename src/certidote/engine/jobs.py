@@ -21,16 +21,19 @@ from certidote.training.kept import packed
 from certidote.training.models import ModelStack
 from certidote.types import (
     Images,
+    InputReads,
     Json,
     KeepsRankings,
     Lineage,
     PreparesInputs,
     Scheme,
+    SealedInputs,
     Stack,
     Trainer,
     TrainsInGroups,
     Untrusted,
     as_pixels,
+    joined,
 )
 
 TEST_CHUNK = 4 * ROW_BLOCK
@@ -105,25 +108,23 @@ def work(payload: Payload, job: Job) -> BlockRecord:
     members = range(job.first, job.last)
     together = payload.trainer.together if isinstance(payload.trainer, TrainsInGroups) else len(members)
     viewing = Viewing(payload.scheme, payload.data, payload.key / "members", members, together)
-    groups, lineages, noise_ids, tests = [], set(), [], payload.test_images
+    groups, lineages, noise_ids, tests = [], list[Lineage](), [], payload.test_images
     for viewed in viewing:
         tests = tests.to(viewed.device)
         groups.append(_voted(payload, viewed, tests))
-        lineages |= {
-            replace(read.amend(view.lineage), start=payload.trainer.start)
-            for view, read in zip(viewed.views, viewed.reads, strict=True)
-        }
+        lineages += [
+            replace(shown.amend(read.amend(view.lineage), read), start=payload.trainer.start)
+            for view, read, shown in zip(viewed.views, viewed.reads, groups[-1].shown, strict=True)
+        ]
         noise_ids += [read.noise_id() for read in viewed.reads]
         del viewed  # its images make room for the next ones
-    if len(lineages) != 1:
-        raise RuntimeError(f"members {job.first} to {job.last - 1} have different lineages: {sorted(map(str, lineages))}")
     ranks = [group.ranks for group in groups if group.ranks is not None]
     return BlockRecord(
         job=job,
         votes=np.concatenate([group.votes for group in groups]),
         failed=np.concatenate([group.failed for group in groups]),
         noise_ids=np.array(noise_ids, dtype=np.int64),
-        lineage=lineages.pop(),
+        lineage=joined(lineages),
         seconds=time.perf_counter() - begin,
         seconds_viewing=viewing.seconds(),
         numerics=rounding(str(tests.device)),
@@ -140,6 +141,7 @@ class _Voted:
     failed: Bool[np.ndarray, "members"]
     ranks: UInt[np.ndarray, "members n_test classes"] | None
     stack: Stack | None
+    shown: Sequence[InputReads]
 
 
 def _voted(payload: Payload, viewed: Viewed, tests: UInt8[Tensor, "n c h w"]) -> _Voted:
@@ -150,22 +152,27 @@ def _voted(payload: Payload, viewed: Viewed, tests: UInt8[Tensor, "n c h w"]) ->
             f"{len(viewed.views)} members were to be trained, {len(stack.failed)} came back; a failed member is marked and counted, "
             "never dropped"
         )
-    votes, ranks, failed = [], [], stack.failed.cpu().clone()
+    shown = [InputReads() for _ in viewed.keys]
+    votes, ranks, failed = [], [], stack.failed.cpu()
+    unanswered = torch.zeros_like(failed)
     keeps_rankings = isinstance(payload.scheme, KeepsRankings) and payload.scheme.keeps_rankings
     with torch.inference_mode():
         for start in range(0, len(tests), TEST_CHUNK):
             rows = range(start, min(start + TEST_CHUNK, len(tests)))
             images = as_pixels(tests[rows.start : rows.stop])
-            logits = _polled(payload.scheme, stack, viewed.keys, images, rows).cpu()
-            failed |= ~torch.isfinite(logits).flatten(1).all(1)
+            logits = _polled(payload.scheme, stack, viewed.keys, images, rows, shown).cpu()
+            unanswered |= ~torch.isfinite(logits).flatten(1).all(1)
             votes.append(logits.argmax(dim=2))
             if keeps_rankings:
                 ranks.append(ranks_of(logits.numpy()))
+    for reads, lost in zip(shown, (unanswered & ~failed).tolist(), strict=True):
+        reads.unanswered = lost
     return _Voted(
         torch.cat(votes, dim=1).numpy(),
-        failed.numpy(),
+        (failed | unanswered).numpy(),
         np.concatenate(ranks, axis=1) if keeps_rankings else None,
         stack if payload.keep_weights else None,
+        shown,
     )
 
 
@@ -176,10 +183,17 @@ def _weights(stacks: Sequence[Stack]) -> bytes:
     return packed(ModelStack.joined(known))
 
 
-def _polled(scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range) -> Float[Tensor, "members n classes"]:
-    """Logits of all members for these rows of the test set, each on the inputs that the scheme gives it."""
-    if not isinstance(scheme, PreparesInputs):
-        return stack(images)
-    if not scheme.inputs_per_member:
-        return stack(scheme.inputs(images, rows, keys[0]))
-    return torch.stack([stack.member(i)(scheme.inputs(images, rows, key)) for i, key in enumerate(keys)])
+def _polled(
+    scheme: Scheme, stack: Stack, keys: Sequence[Key], images: Images, rows: range, shown: Sequence[InputReads]
+) -> Float[Tensor, "members n classes"]:
+    """Logits of all members for these rows of the test set, each on the inputs that the scheme gives it.
+
+    Where members have inputs of their own, the scheme gets the test images sealed. `shown` takes down what each member was shown.
+    """
+    if isinstance(scheme, PreparesInputs) and scheme.inputs_per_member:
+        sealed = (SealedInputs(images, rows, key, reads) for key, reads in zip(keys, shown, strict=True))
+        inputs = (scheme.inputs(each, rows, key) for key, each in zip(keys, sealed, strict=True))
+        return torch.stack([stack.member(i)(each) for i, each in enumerate(inputs)])
+    for reads in shown:
+        reads.sigmas.append(0.0)
+    return stack(scheme.inputs(images, rows, keys[0]) if isinstance(scheme, PreparesInputs) else images)

@@ -8,10 +8,10 @@ from certidote.types.certificates import Assumption, Certificate, CountCertifica
 from certidote.types.contracts import KeepsRankings, PreparesInputs, Scheme, Stack, Trainer, TrainsInGroups
 from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
 from certidote.types.denoisers import Denoiser, DenoiserCard
-from certidote.types.lineage import Lineage, Movement, Reads, Start, Traced, View
+from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Start, Traced, View, joined, rows_digest
 from certidote.types.poisons import Attack, Budget, BudgetExceeded, FeatureExtractor, Knowledge, Norm, Poison, Target, Task
 from certidote.types.progress import Progress, Silent
-from certidote.types.untrusted import MAX_PICTURES, Untrusted
+from certidote.types.untrusted import MAX_PICTURES, SealedInputs, Untrusted
 from certidote.types.values import ABSTAIN, Images, Json, digest_of
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "FeatureExtractor",
     "ImageDataset",
     "Images",
+    "InputReads",
     "Json",
     "KeepsRankings",
     "Knowledge",
@@ -44,6 +45,7 @@ __all__ = [
     "Reads",
     "Retrained",
     "Scheme",
+    "SealedInputs",
     "Silent",
     "Stack",
     "Start",
@@ -60,4 +62,6 @@ __all__ = [
     "as_pixels",
     "content_hashes",
     "digest_of",
+    "joined",
+    "rows_digest",
 ]

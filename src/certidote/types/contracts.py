@@ -10,7 +10,7 @@ from certidote.streams import Key
 from certidote.types.ballots import Ballots, Prediction
 from certidote.types.certificates import Certificate, CountCertificate, Unproved
 from certidote.types.lineage import Start, View
-from certidote.types.untrusted import Untrusted
+from certidote.types.untrusted import SealedInputs, Untrusted
 from certidote.types.values import Images, Json
 
 
@@ -67,13 +67,14 @@ class PreparesInputs(Protocol):
     """A scheme that changes test images before members see them; members of other schemes see them as they are.
 
     Attributes:
-        inputs_per_member: whether every member has inputs of its own (noise); if not, `key` must not matter.
+        inputs_per_member: whether every member has inputs of its own (noise); then test images are sealed. If not, `key` must not
+            matter.
     """
 
     @property
     def inputs_per_member(self) -> bool: ...
 
-    def inputs(self, images: Images, rows: range, key: Key) -> Images:
+    def inputs(self, images: Images | SealedInputs, rows: range, key: Key) -> Images:
         """What the member with this key sees instead of `images`, which are `rows` (from a multiple of `ROW_BLOCK`)."""
         ...
 

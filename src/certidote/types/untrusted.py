@@ -20,7 +20,8 @@ from torch import Tensor
 from certidote.numerics import sent
 from certidote.streams import Key, normal_block
 from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
-from certidote.types.lineage import Lineage, Movement, Reads, Traced
+from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Traced
+from certidote.types.values import Images
 
 MAX_PICTURES = 64
 """Untrusted images that may be shown to people at once."""
@@ -201,8 +202,57 @@ class Untrusted:
     def unsealed(self, reason: str, rows: Int64[Tensor, "m"] | None = None) -> Traced:
         """All images, or these rows in this order, without noise. The lineage records `reason`, and no smoothing certificate follows."""
         self.reads.unsealed.append(reason)
+        self.reads.open_rows.append(self.__ids if rows is None else self.__ids[rows.numpy()])
         images = self.__data.images if rows is None else self.__data.images[rows]
         return Traced(as_pixels(images), Lineage(unsealed=(reason,)))
+
+
+class SealedInputs:
+    """Consecutive test images that an attacker may have sent, for one member: their pixels can be had with noise only.
+
+    Args:
+        images: (n, c, h, w), [0, 1] pixels of `rows`.
+        rows: of the test set, from a multiple of `ROW_BLOCK`.
+        member: the member's key.
+        reads: where everything is recorded that the member is shown.
+    """
+
+    def __init__(self, images: Images, rows: range, member: Key, reads: InputReads) -> None:
+        self.__images, self.__member, self.__reads = images, member, reads
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def noised(self, sigma_x: float, key: Key, rows: range, device: str = "cpu") -> Images:
+        """One block of test images plus N(0, sigma_x^2) noise, not clipped.
+
+        Args:
+            sigma_x: noise std, [0, 1] pixel units, > 0.
+            key: the member's stream for test noise, below the member's own key and not that of its training noise.
+            rows: an aligned block of `self.rows`.
+            device: where the noise is drawn and added.
+        Raises: ValueError for a sigma_x that adds no noise, or rows that are not there or not one aligned block.
+        """
+        if not sigma_x > 0:
+            raise ValueError(f"sigma_x={sigma_x} adds no noise; give sigma_x > 0 ([0, 1] pixel units)")
+        first, last = rows.start - self.rows.start, rows.stop - self.rows.start
+        if first < 0 or last > len(self):
+            raise ValueError(
+                f"test images {rows.start} to {rows.stop - 1} are not all among {self.rows.start} to {self.rows.stop - 1}"
+            )
+        clean = self.__images[first:last].to(device)
+        noisy = normal_block(key, rows, tuple(clean.shape[1:]), device).mul_(sigma_x).add_(clean)
+        self.__reads.sigmas.append(sigma_x)
+        self.__reads.streams.add(key.identity())
+        self.__reads.draws.update(rows)
+        self.__reads.own_noise &= key.under(self.__member)
+        return noisy
+
+    def unsealed(self) -> Images:
+        """All of these images without noise. That is on record, and no certificate about changes of the test image follows."""
+        self.__reads.sigmas.append(0.0)
+        return self.__images
 
 
 def _checked_rows(trusted: Sequence[int], images: int) -> tuple[int, ...]:

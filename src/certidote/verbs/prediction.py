@@ -54,7 +54,7 @@ def predict(
 
     from certidote.certification.binomial import check_alpha
     from certidote.certification.lineage import draws_divisor
-    from certidote.certification.smoothing import certify_counts
+    from certidote.certification.smoothing import certify_votes
     from certidote.types import ABSTAIN
 
     if out is not None:
@@ -67,11 +67,11 @@ def predict(
     record, ballots = asked.record, asked.ballots
     n0, n, names = record["n0"], record["n"], record["data"]["classes"]
     level = record["alpha_each"] if alpha is None else alpha
-    selection, counted = ballots.counts(0, n0) if n0 else None, ballots.counts(n0, n0 + n)
+    counted = ballots.counts(n0, n0 + n)
     plurality = ballots.counts(0, n0 + n).argmax(axis=1)
     if record["proved"]:
         sigma = record["sigma"] / draws_divisor(ballots)
-        labels, radii, bounds, hits = certify_counts(selection, counted, n, sigma, level, record["bound"])
+        labels, radii, bounds, hits = certify_votes(ballots, range(n0 + n), n0, sigma, level, record["bound"])
     else:
         labels, hits = plurality, counted[np.arange(len(counted)), plurality]
         radii = bounds = np.zeros(len(labels))
