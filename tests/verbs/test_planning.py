@@ -15,7 +15,7 @@ from certidote.certification.partition import frobenius_radius
 from certidote.certification.smoothing import radius_cap, two_sided_radius
 from certidote.verbs.planning import MOST_MODELS, _bound_reaches, _surely_enough, models_needed
 
-SMALL = {"denoiser": "none", "dtype": "float32", "workers": 2}
+SMALL: dict[str, Any] = {"denoiser": "none", "dtype": "float32", "workers": 2}
 
 
 @pytest.mark.parametrize("alpha", [0.05, 1e-3, 1e-6])
@@ -133,6 +133,7 @@ def test_a_plan_agrees_with_what_the_scheme_can_prove() -> None:
     ],
 )
 def test_a_plan_takes_what_certify_takes_and_promises_the_same(given: dict[str, Any], radius: float, tmp_path: Path) -> None:
+    given = dict(given)
     if given.pop("trusted", False):
         rows = tmp_path / "trusted.txt"
         rows.write_text("0\n7\n")
