@@ -13,6 +13,8 @@ MIN_SIZE, MAX_SIZE = 8, 224
 """Heights and widths that the classifiers and denoisers are made for, in pixels."""
 
 MAX_CLASSES = 1_000
+MAX_NAME = 255
+"""Characters of a class name; most systems allow no longer names of folders."""
 
 
 class Refused(ValueError):
@@ -76,10 +78,15 @@ def check_distinct(names: Sequence[str], kind: str, where: str) -> None:
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:
-    """Raises: ValueError if there are fewer than 2 or too many classes, or a name repeats, is empty or cannot be printed."""
+    """Raises: ValueError if there are fewer than 2 or too many classes, or a name repeats, is empty, too long or cannot be
+    printed."""
     if not 2 <= len(names) <= MAX_CLASSES:
         raise ValueError(f"{where}: {len(names)} class{'es' * (len(names) != 1)}; a classifier needs 2 to {MAX_CLASSES}")
     for name in names:
+        if len(name) > MAX_NAME:
+            raise ValueError(
+                f"{where}: class name {name[:40]!r}... has {len(name):,} characters; at most {MAX_NAME}, rename the class"
+            )
         if not name or not name.isprintable():
             raise ValueError(f"{where}: class name {name!r} is empty or cannot be printed; rename the class")
     if len(set(names)) != len(names):
