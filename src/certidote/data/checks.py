@@ -16,6 +16,10 @@ MAX_CLASSES = 1_000
 MAX_NAME = 255
 """Characters of a class name; most systems allow no longer names of folders."""
 
+MAX_RATIO, FREE = 200, 64 * 2**20
+"""What is packed may unpack to this many times its own size, or to `FREE` bytes. Images hardly compress; bombs do by a thousand and
+more."""
+
 
 class Refused(ValueError):
     """Data that is understood and not accepted: its message is complete, and `readable` passes it on as it is."""
@@ -59,6 +63,15 @@ def check_memory(size: int, where: str) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
     if size > memory:
         raise Refused(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store less")
+
+
+def check_ratio(unpacked: int, packed: int, where: str, honest: str = "images") -> None:
+    """Raises: ValueError if so few bytes unpack to so many that no `honest` content does."""
+    if unpacked > max(FREE, MAX_RATIO * packed):
+        raise Refused(
+            f"{where} of {packed:,} bytes unpacks to {unpacked:,} bytes or more, {unpacked // max(packed, 1):,} times its size; "
+            f"at most {MAX_RATIO} times are read, {honest} do not compress like that"
+        )
 
 
 def check_distinct(names: Sequence[str], kind: str, where: str) -> None:
