@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import os
 import stat
 import tarfile
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from certidote.data import archive as archives
-from certidote.data import load, splits_of
+from certidote.data import checks, load, splits_of, xz
 from certidote.streams import Key
 
 
@@ -139,10 +140,31 @@ def test_one_name_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["bomb.zip", "bomb.tar.gz", "bomb.tar.xz"])
 def test_bombs_are_refused_with_the_figure(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zeros in a few kilobytes, in members that are small enough one by one."""
-    monkeypatch.setattr(archives, "FREE", 2**20)
+    monkeypatch.setattr(checks, "FREE", 2**20)
     packed = pack(tmp_path / form, {f"train/ant/{n}.png": bytes(300_000) for n in range(10)})
     assert packed.stat().st_size < 15_000
     refused(packed, r"of [\d,]+ bytes unpacks to [\d,]+ bytes or more, [\d,]+ times its size; at most 200 times")
+
+
+def test_an_xz_header_that_asks_for_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary of 1 GiB for a file of some kilobytes; unpacking would take as much."""
+    plain = pack(tmp_path / "set.tar", IMAGES).read_bytes()
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 64 * 2**20}]
+    (tmp_path / "set.tar.xz").write_bytes(lzma.compress(plain, filters=filters))
+    assert len(load(tmp_path / "set.tar.xz")) == 6
+    monkeypatch.setattr(xz, "MEMORY", 32 * 2**20)
+    os.utime(tmp_path / "set.tar.xz", ns=(1, 1))
+    refused(tmp_path / "set.tar.xz", r"set\.tar\.xz' is not a readable archive \(Memory usage limit exceeded\)")
+
+
+def test_xz_is_unpacked_as_xz_does() -> None:
+    """Several packed files after one another, with zeros between, are one; what is cut off or followed by junk is refused."""
+    content = Key(3).numpy().integers(0, 9, 300_000, dtype=np.uint8).tobytes()
+    packed = lzma.compress(content[:200_000]) + bytes(8) + lzma.compress(content[200_000:]) + bytes(4)
+    assert io.BufferedReader(xz.Unpacked(io.BytesIO(packed))).read() == content
+    for damaged in (packed[:-40], packed + b"junk", packed[:99], b""):
+        with pytest.raises(lzma.LZMAError):
+            io.BufferedReader(xz.Unpacked(io.BytesIO(damaged))).read()
 
 
 @pytest.mark.parametrize("form", ["big.zip", "big.tar.xz"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from certidote.data import cifar, load, splits_of
+from certidote.data import cifar, load, pickled, splits_of
 from certidote.data.pickled import read_pickled
 from certidote.streams import Key
 
@@ -192,6 +192,54 @@ def test_strange_pickles(content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         read_pickled(content, "here")
     assert "\n" not in str(caught.value)
+
+
+DOUBLED = b"U\x01x" + b"q\x00h\x00\x86" * 40 + b"q\x00"
+"""A pair of one value twice, that pair twice, ... 40 deep: a terabyte if it were printed."""
+
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01%scnumpy\ndtype\n%sK\x00K\x01\x87R\x89U\x01atb."
+"""With room for a shape and for the name of a type."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (DOUBLED + b"U\x01x\x93.", "something else than text"),
+        (DOUBLED + ARRAY % (b"K\x01\x85", b"h\x00"), "something else than text"),
+        (DOUBLED + ARRAY % (b"h\x00", b"U\x02u1"), "a shape that is none"),
+        (DOUBLED + ARRAY % (b"h\x00\x85", b"U\x02u1"), "a shape that is none"),
+        (ARRAY % (b"(" + b"K\x01" * 9_000 + b"t", b"U\x02u1"), "a shape that is none"),
+        (b"c" + b"a" * 9_000 + b"\nb\n.", "names 'a{80}', which could run code"),
+        (b"(" * 90_000 + b"t" * 90_000 + b".", "it holds no dictionary"),
+        (b"(K\x01.", "it ends with other than one value"),
+        (b"}(U\x01aK\x01s.", "its stack runs empty"),
+        (b"N" * 200_001 + b".", "more than 200,000 opcodes"),
+    ],
+)
+def test_pickles_made_to_take_for_ever(content: bytes, message: str) -> None:
+    """Each is refused in a moment, in a line that a terminal shows whole."""
+    with pytest.raises(ValueError, match=message) as caught:
+        read_pickled(b"\x80\x04" + content, "here")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_text_that_is_encoded_again_and_again_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "MAX_MADE", 10_000)
+    content = pickle.dumps("a" * 1_000, 2)[:-1] + b"]("
+    again = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
+    with pytest.raises(ValueError, match="it ends with other than one value"):
+        read_pickled(content + again * 10 + b"e.", "here")
+    with pytest.raises(ValueError, match="makes more than 10,000 bytes of text"):
+        read_pickled(content + again * 11 + b"e.", "here")
+
+
+@pytest.mark.parametrize("name", [DOUBLED, b"T" + struct.pack("<i", 10**6) + b"a" * 10**6])
+def test_class_names_that_no_release_has_are_refused_in_a_short_line(tmp_path: Path, name: bytes) -> None:
+    folder = write(tmp_path / "set", {**python_files(), "batches.meta": b"\x80\x02}U\x0blabel_names](" + name + b"U\x01aes."})
+    with pytest.raises(ValueError, match=r"batches\.meta'") as caught:
+        load(folder)
+    assert len(str(caught.value)) < 400
 
 
 def test_flipped_bytes_are_read_or_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

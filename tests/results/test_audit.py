@@ -2,6 +2,7 @@
 
 import copy
 import json
+import lzma
 import shutil
 import sqlite3
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from certidote import cli, verbs
+from certidote.data import xz
+from certidote.engine import evidence
 from certidote.engine.evidence import Evidence, pack
 from certidote.results.audit import audit, differences, record_of
 from certidote.results.files import write_json
@@ -291,6 +294,28 @@ def test_what_cannot_be_read_is_one_line_and_status_2(
         error = capsys.readouterr().err
         assert text in error
         assert len([line for line in error.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_a_compressed_ledger_from_a_stranger_is_unpacked_within_bounds(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of some kilobytes that become gigabytes no more is unpacked than is allowed; a decoder takes no more memory than xz does."""
+    packed, ledger = tmp_path / "bomb.xz", (run / "ledger.sqlite").read_bytes()
+
+    def refused(text: str) -> None:
+        assert status(monkeypatch, run / "certificate.json", packed) == 2
+        error = capsys.readouterr().err
+        assert text in error
+        assert len(error.splitlines()) == 1
+
+    packed.write_bytes(lzma.compress(ledger + bytes(80 * 2**20)))
+    refused("votes do not compress like that")
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "MAX_UNPACKED", 10_000)
+        packed.write_bytes(lzma.compress(ledger))
+        refused("unpacks to more than 10,000 bytes; unpack it yourself")
+    monkeypatch.setattr(xz, "MEMORY", 2**20)
+    refused("is damaged or not a ledger (Memory usage limit exceeded)")
 
 
 # ------------------------------------------------------------------------------------------------- forgeries that fit together

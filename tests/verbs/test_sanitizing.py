@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -306,6 +308,64 @@ def test_input_and_output_must_lie_apart(photos: Path, tmp_path: Path) -> None:
     for out in (photos.parent, tmp_path / "link"):
         with pytest.raises(ValueError, match="lies inside the output"):
             again(photos, out, force=True)
+
+
+def test_only_what_a_run_wrote_is_ever_removed(photos: Path, tmp_path: Path) -> None:
+    """Folders with names like those of its own beside the output, be they somebody's work or the input itself."""
+    for name in ("out.replaced", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("keep")
+    again(photos, tmp_path / "out")
+    again(photos, tmp_path / "out", force=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.replaced", "out.old"}
+    assert contents(tmp_path / "out.replaced") == {"mine.txt": b"keep"}
+    shutil.copytree(photos, tmp_path / "set.replaced")
+    again(tmp_path / "set.replaced", tmp_path / "set")
+    assert contents(tmp_path / "set.replaced") == contents(photos)
+
+
+def test_an_input_where_unfinished_work_would_lie_is_refused(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "out.unfinished")
+    (tmp_path / "link").symlink_to(tmp_path / "out.unfinished")
+    for given in ("out.unfinished", "link"):
+        with pytest.raises(ValueError, match=r"input .*out\.unfinished' lies where the unfinished work .* choose another --out"):
+            again(tmp_path / given, tmp_path / "out", force=True)
+    assert contents(tmp_path / "out.unfinished") == contents(photos)
+
+
+def test_a_folder_that_came_into_being_meanwhile_is_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, clean = tmp_path / "out", blockwise.clean_block
+
+    def meanwhile(*arguments: object) -> int:
+        out.mkdir(exist_ok=True)
+        (out / "mine.txt").write_text("keep")
+        return clean(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blockwise, "clean_block", meanwhile)
+        with pytest.raises(ValueError, match="holds no sanitized set"):
+            again(photos, out, force=True)
+    assert contents(out) == {"mine.txt": b"keep"}
+    (out / "mine.txt").unlink()
+    assert "manifest.json" in again(photos, out)
+
+
+def test_an_earlier_result_comes_back_if_the_new_one_cannot_take_its_place(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = again(photos, tmp_path / "out"), os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if str(source).endswith("out.unfinished"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            again(photos, tmp_path / "out", force=True, sigma=0.5)
+    assert contents(tmp_path / "out") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.unfinished"}
 
 
 def test_wrong_numbers_of_processes_are_refused(photos: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ bombs). Contents are then read one member at a time, in the order in which they 
 
 import gzip
 import io
-import lzma
 import re
 import stat
 import tarfile
@@ -19,7 +18,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from certidote.data.checks import Refused, quoted, readable
+from certidote.data import xz
+from certidote.data.checks import Refused, check_ratio, quoted, readable
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz")
 MAX_MEMBERS = 2_000_000
@@ -30,9 +30,6 @@ MAX_MEMBER = 64 * 2**20
 
 MAX_TOTAL = 512 * 2**30
 """Bytes of all unpacked members together."""
-
-MAX_RATIO, FREE = 200, 64 * 2**20
-"""An archive may unpack to this many times its own size, or to `FREE` bytes. Images hardly compress; bombs do by a thousand and more."""
 
 MAX_NAME, MAX_DEPTH = 1_024, 16
 """Characters of a member's name, and parts of it."""
@@ -172,11 +169,7 @@ def _packed(path: Path) -> int:
 
 
 def _check_total(total: int, packed: int, path: Path) -> None:
-    if total > max(FREE, MAX_RATIO * packed):
-        raise Refused(
-            f"archive {quoted(path)} of {packed:,} bytes unpacks to {total:,} bytes or more, {total // max(packed, 1):,} times its size; "
-            f"at most {MAX_RATIO} times are read, images do not compress like that"
-        )
+    check_ratio(total, packed, f"archive {quoted(path)}")
     if total > MAX_TOTAL:
         raise Refused(f"archive {quoted(path)} unpacks to {total:,} bytes or more; at most {MAX_TOTAL:,} are read, split it")
 
@@ -284,5 +277,5 @@ def _unpacked(path: Path) -> Iterator[_Unpacked]:
         if name.endswith((".gz", ".tgz")):
             plain = stack.enter_context(gzip.GzipFile(fileobj=plain, mode="rb"))
         elif name.endswith((".xz", ".txz")):
-            plain = stack.enter_context(lzma.LZMAFile(plain))
+            plain = stack.enter_context(xz.Unpacked(plain))
         yield _Unpacked(path, _packed(path), io.BufferedReader(plain, 2**20))

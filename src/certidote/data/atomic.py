@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +54,25 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
     finally:
         for unfinished in written.values():
             unfinished.unlink(missing_ok=True)
+
+
+def replace_folder(finished: Path, target: Path) -> None:
+    """Rename a finished folder onto `target`, in whose place an earlier folder may be: that one is then removed.
+
+    If the disk fails, the earlier folder is put back. Nothing is removed but what was renamed here.
+
+    Raises: OSError; then `finished` and `target` are what they were.
+    """
+    replaced = unfinished_beside(target)
+    try:
+        if target.exists():
+            os.rename(target, replaced)
+        os.rename(finished, target)
+        sync_folder(target.parent)
+    finally:
+        if replaced.exists() and not target.exists():
+            os.rename(replaced, target)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _target_of(path: Path) -> Path:

@@ -13,6 +13,12 @@ MIN_SIZE, MAX_SIZE = 8, 224
 """Heights and widths that the classifiers and denoisers are made for, in pixels."""
 
 MAX_CLASSES = 1_000
+MAX_NAME = 255
+"""Characters of a class name; most systems allow no longer names of folders."""
+
+MAX_RATIO, FREE = 200, 64 * 2**20
+"""What is packed may unpack to this many times its own size, or to `FREE` bytes. Images hardly compress; bombs do by a thousand and
+more."""
 
 
 class Refused(ValueError):
@@ -59,6 +65,15 @@ def check_memory(size: int, where: str) -> None:
         raise Refused(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store less")
 
 
+def check_ratio(unpacked: int, packed: int, where: str, honest: str = "images") -> None:
+    """Raises: ValueError if so few bytes unpack to so many that no `honest` content does."""
+    if unpacked > max(FREE, MAX_RATIO * packed):
+        raise Refused(
+            f"{where} of {packed:,} bytes unpacks to {unpacked:,} bytes or more, {unpacked // max(packed, 1):,} times its size; "
+            f"at most {MAX_RATIO} times are read, {honest} do not compress like that"
+        )
+
+
 def check_distinct(names: Sequence[str], kind: str, where: str) -> None:
     """Raises: ValueError if two of these names are one file on systems that ignore case or compose accents (Windows, macOS)."""
     first: dict[str, str] = {}
@@ -76,10 +91,15 @@ def check_distinct(names: Sequence[str], kind: str, where: str) -> None:
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:
-    """Raises: ValueError if there are fewer than 2 or too many classes, or a name repeats, is empty or cannot be printed."""
+    """Raises: ValueError if there are fewer than 2 or too many classes, or a name repeats, is empty, too long or cannot be
+    printed."""
     if not 2 <= len(names) <= MAX_CLASSES:
         raise ValueError(f"{where}: {len(names)} class{'es' * (len(names) != 1)}; a classifier needs 2 to {MAX_CLASSES}")
     for name in names:
+        if len(name) > MAX_NAME:
+            raise ValueError(
+                f"{where}: class name {name[:40]!r}... has {len(name):,} characters; at most {MAX_NAME}, rename the class"
+            )
         if not name or not name.isprintable():
             raise ValueError(f"{where}: class name {name!r} is empty or cannot be printed; rename the class")
     if len(set(names)) != len(names):

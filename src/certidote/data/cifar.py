@@ -177,7 +177,9 @@ def _binary_batch(content: bytes, where: str) -> tuple[UInt8[np.ndarray, "n 3 32
 def _class_names(content: bytes, version: Version, where: str) -> tuple[str, ...]:
     if version is PYTHON:
         listed = read_pickled(content, where).get("label_names")
-        names = tuple(text(name) for name in listed) if isinstance(listed, list) else ()
+        if not isinstance(listed, list) or not all(isinstance(name, str | bytes) for name in listed):
+            raise Refused(f"{where} holds no 'label_names' that are text; get the release anew")
+        names = tuple(text(name) for name in listed)
     else:
         names = tuple(line.strip() for line in content.decode("latin-1").splitlines() if line.strip())
     check_class_names(names, where)

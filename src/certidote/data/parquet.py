@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from certidote.data.checks import MAX_CLASSES, Refused, check_class_names, quoted, readable
+from certidote.data.checks import MAX_CLASSES, Refused, check_class_names, check_ratio, quoted, readable
 from certidote.data.decode import Reading, decoded
 from certidote.data.folder import METADATA, SPLIT_NAMES, Loaded, is_hidden
 from certidote.types import ImageDataset
@@ -17,8 +17,6 @@ ROWS = 256
 """Rows read at a time."""
 
 MAX_IMAGE = 64 * 2**20
-MAX_RATIO, FREE = 200, 64 * 2**20
-"""As for archives: a file may unpack to this many times its own size, or to `FREE` bytes."""
 
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
@@ -119,12 +117,7 @@ def _opened(parquet: Any, file: Path) -> Any:
     with readable(file, "parquet file"):
         opened = parquet.ParquetFile(file)
         unpacked = sum(opened.metadata.row_group(group).total_byte_size for group in range(opened.num_row_groups))
-    packed = file.stat().st_size
-    if unpacked > max(FREE, MAX_RATIO * packed):
-        raise Refused(
-            f"{quoted(file)} of {packed:,} bytes unpacks to {unpacked:,} bytes; at most {MAX_RATIO} times its size are read, "
-            "images do not compress like that"
-        )
+    check_ratio(unpacked, file.stat().st_size, quoted(file))
     return opened
 
 

@@ -17,8 +17,17 @@ RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _re
 NAMES = (*RECONSTRUCT, "numpy ndarray", "numpy dtype", "_codecs encode", "__builtin__ bytes", "builtins bytes")
 """All that these files may mention."""
 
-MAX_OPCODES = 1_000_000
+MAX_OPCODES = 200_000
 """A batch of 10,000 images has about 40,000."""
+
+MAX_MADE = 64 * 2**20
+"""Bytes that all texts made while reading may have together; a batch of 10,000 images has 31 million."""
+
+MAX_SIDES = 4
+"""Of an array's shape."""
+
+SHOWN = 80
+"""Characters that messages show of a reason."""
 
 VALUES = "INT BININT BININT1 BININT2 LONG LONG1 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8".split()
 VALUES += "BINUNICODE SHORT_BINUNICODE UNICODE FLOAT BINFLOAT".split()
@@ -26,10 +35,6 @@ VALUES += "BINUNICODE SHORT_BINUNICODE UNICODE FLOAT BINFLOAT".split()
 
 class _Name(str):
     """What GLOBAL pushes: a name, never the thing."""
-
-
-class _Mark:
-    pass
 
 
 class _Array:
@@ -56,12 +61,20 @@ def read_pickled(content: bytes, where: str) -> dict[str, Any]:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise Refused(f"{where} is damaged or no pickle of the CIFAR-10 release ({ascii(reason)[1:-1]}); get it anew") from error
+        shown = ascii(reason[:SHOWN])[1:-1]
+        raise Refused(f"{where} is damaged or no pickle of the CIFAR-10 release ({shown}); get it anew") from error
 
 
 def text(value: object) -> str:
-    """Python 2 wrote bytes where Python 3 writes text."""
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    """Python 2 wrote bytes where Python 3 writes text.
+
+    Raises: ValueError for anything else: tuples in tuples can take for ever to print.
+    """
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return value
+    raise ValueError("it holds something else than text where a text should be")
 
 
 def plain(value: object) -> Any:
@@ -73,6 +86,8 @@ class _Machine:
     def __init__(self, where: str) -> None:
         self.where = where
         self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.made = 0
         self.memo: dict[int, Any] = {}
         self.steps: dict[str, Callable[[Any], None]] = {
             "EMPTY_DICT": lambda _: self.stack.append({}),
@@ -81,7 +96,7 @@ class _Machine:
             "NONE": lambda _: self.stack.append(None),
             "NEWTRUE": lambda _: self.stack.append(True),
             "NEWFALSE": lambda _: self.stack.append(False),
-            "MARK": lambda _: self.stack.append(_Mark()),
+            "MARK": lambda _: self.marks.append(len(self.stack)),
             "TUPLE": lambda _: self.stack.append(tuple(self.to_mark())),
             "TUPLE1": lambda _: self.stack.append(tuple(self.pop(1))),
             "TUPLE2": lambda _: self.stack.append(tuple(self.pop(2))),
@@ -120,38 +135,54 @@ class _Machine:
             if opcode.name in ("STRING", "BINSTRING", "SHORT_BINSTRING") and isinstance(argument, str):
                 argument = argument.encode("latin-1")
             self.steps[opcode.name](argument)
-        (found,) = self.stack
-        return found
+        if len(self.stack) != 1 or self.marks:
+            raise ValueError("it ends with other than one value")
+        return self.stack[0]
+
+    def top(self) -> Any:
+        """The last value above the last mark."""
+        return self.stack[self._checked(1)]
 
     def pop(self, count: int) -> list[Any]:
-        if len(self.stack) < count:
-            raise ValueError("its stack runs empty")
+        self._checked(count)
         taken = self.stack[-count:]
         del self.stack[-count:]
         return taken
 
     def to_mark(self) -> list[Any]:
-        place = max(index for index, value in enumerate(self.stack) if isinstance(value, _Mark))
-        taken = self.stack[place + 1 :]
+        if not self.marks:
+            raise ValueError("it goes back to a mark that is not there")
+        place = self.marks.pop()
+        taken = self.stack[place:]
         del self.stack[place:]
         return taken
 
+    def _checked(self, count: int) -> int:
+        """The place of the lowest of the `count` last values, none of which lies below a mark."""
+        place = len(self.stack) - count
+        if place < (self.marks[-1] if self.marks else 0):
+            raise ValueError("its stack runs empty")
+        return place
+
     def put(self, index: int) -> None:
-        self.memo[int(index)] = self.stack[-1]
+        self.memo[int(index)] = self.top()
 
     def extend(self, values: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
+        made = self.top()
+        if not isinstance(made, list):
             raise ValueError("it appends to what is no list")
-        self.stack[-1].extend(values)
+        made.extend(values)
 
     def update(self, values: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict):
+        made = self.top()
+        if not isinstance(made, dict):
             raise ValueError("it sets items of what is no dictionary")
-        self.stack[-1].update(_pairs(values))
+        made.update(_pairs(values))
 
     def name(self, name: str) -> None:
         if name not in NAMES:
-            raise Refused(f"{self.where} names {name.replace(' ', '.', 1)!a}, which could run code; it is not read, get it anew")
+            shown = name[:SHOWN].replace(" ", ".", 1)
+            raise Refused(f"{self.where} names {shown!a}, which could run code; it is not read, get it anew")
         self.stack.append(_Name(name))
 
     def reduce(self) -> None:
@@ -162,7 +193,10 @@ class _Machine:
             self.stack.append(_Array("array", arguments))
         elif called == "numpy dtype":
             self.stack.append(_Array("dtype", arguments))
-        elif called == "_codecs encode" and len(arguments) == 2 and arguments[1] == "latin1":
+        elif called == "_codecs encode" and len(arguments) == 2 and arguments[1] == "latin1" and isinstance(arguments[0], str):
+            self.made += len(arguments[0])  # one text in the file can be asked for again and again
+            if self.made > MAX_MADE:
+                raise Refused(f"{self.where} makes more than {MAX_MADE:,} bytes of text; it is no pickle of the CIFAR-10 release")
             self.stack.append(arguments[0].encode("latin-1"))  # how Python 3 writes bytes for Python 2
         elif called.endswith(" bytes") and arguments == ():
             self.stack.append(b"")
@@ -171,17 +205,22 @@ class _Machine:
 
     def build(self) -> None:
         (state,) = self.pop(1)
-        made = self.stack[-1]
+        made = self.top()
         if not isinstance(made, _Array) or not isinstance(state, tuple):
             raise ValueError("it sets the state of what is no array")
         if made.kind == "array":
             _, shape, dtype, by_columns, content = state
-            if not isinstance(dtype, _Array) or text(dtype.arguments[0]) != "u1":
+            if not isinstance(dtype, _Array) or not dtype.arguments or text(dtype.arguments[0]) != "u1":
                 raise ValueError("its array is not of unsigned bytes")
-            sides = tuple(int(side) for side in shape)
-            if not isinstance(content, bytes) or math.prod(sides) != len(content) or min(sides, default=0) < 0:
+            if not isinstance(shape, tuple) or len(shape) > MAX_SIDES or not all(_is_side(side) for side in shape):
+                raise ValueError("its array has a shape that is none")
+            if not isinstance(content, bytes) or math.prod(shape) != len(content):
                 raise ValueError(f"its array of shape {shape} has other than that many bytes")
-            made.value = np.frombuffer(content, np.uint8).reshape(sides, order="F" if by_columns else "C")
+            made.value = np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_columns else "C")
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:

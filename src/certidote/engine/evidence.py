@@ -4,11 +4,17 @@ import lzma
 import sqlite3
 from pathlib import Path
 
+from certidote.data import xz
 from certidote.data.atomic import replacing
+from certidote.data.checks import check_ratio
 from certidote.engine.ledger import Ledger, check_journaled_size
 
 LEDGER = "ledger.sqlite"
 COMPRESSED = "ledger.sqlite.xz"
+MAX_UNPACKED = 2**32
+"""Bytes of a ledger that is unpacked in memory."""
+
+PIECE = 2**20
 
 
 class Evidence(Ledger):
@@ -16,7 +22,7 @@ class Evidence(Ledger):
 
     Nothing is written: recording a fact or a vote raises. A compressed ledger is unpacked in memory.
 
-    Raises: ValueError if there is none, it is damaged, or a run was interrupted while it wrote.
+    Raises: ValueError if there is none, it is damaged, unpacks to more than a ledger has, or a run was interrupted while it wrote.
     """
 
     def __init__(self, run: Path) -> None:
@@ -35,10 +41,22 @@ class Evidence(Ledger):
                 raise sqlite3.DatabaseError("it has no votes")
 
     def _unpacked(self) -> bytes:
+        """What the file packs, and no more of it than a ledger has: it may come from a stranger."""
+        packed, pieces, total = self.path.stat().st_size, [], 0
         try:
-            return lzma.decompress(self.path.read_bytes())
+            with open(self.path, "rb") as file, xz.Unpacked(file) as stream:
+                while piece := stream.read(PIECE):
+                    pieces.append(piece)
+                    total += len(piece)
+                    check_ratio(total, packed, f"compressed ledger {str(self.path)!r}", "votes")
+                    if total > MAX_UNPACKED:
+                        raise ValueError(
+                            f"compressed ledger {str(self.path)!r} unpacks to more than {MAX_UNPACKED:,} bytes; unpack it yourself ('xz -d') "
+                            "if you trust it"
+                        )
         except lzma.LZMAError as error:
             raise sqlite3.DatabaseError(str(error)) from None
+        return b"".join(pieces)
 
 
 def pack(ledger: Path, target: Path) -> None:

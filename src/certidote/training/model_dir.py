@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from certidote.data.atomic import replacing, sync_folder, unfinished_beside
+from certidote.data.atomic import replace_folder, replacing, unfinished_beside
 from certidote.streams import Key
 from certidote.training.models import ARCHITECTURES, build
 from certidote.training.own import confirmed, is_own, sources_digest
@@ -210,16 +210,10 @@ def _read(directory: str | Path, name: str) -> bytes:
 def _replacing_folder(target: Path) -> Iterator[Path]:
     """An empty folder to fill; it becomes `target` when the block ends well, and is removed if it does not."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished, replaced = unfinished_beside(target), unfinished_beside(target)
+    unfinished = unfinished_beside(target)
     unfinished.mkdir()
     try:
         yield unfinished
-        if target.exists():
-            os.rename(target, replaced)
-        os.rename(unfinished, target)
-        sync_folder(target.parent)
+        replace_folder(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if replaced.exists() and not target.exists():
-            os.rename(replaced, target)
-        shutil.rmtree(replaced, ignore_errors=True)

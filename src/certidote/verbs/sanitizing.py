@@ -67,7 +67,7 @@ def sanitize(
     processes = _processes(workers)
     progress = progress or Silent()
     source = stream(data, "train", _survey_progress(progress), size=size, skip_corrupt=skip_corrupt)
-    unfinished = target.with_name(f"{target.name}.unfinished")
+    unfinished = _unfinished(target)
     chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device), size, skip_corrupt)  # type: ignore[arg-type]
     check_sigma(sigma, chosen)
     names = output_names(source, _prefix(data, source))
@@ -103,6 +103,7 @@ def sanitize(
                 "them half-written; see to the disk (free some space?) and run the same command again to go on"
             )
             raise OSError(error.errno, message, str(target)) from error
+    _check_replaceable(target, out, force)  # again: somebody may have made it since
     _publish(unfinished, target)
     return Sanitized(manifest, out)
 
@@ -259,9 +260,8 @@ def _write_gallery(path: Path, data: str, source: Any, name: Any, cleaning: Any,
 def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
     """The real path of the output folder, if it can become one.
 
-    Raises: ValueError if it exists (unless it is a sanitized set and `force` is given), lies inside an input folder, or holds an input.
+    Raises: ValueError as `_check_replaceable`, or if it lies inside an input folder or holds an input, or its unfinished work would.
     """
-    import json
     import os
 
     from certidote.data.load import locate
@@ -274,8 +274,25 @@ def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
     for path in input_paths(data, denoiser):
         if path.is_relative_to(target):
             raise ValueError(f"input {str(path)!r} lies inside the output {str(out)!r}; write to a folder that does not hold it")
+        if path.is_relative_to(Path(os.path.realpath(_unfinished(target)))):
+            raise ValueError(
+                f"input {str(path)!r} lies where the unfinished work for {str(out)!r} is kept; choose another --out, or move the input"
+            )
+    _check_replaceable(target, out, force)
+    return target
+
+
+def _unfinished(target: Path) -> Path:
+    """Where the work lies until it is complete."""
+    return target.with_name(f"{target.name}.unfinished")
+
+
+def _check_replaceable(target: Path, out: Path, force: bool) -> None:
+    """Raises: ValueError if `target` exists and is not empty, unless it is a sanitized set and `force` is given."""
+    import json
+
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return target
+        return
     if not force:
         raise ValueError(f"{str(out)!r} exists already; choose another folder, or replace an earlier result with --force")
     try:
@@ -284,7 +301,6 @@ def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
         found = None
     if found != FORMAT:
         raise ValueError(f"{str(out)!r} holds no sanitized set, which is all that --force replaces; choose another folder")
-    return target
 
 
 def _processes(workers: int) -> int:
@@ -319,18 +335,13 @@ def _publish(unfinished: Path, target: Path) -> None:
     import os
     import shutil
 
-    from certidote.data.atomic import sync_folder
+    from certidote.data.atomic import replace_folder
     from certidote.defenses.blockwise import WORK
 
     if hasattr(os, "sync"):
         os.sync()  # a power cut must not leave empty files in a folder that looks finished
-    replaced = target.with_name(f"{target.name}.replaced")
-    if target.exists():
-        os.rename(target, replaced)
-    os.rename(unfinished, target)
-    sync_folder(target.parent)
+    replace_folder(unfinished, target)
     shutil.rmtree(target / WORK, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------------------ journal
