@@ -167,7 +167,7 @@ def gallery(pictures: Sequence[Json]) -> str:
 
 def thumbnail(png_base64: str, alt: str) -> str:
     """One small picture as HTML. Raises ValueError if it is no PNG."""
-    return str(_image(_checked_png(png_base64), alt))
+    return str(_image(checked_png(png_base64), alt))
 
 
 def spread(available: int, wanted: int) -> list[int]:
@@ -306,14 +306,14 @@ def _picture(picture: Json) -> tuple[Markup, Markup]:
         if captions:
             body += Markup('<ol class="captions">{}</ol>').format(captions)
     elif "png_base64" in picture:
-        body = _image(_checked_png(picture["png_base64"]), picture["title"])
+        body = _image(checked_png(picture["png_base64"]), picture["title"])
     else:
         raise ValueError(f"picture {picture['title']!r} has neither rows nor png_base64; give one of them")
     return Markup("<figcaption>{}</figcaption>").format(picture["title"]), body
 
 
 def _picture_row(row: Json) -> Markup:
-    pngs = [_checked_png(text) for text in row["pngs"]] if "pngs" in row else [_png(image) for image in row["images"]]
+    pngs = [checked_png(text) for text in row["pngs"]] if "pngs" in row else [_png(image) for image in row["images"]]
     images = Markup("").join(_image(png, f"{row['label']} {i + 1}") for i, png in enumerate(pngs))
     return Markup('<div class="row"><span class="row-label">{}</span>{}</div>').format(row["label"], images)
 
@@ -322,7 +322,8 @@ def _image(png: bytes, alt: str) -> Markup:
     return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, base64.b64encode(png).decode())
 
 
-def _checked_png(text: str) -> bytes:
+def checked_png(text: str) -> bytes:
+    """The bytes of a PNG file given in base64. Raises ValueError if it is none."""
     try:
         png = base64.b64decode(text, validate=True)
     except binascii.Error:

@@ -8,6 +8,7 @@ import typer
 
 from certidote.verbs.choices import check_file
 from certidote.verbs.options import OwnModel, OwnTransform
+from certidote.verbs.reports import read_certificate
 
 if TYPE_CHECKING:
     from certidote.types import Progress
@@ -110,20 +111,20 @@ class _Asked:
 def finished_run(run: Path) -> dict[str, Any]:
     """RUN's certificate.json.
 
-    Raises: ValueError if it is no finished run.
+    Raises: ValueError if it is no finished run, or the file holds no certificate.
     """
-    import json
-
     path = run / "certificate.json"
     if not path.is_file() or not (run / "ledger.sqlite").is_file():
         raise ValueError(f"{run} is no finished run; give the run directory of a finished 'certidote certify --keep-weights'")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the same 'certidote certify' again") from None
-    if not isinstance(record, dict) or record.get("format") != "certidote certificate" or record.get("version") != 1:
-        raise ValueError(f"{path} is not a certidote certificate of version 1")
-    return record
+    return read_certificate(path)
+
+
+def config_of(ledger: Any, record: dict[str, Any], run: Path) -> dict[str, Any]:
+    """RUN's configuration. Raises: ValueError if its certificate.json is of another one."""
+    config: dict[str, Any] | None = ledger.get("config")
+    if config is None or ledger.config_digest() != record["config_digest"]:
+        raise ValueError(f"{run}: certificate.json is not of the run in ledger.sqlite; run the same 'certidote certify' again")
+    return config
 
 
 def check_kind(scheme: dict[str, Any], run: Path) -> None:
@@ -167,10 +168,8 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
 
     record = finished_run(run)
     shape = tuple(record["data"]["image_shape"])
-    with Ledger(run / "ledger.sqlite") as ledger:
-        config, kept, known = ledger.get("config"), ledger.kept(), ledger.get("test_images") or []
-        if config is None or ledger.config_digest() != record["config_digest"]:
-            raise ValueError(f"{run}: certificate.json is not of the run in ledger.sqlite; run the same 'certidote certify' again")
+    with Ledger(run / "ledger.sqlite", read_only=True) as ledger:
+        config, kept, known = config_of(ledger, record, run), ledger.kept(), ledger.get("test_images") or []
         record = record_of(ledger)  # the file may have been edited; the ledger is what was counted
         check_kind(config["scheme"], run)
         check_all_kept(kept, record["n0"] + record["n"], run)
