@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from certidote.streams import Key
 from certidote.training.kept import MemberSlot
 from certidote.training.model_dir import load_model
 from certidote.training.models import build
+from certidote.verbs.choices import transformed_test
 
 RUN = {"sigma": 0.5, "models": 60, "n0": 10, "denoiser": "none", "seed": 3, "workers": 0, "dtype": "float32"}
 
@@ -262,6 +264,14 @@ def test_images_that_do_not_fit_are_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
+def test_a_transform_leaves_the_names_and_notes_of_test_images() -> None:
+    named = replace(load_digits("test").subset(range(3)), names=("a.png", "b.png", "c.png"), notes=("resized to 8x8",))
+    passed, _ = transformed_test(named, "ownmodels:mirrored", named.image_shape)
+    assert passed.names == named.names
+    assert passed.notes == ("resized to 8x8", "test images passed through the function ownmodels:mirrored")
+    assert torch.equal(passed.images, named.images.flip(-1))
+
+
 def test_own_code_from_certify_to_predict(tmp_path: Path) -> None:
     own = {"model": "ownmodels:small", "test_transform": "ownmodels:mirrored"}
     run, recipe = tmp_path / "run", tmp_path / "brief.toml"
@@ -271,6 +281,7 @@ def test_own_code_from_certify_to_predict(tmp_path: Path) -> None:
         keep_weights=True, **own,  # type: ignore[arg-type]
     )  # fmt: skip
     assert isinstance(certified, verbs.Certified)
+    assert certified.record["test"]["notes"] == ["test images passed through the function ownmodels:mirrored"]
     texts = [item["text"] for item in certified.record["assumptions"]]
     assert any("code of the architecture" in text for text in texts)
     assert any("test transform was made without" in text for text in texts)

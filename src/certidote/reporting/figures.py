@@ -74,6 +74,8 @@ def certified_accuracy_figure(certificates: Sequence[Json], attack: Json | None 
 def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
     """Certified accuracy against the number of altered training images, one line per linf epsilon, one panel per sigma.
 
+    Between two recorded numbers the line stands at the share of the larger one, which is proved for both.
+
     Args:
         certificates: "certidote certificate" values with linf threats among their results.
         width: CSS pixels.
@@ -98,10 +100,11 @@ def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
         panels = figure.subplots(*grid, sharex=True, sharey=True, squeeze=False, gridspec_kw=spaces).ravel()
         lines: dict[str, Any] = {}
         for axes, sigma in zip(panels, sigmas, strict=True):
-            for certificate in (each for each in proved if each["sigma"] == sigma):
+            for i, certificate in ((i, each) for i, each in enumerate(proved) if each["sigma"] == sigma):
                 for threat in _pixel_threats(certificate):
                     if threat["epsilon"] in shown:
-                        line = _threat_line(axes, certificate, threat, shown.index(threat["epsilon"]))
+                        step = shown.index(threat["epsilon"])
+                        line = _threat_line(axes, certificate, threat, step, f"threat-{i}-{step}")
                         lines.setdefault(f"pixels move by up to {words.epsilon(threat)}", line)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda k, _: f"{k:,.0f}" if k >= 1 else "")
@@ -276,12 +279,13 @@ def _mark_attack(axes: Any, proved: Sequence[Json], attack: Json) -> None:
     )
 
 
-def _threat_line(axes: Any, certificate: Json, threat: Json, step: int) -> Any:
+def _threat_line(axes: Any, certificate: Json, threat: Json, step: int, name: str) -> Any:
+    """Steps between the recorded numbers of images, at the share of the next one: shares only fall, so no less is certified there."""
     numbers, shares = zip(*threat["certified_accuracy_at_k"], strict=True)
-    style: dict[str, Any] = {"color": svg.STEPS[step], "marker": MARKERS[step], "markersize": 5}
+    style: dict[str, Any] = {"color": svg.STEPS[step], "marker": MARKERS[step], "markersize": 5, "drawstyle": "steps-pre"}
     if not is_denoised(certificate):
         style |= {"linestyle": _dash(certificate), "markerfacecolor": "none", "linewidth": 1.5}
-    return axes.plot(numbers, shares, **style)[0]
+    return axes.plot(numbers, shares, **style, gid=name)[0]
 
 
 def _dash_key(proved: Sequence[Json]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_file
+from certidote.verbs.choices import check_apart, check_file
 from certidote.verbs.options import OwnModel, OwnTransform
 from certidote.verbs.reports import read_certificate
 
@@ -62,6 +62,7 @@ def predict(
         if out.suffix.lower() not in (".csv", ".json"):
             raise ValueError(f"--out {out}: give a file that ends in .csv or .json")
         check_file(out)
+        check_apart(out, images)
     if alpha is not None:
         check_alpha(alpha)
     asked = _asked(run, images, model, test_transform, progress)
