@@ -148,7 +148,8 @@ def _say_predicted(result: Any) -> None:
         for row in result.rows:
             answer = "abstains" if row["answer"] is None else row["answer"]
             radius = "" if row["answer"] is None or row["radius"] is None else f", radius {length(row['radius'])}"
-            print(f"{row['image']}: {answer} ({row['votes']} of {row['of']} votes{radius})")
+            print(f"{_printable(row['image'])}: {answer} ({row['votes']} of {row['of']} votes{radius})")
+    print("".join(f"left out: {reason}\n" for _, reason in result.skipped), end="")
     abstained = sum(row["answer"] is None for row in result.rows)
     print(f"{len(result.rows)} images, {abstained} abstentions." + (f" {result.claim}" if result.claim else ""))
     if result.reasons:

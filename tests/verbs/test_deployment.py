@@ -248,7 +248,7 @@ def text(folder: Path) -> Path:
         (mixed, "holds both images ('loose.png') and folders ('a')"),
         (text, "is no image file"),
         (lambda folder: folder / "nothing", "there is no file or folder"),
-        (lambda folder: folder.mkdir() or folder, "is empty; give an image file, a folder of images, or an .npz file"),
+        (lambda folder: folder.mkdir() or folder, "is empty; give an image file, a folder of images, an .npz file"),
     ],
 )
 def test_images_that_do_not_fit_are_one_line(
@@ -270,6 +270,40 @@ def test_a_transform_leaves_the_names_and_notes_of_test_images() -> None:
     assert passed.names == named.names
     assert passed.notes == ("resized to 8x8", "test images passed through the function ownmodels:mirrored")
     assert torch.equal(passed.images, named.images.flip(-1))
+
+
+def test_other_sizes_corrupt_files_and_hostile_names(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_png(torch.zeros(2, 1, 16, 16, dtype=torch.uint8), tmp_path / "images")
+    (folder / "000.png").rename(folder / "a\x1b[31m.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    answers = tmp_path / "answers.json"
+
+    def said(*options: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["certidote", "predict", str(run), str(folder), *options])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        streams = capsys.readouterr()
+        return int(stop.value.code or 0), streams.out + streams.err
+
+    code, text = said()
+    assert code == 2
+    assert "broken.png" in text
+    assert "leave such files out with --skip-corrupt" in text
+    code, text = said("--skip-corrupt")
+    assert code == 2
+    assert "but the models of" in text
+    assert "give --size 8x8 to resize them" in text
+    code, text = said("--skip-corrupt", "--size", "8")
+    assert code == 0
+    assert "2 images, " in text
+    assert "\x1b" not in text
+    assert "'a\\x1b[31m.png': " in text
+    assert "left out: " in text
+    assert "broken.png" in text
+    assert said("--skip-corrupt", "--size", "8", "--out", str(answers))[0] == 0
+    assert [each["name"] for each in json.loads(answers.read_text())["skipped"]] == ["broken.png"]
 
 
 def test_own_code_from_certify_to_predict(tmp_path: Path) -> None:
