@@ -6,4 +6,4 @@ from pathlib import Path
 import certidote
 
 run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/example")
-print(certidote.report(run))
+print(certidote.report(run).out)

@@ -148,7 +148,8 @@ def _say_predicted(result: Any) -> None:
         for row in result.rows:
             answer = "abstains" if row["answer"] is None else row["answer"]
             radius = "" if row["answer"] is None or row["radius"] is None else f", radius {length(row['radius'])}"
-            print(f"{row['image']}: {answer} ({row['votes']} of {row['of']} votes{radius})")
+            print(f"{_printable(row['image'])}: {answer} ({row['votes']} of {row['of']} votes{radius})")
+    print("".join(f"left out: {reason}\n" for _, reason in result.skipped), end="")
     abstained = sum(row["answer"] is None for row in result.rows)
     print(f"{len(result.rows)} images, {abstained} abstentions." + (f" {result.claim}" if result.claim else ""))
     if result.reasons:
@@ -247,8 +248,9 @@ def _say_fetched(result: Path) -> None:
     print(f"Data: {result}")
 
 
-def _say_path(result: Path) -> None:
-    print(f"Report: {result}")
+def _say_reported(result: Any) -> None:
+    print("".join(f"{_printable(note)}\n" for note in result.notes), end="")
+    print(f"Report: {result.out}")
 
 
 def _say_map(result: Any) -> None:
@@ -273,7 +275,7 @@ _command(app, verbs.train, _say_trained)
 _command(app, verbs.predict, _say_predicted)
 _command(app, verbs.export, _say_exported)
 _command(app, verbs.sanitize, _say_sanitized)
-_command(app, verbs.report, _say_path)
+_command(app, verbs.report, _say_reported)
 _command(app, verbs.threat_map, _say_map)
 _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
 _command(denoisers, verbs.denoiser_list, _say_list, "list")

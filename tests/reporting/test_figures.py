@@ -1,5 +1,6 @@
 import base64
 import io
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
@@ -120,6 +121,26 @@ def test_threats_have_one_panel_per_sigma() -> None:
     only_l2["results"]["threats"] = only_l2["results"]["threats"][-1:]
     with pytest.raises(ValueError, match="no certificate records linf threats"):
         figures.threat_figure([only_l2])
+
+
+def test_between_recorded_numbers_of_images_no_more_is_drawn_than_proved() -> None:
+    """A straight line from 50% at k = 5 to 0% at k = 10 would show some share at k = 9, where it may be 0%."""
+    certificate = example.certificate()
+    recorded = [[1, 0.9], [2, 0.5], [5, 0.5], [10, 0.0]]
+    threat = next(each for each in certificate["results"]["threats"] if each["norm"] == "linf")
+    certificate["results"]["threats"] = [threat | {"certified_accuracy_at_k": recorded}]
+    svg = figures.threat_figure([certificate])
+    group = re.search(r'<g id="images-720-threat-0-0">(.*?)<defs>', svg, flags=re.DOTALL)
+    assert group is not None
+    line = np.array(re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", group.group(1)), dtype=float)
+    marks = points(svg, "images-720-threat-0-0")
+    assert len(marks) == len(recorded)
+    heights = {share: y for (_, share), (_, y) in zip(recorded, marks.tolist(), strict=True)}
+    for (low, high), (_, share) in zip(itertools.pairwise(marks[:, 0]), recorded[1:], strict=True):
+        for x in np.linspace(low, high, 9)[1:]:
+            right = next(i for i in range(1, len(line)) if line[i - 1, 0] < x <= line[i, 0])
+            (x0, y0), (x1, y1) = line[right - 1], line[right]
+            assert y0 + (y1 - y0) * (x - x0) / (x1 - x0) >= heights[share] - 0.01, "SVG counts downwards: drawn above the proof"
 
 
 def test_labels_are_text_whatever_they_say() -> None:

@@ -320,8 +320,8 @@ def test_a_threat_map_goes_into_the_report_of_a_run_on_the_same_images(tmp_path:
     run.mkdir()
     kept = KEPT_MAP / "denoised-smoothing" / "certificate.json"
     (run / "certificate.json").write_bytes(kept.read_bytes())
-    without = report(run).read_text(encoding="utf-8")
-    html = report(run, threat_map=KEPT_MAP).read_text(encoding="utf-8")
+    without = report(run).out.read_text(encoding="utf-8")
+    html = report(run, threat_map=KEPT_MAP).out.read_text(encoding="utf-8")
     assert "What each defense proves about the same attackers" in Page(html).text
     assert "What each defense proves about the same attackers" not in Page(without).text
     record = json.loads((KEPT_MAP / "threat_map.json").read_text(encoding="utf-8"))

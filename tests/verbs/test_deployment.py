@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from certidote.streams import Key
 from certidote.training.kept import MemberSlot
 from certidote.training.model_dir import load_model
 from certidote.training.models import build
+from certidote.verbs.choices import transformed_test
 
 RUN = {"sigma": 0.5, "models": 60, "n0": 10, "denoiser": "none", "seed": 3, "workers": 0, "dtype": "float32"}
 
@@ -246,7 +248,7 @@ def text(folder: Path) -> Path:
         (mixed, "holds both images ('loose.png') and folders ('a')"),
         (text, "is no image file"),
         (lambda folder: folder / "nothing", "there is no file or folder"),
-        (lambda folder: folder.mkdir() or folder, "is empty; give an image file, a folder of images, or an .npz file"),
+        (lambda folder: folder.mkdir() or folder, "is empty; give an image file, a folder of images, an .npz file"),
     ],
 )
 def test_images_that_do_not_fit_are_one_line(
@@ -262,6 +264,48 @@ def test_images_that_do_not_fit_are_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
+def test_a_transform_leaves_the_names_and_notes_of_test_images() -> None:
+    named = replace(load_digits("test").subset(range(3)), names=("a.png", "b.png", "c.png"), notes=("resized to 8x8",))
+    passed, _ = transformed_test(named, "ownmodels:mirrored", named.image_shape)
+    assert passed.names == named.names
+    assert passed.notes == ("resized to 8x8", "test images passed through the function ownmodels:mirrored")
+    assert torch.equal(passed.images, named.images.flip(-1))
+
+
+def test_other_sizes_corrupt_files_and_hostile_names(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_png(torch.zeros(2, 1, 16, 16, dtype=torch.uint8), tmp_path / "images")
+    (folder / "000.png").rename(folder / "a\x1b[31m.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    answers = tmp_path / "answers.json"
+
+    def said(*options: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["certidote", "predict", str(run), str(folder), *options])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        streams = capsys.readouterr()
+        return int(stop.value.code or 0), streams.out + streams.err
+
+    code, text = said()
+    assert code == 2
+    assert "broken.png" in text
+    assert "leave such files out with --skip-corrupt" in text
+    code, text = said("--skip-corrupt")
+    assert code == 2
+    assert "but the models of" in text
+    assert "give --size 8x8 to resize them" in text
+    code, text = said("--skip-corrupt", "--size", "8")
+    assert code == 0
+    assert "2 images, " in text
+    assert "\x1b" not in text
+    assert "'a\\x1b[31m.png': " in text
+    assert "left out: " in text
+    assert "broken.png" in text
+    assert said("--skip-corrupt", "--size", "8", "--out", str(answers))[0] == 0
+    assert [each["name"] for each in json.loads(answers.read_text())["skipped"]] == ["broken.png"]
+
+
 def test_own_code_from_certify_to_predict(tmp_path: Path) -> None:
     own = {"model": "ownmodels:small", "test_transform": "ownmodels:mirrored"}
     run, recipe = tmp_path / "run", tmp_path / "brief.toml"
@@ -271,6 +315,7 @@ def test_own_code_from_certify_to_predict(tmp_path: Path) -> None:
         keep_weights=True, **own,  # type: ignore[arg-type]
     )  # fmt: skip
     assert isinstance(certified, verbs.Certified)
+    assert certified.record["test"]["notes"] == ["test images passed through the function ownmodels:mirrored"]
     texts = [item["text"] for item in certified.record["assumptions"]]
     assert any("code of the architecture" in text for text in texts)
     assert any("test transform was made without" in text for text in texts)

@@ -213,7 +213,13 @@ def test_results_are_never_written_into_the_images(
             assert "lies inside the input" in refused(*command, photos, "--out", out)
     for command in (("certify",), ("sanitize",)):
         assert "is the input itself, which is never written to" in refused(*command, photos, "--out", photos)
-    assert "lies inside the input" in refused("certify", "digits", "--denoiser", f"linear-mmse:{photos}", "--out", photos / "new")
+    for options in (("--denoiser", f"linear-mmse:{photos}"), ("--test", photos)):
+        for command in ("certify", "train"):
+            assert "lies inside the input" in refused(command, "digits", *options, "--out", photos / "new")
+    for answers in (photos / "answers.csv", photos / "pattern-0" / "answers.json"):
+        assert "lies inside the input" in refused("predict", tmp_path, photos, "--out", answers)
+    picture = next(photos.rglob("*.png"))
+    assert "--out" in refused("predict", tmp_path, picture, "--out", picture)
     assert sorted(photos.rglob("*")) == before
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -57,10 +57,10 @@ def read_folder(root: Node, split: str, reading: Reading) -> Loaded:
     found = list_images(root, split)
     names, of_class = found.class_names, found.files
     files = [file for each in of_class for file in each]
-    pictures = decoded(_sources(files), lambda row: str(files[row]), len(files), reading)
+    pictures = decoded(sources(files), lambda row: str(files[row]), len(files), reading)
     labels = np.repeat(np.arange(len(names)), [len(each) for each in of_class]).astype(np.int64)[pictures.kept]
     check_classes_left(labels, names, found.folder)
-    paths = tuple(_inside(file, root) for file in files)
+    paths = tuple(path_inside(file, root) for file in files)
     data = ImageDataset(
         torch.from_numpy(pictures.images),
         torch.from_numpy(labels),
@@ -91,7 +91,7 @@ class Listing:
 
 def list_images(root: Node, split: str) -> Listing:
     """The class folders and their files. Raises: ValueError as `read_folder` does, as far as names tell."""
-    folder = _split_folder(_inner(root), split)
+    folder = _split_folder(inner(root), split)
     classes, ignored = _class_folders(folder)
     names = tuple(each.name for each in classes)
     check_class_names(names, f"folder {quoted(folder)}")
@@ -113,7 +113,7 @@ def check_classes_left(labels: Int64[np.ndarray, "kept"], class_names: Sequence[
 
 def folder_splits(root: Node) -> tuple[str, ...]:
     """The splits that `read_folder` finds below `root`; none if it is one set, whose name for `read_folder` is "train"."""
-    return tuple(_splits(_inner(root)))
+    return tuple(_splits(inner(root)))
 
 
 def is_hidden(name: str) -> bool:
@@ -133,7 +133,8 @@ def listing(folder: Node) -> list[Node]:
     return [entry for entry in entries if not is_hidden(entry.name)]
 
 
-def _sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
+def sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
+    """(row, path or content) of files, all on the disk or all in one archive, as `decode.decoded` takes them."""
     members = [file for file in files if isinstance(file, Member)]
     if members:
         yield from contents(members)
@@ -141,13 +142,14 @@ def _sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
         yield from ((row, file) for row, file in enumerate(files) if isinstance(file, Path))
 
 
-def _inside(file: Node, root: Node) -> str:
+def path_inside(file: Node, root: Node) -> str:
     """A file's path as below the folder or archive that was given; bytes that are no UTF-8 are escaped, for names get written."""
     path = file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix()
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _inner(root: Node) -> Node:
+def inner(root: Node) -> Node:
+    """The single folder around everything, as archives often have one; else `root` itself."""
     entries = listing(root)
     folders = [entry for entry in entries if entry.is_dir()]
     alone = len(folders) == 1 and not any(_is_image(entry) for entry in entries) and folders[0].name not in SPLIT_NAMES

@@ -1,4 +1,4 @@
-"""Images without classes: what a deployed classifier is asked about."""
+"""Images without classes: what a deployed classifier is asked about. Every form of a data set that `load` reads is read alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,19 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from certidote.data.checks import quoted
-from certidote.data.decode import Reading, image_levels
-from certidote.data.folder import EXTENSIONS, SPLIT_NAMES, Node, image_files, listing
-from certidote.data.load import CATALOGUE, load
+from certidote.data.archive import is_archive, opened
+from certidote.data.checks import Refused, quoted
+from certidote.data.cifar import is_cifar
+from certidote.data.decode import Reading, decoded
+from certidote.data.folder import EXTENSIONS, SPLIT_NAMES, Node, image_files, inner, listing, path_inside, sources
+from certidote.data.load import load_with_findings, locate, splits_of
 from certidote.data.npz import read_npz_images
-from certidote.data.resize import Size
+from certidote.data.parquet import parquet_files
+from certidote.data.resize import resized_images
+
+FORMS = (
+    "an image file, a folder of images, an .npz file, or any other form of a data set (a .zip or .tar of images, parquet, CIFAR-10)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,79 +30,105 @@ class Pictures:
     Attributes:
         names: (n,), one for each image.
         images: (n, c, h, w) uint8.
+        skipped: name of each corrupt file that was left out, and why.
     """
 
     names: tuple[str, ...]
     images: UInt8[Tensor, "n c h w"]
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-def read_pictures(path: str, channels: int | None = None, size: Size | None = None) -> Pictures:
-    """Images of one file, a folder of image files, a folder of class folders (its test split if it has splits), an .npz archive
-    (labels are not needed), or a data set of the catalogue ("digits:test"). Pixels come out as the loaders of data sets give them.
+def read_pictures(path: str, channels: int | None = None, reading: Reading | None = None) -> Pictures:
+    """Images of one file, of a folder or archive of image files or of class folders, of an .npz archive (labels are not needed), or
+    of any other data set that `load` reads; the test split of what has splits. Pixels come out as `load` gives them.
 
     Args:
-        path: file, folder, or name of a data set.
-        size: (height, width) that image files are resized to, as the classifier's training images were; None: as they are.
+        path: file, folder, or name of a data set; a suffix as in "photos:train" chooses another split.
         channels: of the classifier: 3 repeats the grey of grey images, 1 refuses color; None takes what is there.
+        reading: as the classifier's training images were read: the size that images are resized to, and whether corrupt files are
+            left out; None: as they are, all of them.
     Raises: ValueError, in one line, naming the path, if there are no images, one is damaged, or sizes or colors do not fit.
     """
-    if path.split(":")[0] in CATALOGUE:
-        images = load(path, "test", size=size).images
-        return Pictures(tuple(f"{path}[{row}]" for row in range(len(images))), _colored(images, channels, path))
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise ValueError(f"there is no file or folder {path!r}; give an image file, a folder of images, or an .npz file")
-    if place.is_dir():
-        files = _files(place)
-        return _read(files, [str(file.relative_to(place)) for file in files], channels, Reading(size))
-    if place.suffix.lower() == ".npz":
-        images = torch.from_numpy(read_npz_images(place, "test"))
-        return Pictures(tuple(f"{place.name}[{row}]" for row in range(len(images))), _colored(images, channels, quoted(place)))
-    if place.suffix.lower() not in EXTENSIONS:
-        raise ValueError(
-            f"{quoted(place)} is no image file; give one of {', '.join(EXTENSIONS)}, a folder of them, or an .npz file"
-        )
-    return _read([place], [place.name], channels, Reading(size))
+    reading = reading or Reading()
+    try:
+        place, split = locate(path, "")
+    except ValueError:
+        raise ValueError(f"there is no file or folder {path!r}; give {FORMS}") from None
+    if isinstance(place, str) or parquet_files(place):
+        return _of_data_set(path, split, channels, reading)
+    if place.suffix.lower() == ".npz" and not place.is_dir():
+        return _of_arrays(place, split or "test", channels, reading)
+    if place.suffix.lower() in EXTENSIONS and not place.is_dir():
+        return _decoded([place], (place.name,), channels, reading)
+    if not place.is_dir() and not is_archive(place):
+        raise ValueError(f"{quoted(place)} is no image file (those end in {', '.join(EXTENSIONS)}); give {FORMS}")
+    root = place if place.is_dir() else opened(place)
+    if is_cifar(root):
+        return _of_data_set(path, split, channels, reading)
+    files = _files(inner(root), split)
+    return _decoded(files, tuple(path_inside(file, root) for file in files), channels, reading)
 
 
-def _files(folder: Path) -> list[Path]:
-    """All image files of a folder, or of its class folders, or of those of its test split."""
-    return [file for file in _nodes(folder) if isinstance(file, Path)]
+def _of_data_set(path: str, split: str, channels: int | None, reading: Reading) -> Pictures:
+    named = splits_of(path)
+    split = split or (named[0] if len(named) == 1 else "test")
+    loaded = load_with_findings(path, split, size=reading.size, skip_corrupt=reading.skip_corrupt)
+    data = loaded.data
+    names = data.names or tuple(f"{path}[{row}]" for row in range(len(data)))
+    return Pictures(names, _colored(data.images, channels, quoted(path)), loaded.skipped)
 
 
-def _nodes(folder: Node) -> list[Node]:
+def _of_arrays(place: Path, split: str, channels: int | None, reading: Reading) -> Pictures:
+    levels = read_npz_images(place, split, any_size=reading.size is not None)
+    if reading.size is not None:
+        levels = resized_images(levels, reading.size)
+    names = tuple(f"{place.name}[{row}]" for row in range(len(levels)))
+    return Pictures(names, _colored(torch.from_numpy(levels), channels, quoted(place)))
+
+
+def _files(folder: Node, split: str) -> list[Node]:
+    """All image files of a folder, or of its class folders, or of those of one of its splits ("": the test split, if there are any).
+
+    Raises: ValueError if there are none, or it is not clear which are meant.
+    """
     entries = listing(folder)
     if not entries:
-        raise ValueError(f"folder {quoted(folder)} is empty; give an image file, a folder of images, or an .npz file")
-    folders = [entry for entry in entries if entry.is_dir()]
-    if not folders:
-        return image_files(folder)
+        raise ValueError(f"folder {quoted(folder)} is empty; give {FORMS}")
+    folders = {entry.name: entry for entry in entries if entry.is_dir()}
     loose = next((entry for entry in entries if entry.suffix.lower() in EXTENSIONS and not entry.is_dir()), None)
-    if loose is not None:
+    if loose is not None and folders:
         raise ValueError(
-            f"folder {quoted(folder)} holds both images ({loose.name!r}) and folders ({folders[0].name!r}); give one kind"
+            f"folder {quoted(folder)} holds both images ({loose.name!r}) and folders ({next(iter(folders))!r}); give one kind"
         )
-    if "test" in [each.name for each in folders] and any(each.name in SPLIT_NAMES for each in folders if each.name != "test"):
-        return _nodes(next(each for each in folders if each.name == "test"))
-    return [file for each in folders for file in image_files(each)]
+    if split:
+        if split not in folders:
+            raise ValueError(f"folder {quoted(folder)} has no split {split!r}; leave it out, or give the folder of the images")
+        return _files(folders[split], "")
+    if "test" in folders and any(name in SPLIT_NAMES for name in folders if name != "test"):
+        return _files(folders["test"], "")
+    return [file for each in folders.values() for file in image_files(each)] if folders else image_files(folder)
 
 
-def _read(files: Sequence[Path], names: Sequence[str], channels: int | None, reading: Reading) -> Pictures:
-    if not files:
-        raise ValueError("there are no images to classify")
-    images: list[Tensor] = []
-    for file in files:
-        image = _colored(torch.from_numpy(image_levels(file, reading).copy())[None], channels, quoted(file))[0]
-        if images and image.shape != images[0].shape:
-            given, first = ("x".join(map(str, each.shape[1:])) for each in (image, images[0]))
-            raise ValueError(
-                f"{quoted(file)} has {given} pixels but {quoted(files[0])} has {first} (height x width); resize one of them"
-            )
-        images.append(image)
-    return Pictures(tuple(names), torch.stack(images))
+def _decoded(files: Sequence[Node], names: tuple[str, ...], channels: int | None, reading: Reading) -> Pictures:
+    found = decoded(sources(files), lambda row: str(files[row]), len(files), reading)
+    images = torch.from_numpy(found.images)
+    where = quoted(_first_in_color(files, reading) if channels == 1 and images.shape[1] == 3 else files[0])
+    kept = tuple(name for name, there in zip(names, found.kept, strict=True) if there)
+    return Pictures(kept, _colored(images, channels, where), tuple((names[row], reason) for row, reason in found.treatment.skipped))
+
+
+def _first_in_color(files: Sequence[Node], reading: Reading) -> Node:
+    for row, source in sources(files):
+        try:
+            alone = decoded([(0, source)], lambda _, row=row: str(files[row]), 1, reading)  # type: ignore[misc]
+        except Refused:  # a corrupt one, which is left out
+            continue
+        if alone.images.shape[1] == 3:
+            return files[row]
+    return files[0]
 
 
 def _colored(images: UInt8[Tensor, "n c h w"], channels: int | None, where: str) -> UInt8[Tensor, "n c2 h w"]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 
 from certidote.data.checks import MAX_SIZE, MIN_SIZE
@@ -49,17 +50,21 @@ def resized(image: Image.Image, size: Size) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
 
 
+def resized_images(levels: UInt8[np.ndarray, "n c h w"], size: Size) -> UInt8[np.ndarray, "n c h2 w2"]:
+    """Every image resized, one channel at a time."""
+    images = np.empty((*levels.shape[:2], *size), dtype=np.uint8)
+    for row, image in enumerate(levels):
+        for channel, plane in enumerate(image):
+            images[row, channel] = np.asarray(resized(Image.fromarray(plane), size))
+    return images
+
+
 def resized_dataset(data: ImageDataset, size: Size) -> ImageDataset:
     """Every image of a set resized, with the note that says so."""
     if data.image_shape[1:] == size:
         return data
-    levels = data.images.numpy()
-    channels = data.image_shape[0]
-    images = np.empty((len(levels), channels, *size), dtype=np.uint8)
-    for row, image in enumerate(levels):
-        for channel in range(channels):
-            images[row, channel] = np.asarray(resized(Image.fromarray(image[channel]), size))
-    return replace(data, images=torch.from_numpy(images), notes=(*data.notes, resized_note(len(data), size)))
+    images = torch.from_numpy(resized_images(data.images.numpy(), size))
+    return replace(data, images=images, notes=(*data.notes, resized_note(len(data), size)))
 
 
 def resized_note(count: int, size: Size) -> str:

@@ -74,6 +74,8 @@ def certified_accuracy_figure(certificates: Sequence[Json], attack: Json | None 
 def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
     """Certified accuracy against the number of altered training images, one line per linf epsilon, one panel per sigma.
 
+    Between two recorded numbers the line stands at the share of the larger one, which is proved for both.
+
     Args:
         certificates: "certidote certificate" values with linf threats among their results.
         width: CSS pixels.
@@ -98,10 +100,11 @@ def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
         panels = figure.subplots(*grid, sharex=True, sharey=True, squeeze=False, gridspec_kw=spaces).ravel()
         lines: dict[str, Any] = {}
         for axes, sigma in zip(panels, sigmas, strict=True):
-            for certificate in (each for each in proved if each["sigma"] == sigma):
+            for i, certificate in ((i, each) for i, each in enumerate(proved) if each["sigma"] == sigma):
                 for threat in _pixel_threats(certificate):
                     if threat["epsilon"] in shown:
-                        line = _threat_line(axes, certificate, threat, shown.index(threat["epsilon"]))
+                        step = shown.index(threat["epsilon"])
+                        line = _threat_line(axes, certificate, threat, step, f"threat-{i}-{step}")
                         lines.setdefault(f"pixels move by up to {words.epsilon(threat)}", line)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda k, _: f"{k:,.0f}" if k >= 1 else "")
@@ -167,7 +170,7 @@ def gallery(pictures: Sequence[Json]) -> str:
 
 def thumbnail(png_base64: str, alt: str) -> str:
     """One small picture as HTML. Raises ValueError if it is no PNG."""
-    return str(_image(_checked_png(png_base64), alt))
+    return str(_image(checked_png(png_base64), alt))
 
 
 def spread(available: int, wanted: int) -> list[int]:
@@ -276,12 +279,13 @@ def _mark_attack(axes: Any, proved: Sequence[Json], attack: Json) -> None:
     )
 
 
-def _threat_line(axes: Any, certificate: Json, threat: Json, step: int) -> Any:
+def _threat_line(axes: Any, certificate: Json, threat: Json, step: int, name: str) -> Any:
+    """Steps between the recorded numbers of images, at the share of the next one: shares only fall, so no less is certified there."""
     numbers, shares = zip(*threat["certified_accuracy_at_k"], strict=True)
-    style: dict[str, Any] = {"color": svg.STEPS[step], "marker": MARKERS[step], "markersize": 5}
+    style: dict[str, Any] = {"color": svg.STEPS[step], "marker": MARKERS[step], "markersize": 5, "drawstyle": "steps-pre"}
     if not is_denoised(certificate):
         style |= {"linestyle": _dash(certificate), "markerfacecolor": "none", "linewidth": 1.5}
-    return axes.plot(numbers, shares, **style)[0]
+    return axes.plot(numbers, shares, **style, gid=name)[0]
 
 
 def _dash_key(proved: Sequence[Json]) -> dict[str, Any]:
@@ -306,14 +310,14 @@ def _picture(picture: Json) -> tuple[Markup, Markup]:
         if captions:
             body += Markup('<ol class="captions">{}</ol>').format(captions)
     elif "png_base64" in picture:
-        body = _image(_checked_png(picture["png_base64"]), picture["title"])
+        body = _image(checked_png(picture["png_base64"]), picture["title"])
     else:
         raise ValueError(f"picture {picture['title']!r} has neither rows nor png_base64; give one of them")
     return Markup("<figcaption>{}</figcaption>").format(picture["title"]), body
 
 
 def _picture_row(row: Json) -> Markup:
-    pngs = [_checked_png(text) for text in row["pngs"]] if "pngs" in row else [_png(image) for image in row["images"]]
+    pngs = [checked_png(text) for text in row["pngs"]] if "pngs" in row else [_png(image) for image in row["images"]]
     images = Markup("").join(_image(png, f"{row['label']} {i + 1}") for i, png in enumerate(pngs))
     return Markup('<div class="row"><span class="row-label">{}</span>{}</div>').format(row["label"], images)
 
@@ -322,7 +326,8 @@ def _image(png: bytes, alt: str) -> Markup:
     return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alt, base64.b64encode(png).decode())
 
 
-def _checked_png(text: str) -> bytes:
+def checked_png(text: str) -> bytes:
+    """The bytes of a PNG file given in base64. Raises ValueError if it is none."""
     try:
         png = base64.b64decode(text, validate=True)
     except binascii.Error:

@@ -11,7 +11,7 @@ from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
 from certidote.verbs.planning import Planned, plan
 from certidote.verbs.prediction import Predicted, predict
-from certidote.verbs.reports import demo, report
+from certidote.verbs.reports import Reported, demo, report
 from certidote.verbs.runs import Merged, Status, merge, status
 from certidote.verbs.sanitizing import Sanitized, sanitize
 from certidote.verbs.threats import ThreatMap, threat_map
@@ -24,6 +24,7 @@ __all__ = [
     "Plan",
     "Planned",
     "Predicted",
+    "Reported",
     "Sanitized",
     "Status",
     "Stopped",

@@ -164,14 +164,19 @@ def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trus
 def transformed_test(
     test: "ImageDataset", transform: str, image_shape: tuple[int, int, int]
 ) -> tuple["ImageDataset", dict[str, Any]]:
-    """Test images through the user's own transform, and what the configuration says about it; untouched and {} without one."""
+    """Test images through the user's own transform, and what the configuration says about it; untouched and {} without one.
+
+    Their names and notes stay, and one more note names the function.
+    """
+    from dataclasses import replace
+
     from certidote.training.own import transformed
-    from certidote.types import ImageDataset
 
     if not transform:
         return test, {}
     images, sources = transformed(transform, test.images, image_shape)
-    return ImageDataset(images, test.labels, test.class_names), {"test_transform": {"name": transform, "sources": sources}}
+    notes = (*test.notes, f"test images passed through the function {transform}")
+    return replace(test, images=images, notes=notes), {"test_transform": {"name": transform, "sources": sources}}
 
 
 def disk_lines(out: Path, recipe: Any, data: "ImageDataset", members: int) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from certidote.verbs.choices import check_file
 from certidote.verbs.options import OwnModel
-from certidote.verbs.prediction import check_kind, finished_run, member_slot
+from certidote.verbs.prediction import check_kind, config_of, finished_run, member_slot
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def _of_run(run: Path, out: Path, member: int | None, model: str) -> Exported:
     members, names, shape = record["n0"] + record["n"], record["data"]["classes"], tuple(record["data"]["image_shape"])
     if member is not None and not 0 <= member < members:
         raise ValueError(f"--member {member}: {run} has members 0 to {members - 1}")
-    with Ledger(run / "ledger.sqlite") as ledger:
-        config = ledger.get("config")
+    with Ledger(run / "ledger.sqlite", read_only=True) as ledger:
+        config = config_of(ledger, record, run)
         check_kind(config["scheme"], run)
         check_all_kept(ledger.kept(), members, run)
         kept = [each for each in ledger.kept() if each.job.last <= members]

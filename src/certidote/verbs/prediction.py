@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_file
-from certidote.verbs.options import OwnModel, OwnTransform
+from certidote.verbs.choices import check_apart, check_file
+from certidote.verbs.options import OwnModel, OwnTransform, SkipCorrupt
+from certidote.verbs.reports import read_certificate
 
 if TYPE_CHECKING:
     from certidote.types import Progress
@@ -25,6 +26,7 @@ class Predicted:
         reasons: why nothing is proved; empty if something is.
         assumptions: what the claim rests on, as [verdict] text.
         out: the file written, if any.
+        skipped: name of each corrupt file that was left out, and why.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -32,11 +34,12 @@ class Predicted:
     reasons: tuple[str, ...]
     assumptions: tuple[str, ...]
     out: Path | None
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="run directory of a finished 'certidote certify --keep-weights'")],
-    images: Annotated[str, typer.Argument(help="an image file, a folder of images or of class folders, or an .npz file")],
+    images: Annotated[str, typer.Argument(help="an image file, a folder of images, or any form of DATA")],
     *,
     out: Annotated[Path | None, typer.Option(help="write a .csv or .json file instead of printing the answers")] = None,
     alpha: Annotated[
@@ -44,6 +47,13 @@ def predict(
     ] = None,
     model: OwnModel = "",
     test_transform: OwnTransform = "",
+    size: Annotated[
+        str,
+        typer.Option(
+            help="resize images to N or HxW pixels (shorter side fitted, center crop); default: as the run resized its own"
+        ),
+    ] = "",
+    skip_corrupt: SkipCorrupt = False,
     progress: "Progress | None" = None,
 ) -> Predicted:
     """Classify IMAGES by the vote of RUN's models, with the radius proved for each answer.
@@ -61,9 +71,10 @@ def predict(
         if out.suffix.lower() not in (".csv", ".json"):
             raise ValueError(f"--out {out}: give a file that ends in .csv or .json")
         check_file(out)
+        check_apart(out, images)
     if alpha is not None:
         check_alpha(alpha)
-    asked = _asked(run, images, model, test_transform, progress)
+    asked = _asked(run, images, model, test_transform, (size, skip_corrupt), progress)
     record, ballots = asked.record, asked.ballots
     n0, n, names = record["n0"], record["n"], record["data"]["classes"]
     level = record["alpha_each"] if alpha is None else alpha
@@ -92,7 +103,12 @@ def predict(
         )
     )
     result = Predicted(
-        rows, _claim(record, level) if record["proved"] else "", tuple(record["reasons"]), _rests_on(record, alpha), out
+        rows,
+        _claim(record, level) if record["proved"] else "",
+        tuple(record["reasons"]),
+        _rests_on(record, alpha),
+        out,
+        asked.skipped,
     )
     if out is not None:
         _write(out, result, record, level if record["proved"] else None)
@@ -105,25 +121,26 @@ class _Asked:
     ballots: Any
     names: tuple[str, ...]
     test_rows: tuple[int | None, ...]
+    skipped: tuple[tuple[str, str], ...]
 
 
 def finished_run(run: Path) -> dict[str, Any]:
     """RUN's certificate.json.
 
-    Raises: ValueError if it is no finished run.
+    Raises: ValueError if it is no finished run, or the file holds no certificate.
     """
-    import json
-
     path = run / "certificate.json"
     if not path.is_file() or not (run / "ledger.sqlite").is_file():
         raise ValueError(f"{run} is no finished run; give the run directory of a finished 'certidote certify --keep-weights'")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the same 'certidote certify' again") from None
-    if not isinstance(record, dict) or record.get("format") != "certidote certificate" or record.get("version") != 1:
-        raise ValueError(f"{path} is not a certidote certificate of version 1")
-    return record
+    return read_certificate(path)
+
+
+def config_of(ledger: Any, record: dict[str, Any], run: Path) -> dict[str, Any]:
+    """RUN's configuration. Raises: ValueError if its certificate.json is of another one."""
+    config: dict[str, Any] | None = ledger.get("config")
+    if config is None or ledger.config_digest() != record["config_digest"]:
+        raise ValueError(f"{run}: certificate.json is not of the run in ledger.sqlite; run the same 'certidote certify' again")
+    return config
 
 
 def check_kind(scheme: dict[str, Any], run: Path) -> None:
@@ -152,11 +169,18 @@ def member_slot(run: Path, record: dict[str, Any], config: dict[str, Any], model
     return MemberSlot(architecture, shape, classes)
 
 
-def _asked(run: Path, images: str, model: str, test_transform: str, progress: "Progress | None") -> _Asked:
-    """The votes about these images: the committed ones for images of the run's test set, the kept members' for all others."""
+def _asked(
+    run: Path, images: str, model: str, test_transform: str, reading: tuple[str, bool], progress: "Progress | None"
+) -> _Asked:
+    """The votes about these images: the committed ones for images of the run's test set, the kept members' for all others.
+
+    Args:
+        reading: size and skip_corrupt, as given; what is not given is as the run had it.
+    """
     import numpy as np
     import torch
 
+    from certidote.data.decode import Reading
     from certidote.data.pictures import read_pictures
     from certidote.data.resize import as_size
     from certidote.engine.ledger import Ledger
@@ -167,10 +191,8 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
 
     record = finished_run(run)
     shape = tuple(record["data"]["image_shape"])
-    with Ledger(run / "ledger.sqlite") as ledger:
-        config, kept, known = ledger.get("config"), ledger.kept(), ledger.get("test_images") or []
-        if config is None or ledger.config_digest() != record["config_digest"]:
-            raise ValueError(f"{run}: certificate.json is not of the run in ledger.sqlite; run the same 'certidote certify' again")
+    with Ledger(run / "ledger.sqlite", read_only=True) as ledger:
+        config, kept, known = config_of(ledger, record, run), ledger.kept(), ledger.get("test_images") or []
         record = record_of(ledger)  # the file may have been edited; the ledger is what was counted
         check_kind(config["scheme"], run)
         check_all_kept(kept, record["n0"] + record["n"], run)
@@ -184,7 +206,8 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
     slot = member_slot(run, record, config, model)
     recorded = config.get("test_transform", {"name": "", "sources": ""})
     confirmed(recorded["name"], test_transform, "test transform", str(run))
-    pictures = read_pictures(images, None if test_transform else shape[0], as_size(config.get("size")))
+    size, skip_corrupt = reading[0] or config.get("size"), reading[1] or config.get("skip_corrupt", False)
+    pictures = read_pictures(images, None if test_transform else shape[0], Reading(as_size(size), skip_corrupt))
     pixels = pictures.images
     if test_transform:
         pixels, sources = transformed(test_transform, pixels, shape)
@@ -192,9 +215,7 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
             raise ValueError(f"the code of test transform {test_transform!r} is not what {run} was made with; restore it")
     if tuple(pixels.shape[1:]) != shape:
         given, wanted = ("x".join(map(str, each)) for each in (pixels.shape[1:], shape))
-        raise ValueError(
-            f"images of shape {given}, but the models of {run} take {wanted} (channels x height x width); resize them first"
-        )
+        raise ValueError(f"images of shape {given}, but the models of {run} take {wanted} (channels x height x width); give --size")
     place = {value: row for row, value in reversed(list(enumerate(known)))}
     rows = [place.get(value) for value in content_hashes(pixels)]
     new = [i for i, row in enumerate(rows) if row is None]
@@ -211,7 +232,7 @@ def _asked(run: Path, images: str, model: str, test_transform: str, progress: "P
     ballots = Ballots(
         votes, np.zeros(len(votes), dtype=bool), committed.num_classes, committed.lineages, committed.noise_ids, provenance
     )
-    return _Asked(record, ballots, pictures.names, tuple(rows))
+    return _Asked(record, ballots, pictures.names, tuple(rows), pictures.skipped)
 
 
 def _claim(record: dict[str, Any], level: float) -> str:
@@ -248,4 +269,5 @@ def _write(out: Path, result: Predicted, record: dict[str, Any], level: float | 
         return
     fields = {name: record[name] for name in ("sigma", "n0", "n", "proved", "reasons", "config_digest", "unit")}
     about = {"format": "certidote predictions", "version": 1, "claim": result.claim, "alpha": level, **fields}
-    write_json(out, {**about, "assumptions": list(result.assumptions), "images": list(result.rows)})
+    skipped = [{"name": name, "reason": reason} for name, reason in result.skipped]
+    write_json(out, {**about, "assumptions": list(result.assumptions), "skipped": skipped, "images": list(result.rows)})

@@ -1,5 +1,6 @@
 """`report` and `demo`: what a run left, shown again; and the whole story."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 
 
 PICTURES = "pictures.json"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What `report` wrote: the page, and sentences about pictures.json where there is something to say."""
+
+    out: Path
+    notes: tuple[str, ...] = ()
 
 
 def write_results(out: Path, record: dict[str, Any], pictures: dict[str, Any], gallery: bool = True) -> None:
@@ -50,15 +59,23 @@ def shown(
     return {**figures, "report.html": render(title, [{**record, **pictures}], threat_map=threat_map, pictures=gallery)}
 
 
-def _pictures_of(run: Path) -> dict[str, Any]:
-    """What was kept for the report's pictures; nothing if the file is gone or damaged: the report does without."""
+def _pictures_of(run: Path) -> tuple[dict[str, Any], bool]:
+    """What was kept for the report's pictures, and whether it is whole.
+
+    Nothing if the file is gone, or damaged in any part: the report does without.
+    """
     import json
 
+    from certidote.reporting.kept import kept_pictures
+
+    none: dict[str, Any] = {"examples": [], "gallery": []}
+    if not (run / PICTURES).is_file():
+        return none, True
     try:
-        kept = json.loads((run / PICTURES).read_text(encoding="utf-8"))
-        return {"examples": list(kept["examples"]), "gallery": list(kept["gallery"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"examples": [], "gallery": []}
+        kept = kept_pictures(json.loads((run / PICTURES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        kept = None
+    return (none, False) if kept is None else (kept, True)
 
 
 def tables(record: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], list[Any]]]:
@@ -111,17 +128,24 @@ def report(
     threat_map: Annotated[
         Path | None, typer.Option(help="directory of a threat map of the same data, to be shown in the report")
     ] = None,
-) -> Path:
+) -> Reported:
     """Write RUN's report.html and figures again from its certificate.json, which stays as it is, like the tables beside it."""
+    from certidote.reporting.kept import holds_images
     from certidote.results.files import write_texts
 
     path = run / "certificate.json"
     if not path.is_file():
         raise ValueError(f"{run} holds no certificate.json; give the run directory of a finished 'certidote certify'")
     record = read_certificate(path)
-    texts = shown(record, _pictures_of(run), gallery, None if threat_map is None else _threat_map_of(threat_map, record))
+    pictures, whole = _pictures_of(run)
+    texts = shown(record, pictures, gallery, None if threat_map is None else _threat_map_of(threat_map, record))
     write_texts({run / name: text for name, text in texts.items()})
-    return run / "report.html"
+    notes = []
+    if not whole:
+        notes.append(f"{run / PICTURES} is damaged, so the report shows no pictures of this run")
+    if not gallery and (not whole or holds_images(pictures)):
+        notes.append(f"{PICTURES} still holds images; remove it before handing on {run}")
+    return Reported(run / "report.html", tuple(notes))
 
 
 def _threat_map_of(directory: Path, record: dict[str, Any]) -> dict[str, Any]:
