@@ -6,9 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from jaxtyping import Bool, Int64
 
 from certidote.verbs.certification import models_in_words, plan_lines
 from certidote.verbs.choices import (
@@ -38,6 +36,9 @@ from certidote.verbs.options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Int64
+
     from certidote.certification.bounds import Bound
     from certidote.defenses.partition import PartitionedSmoothing
     from certidote.defenses.smoothing import DenoisedSmoothing
@@ -208,6 +209,7 @@ def models_needed(radius: float, sigma: float, each: float, share: float, *, any
         to be.
     Raises: ValueError for a share out of range.
     """
+    import numpy as np
     from scipy import stats
 
     from certidote.certification.smoothing import ROUND_DOWN
@@ -217,7 +219,7 @@ def models_needed(radius: float, sigma: float, each: float, share: float, *, any
         raise ValueError(f"share={share}; give a number above 0.5, at most 1, with at most six decimals")
     wanted = float(stats.norm.cdf(radius / (sigma * ROUND_DOWN)))  # the lower bound that proves the radius
 
-    def proves(n: Int64[np.ndarray, "m"]) -> Bool[np.ndarray, "m"]:
+    def proves(n: 'Int64[np.ndarray, "m"]') -> 'Bool[np.ndarray, "m"]':
         return _bound_reaches(wanted, n * exact.numerator // exact.denominator, n, each, anytime)
 
     if exact == 1:
@@ -235,8 +237,8 @@ def models_needed(radius: float, sigma: float, each: float, share: float, *, any
 
 
 def _bound_reaches(
-    wanted: float, votes: Int64[np.ndarray, "m"], n: Int64[np.ndarray, "m"], each: float, anytime: bool
-) -> Bool[np.ndarray, "m"]:
+    wanted: float, votes: 'Int64[np.ndarray, "m"]', n: 'Int64[np.ndarray, "m"]', each: float, anytime: bool
+) -> 'Bool[np.ndarray, "m"]':
     """Whether the lower bound from so many of n votes is at least `wanted`: that is, whether every smaller probability is excluded."""
     from scipy import stats
 
