@@ -1,11 +1,14 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from certidote.certification.binomial import lower_confidence_bound, minimum_trials
+from certidote.defenses.smoothing import DenoisedSmoothing
 from false_alarms import assert_rate_at_most
+from oracles import IdentityDenoiser
 
 
 @pytest.mark.parametrize("trials", [1, 7, 100, 1_000])
@@ -62,6 +65,42 @@ def test_known_thresholds_at_one_in_a_thousand() -> None:
     for trials, hits in ((1_000, 550), (100, 66), (20, 18), (10, 10)):
         assert lower_confidence_bound(np.array([hits]), trials, 0.001)[0] > 0.5
         assert lower_confidence_bound(np.array([hits - 1]), trials, 0.001)[0] <= 0.5
+
+
+def exact_tail(count: int, trials: int, p: float) -> Fraction:
+    share = Fraction(p)
+    return sum((math.comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in range(count, trials + 1)), start=Fraction(0))
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 1e-20, 1e-50, 1e-80, 1e-100])
+def test_small_alphas_do_not_take_the_bound_to_the_unsafe_side(alpha: float) -> None:
+    counts = np.arange(1, 41)
+    for count, bound in zip(counts.tolist(), lower_confidence_bound(counts, 40, alpha).tolist(), strict=True):
+        assert exact_tail(count, 40, bound) <= Fraction(alpha) * Fraction(1 + 2e-6), (count, bound)
+        assert exact_tail(count, 40, bound * 1.2) > Fraction(alpha), "and is not far on the safe side"
+    # A million draws: few successes, where the first terms of the tail outweigh all others, as sums of logarithms.
+    few = np.arange(1, 30)
+    for count, bound in zip(few.tolist(), lower_confidence_bound(few, 10**6, alpha).tolist(), strict=True):
+        terms = [
+            math.lgamma(10**6 + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(10**6 - k + 1)
+            + k * math.log(bound)
+            + (10**6 - k) * math.log1p(-bound)
+            for k in range(count, count + 200)
+        ]
+        tail = max(terms) + math.log(math.fsum(math.exp(term - max(terms)) for term in terms))
+        assert tail <= math.log(alpha) + 2e-6, (count, bound)
+
+
+def test_alphas_too_small_to_compute_with_are_refused() -> None:
+    for alpha in (1e-101, 1e-250, 5e-324):
+        with pytest.raises(ValueError, match="below 1e-100, where bounds cannot be computed reliably; give a larger alpha"):
+            lower_confidence_bound(np.array([700_000]), 10**6, alpha)
+        with pytest.raises(ValueError, match="below 1e-100"):
+            DenoisedSmoothing(IdentityDenoiser(), 0.5, 10, 10**6, alpha)
+    with pytest.raises(ValueError, match="alpha=1e-101, what each single bound may fail with, is below 1e-100"):
+        DenoisedSmoothing(IdentityDenoiser(), 0.5, 10, 10**6, 1e-99, simultaneous=True, num_tests=100)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, -0.1, math.nan])

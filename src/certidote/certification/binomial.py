@@ -1,18 +1,30 @@
 """Bounds on a vote share, and tests between vote counts, from a fixed number of independent votes."""
 
 import math
+import warnings
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy import stats
+from scipy import special, stats
 
 from certidote.types import ABSTAIN
 
+SMALLEST_ALPHA = 1e-100
+"""Below this, floating point cannot check a bound on a vote share."""
+
+EXCESS = 1e-6
+"""By how much, relative to alpha, rounding may raise the failure probability of a bound."""
+
 
 def check_alpha(alpha: float) -> None:
-    """Raises ValueError unless alpha is a failure probability in (0, 1/2)."""
+    """Raises ValueError unless alpha is a failure probability in (0, 1/2) that bounds can be computed for."""
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha={alpha} is not a failure probability; give a number in (0, 0.5), such as 0.001")
+    if alpha < SMALLEST_ALPHA:
+        raise ValueError(
+            f"alpha={alpha:g}, what each single bound may fail with, is below {SMALLEST_ALPHA:g}, where bounds cannot be computed "
+            "reliably; give a larger alpha, such as 0.001"
+        )
 
 
 def check_counts(successes: Int64[np.ndarray, "..."], trials: int) -> None:
@@ -26,7 +38,7 @@ def check_counts(successes: Int64[np.ndarray, "..."], trials: int) -> None:
 def lower_confidence_bound(successes: Int64[np.ndarray, "n"], trials: int, alpha: float) -> Float64[np.ndarray, "n"]:
     """Clopper-Pearson lower bound on a success probability.
 
-    For every true p, the bound exceeds p with probability at most `alpha`, separately for each entry. The number of trials must
+    For every true p, the bound exceeds p with probability at most `alpha` (but for `EXCESS`, rounding), separately for each entry. The number of trials must
     have been fixed before the counts were seen: looking at a running count and stopping voids it.
 
     Args:
@@ -41,8 +53,26 @@ def lower_confidence_bound(successes: Int64[np.ndarray, "n"], trials: int, alpha
     check_counts(successes, trials)
     bounds = np.zeros(successes.shape, dtype=np.float64)
     some = successes > 0
-    bounds[some] = stats.beta.ppf(alpha, successes[some], trials - successes[some] + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what overflows is found by the check
+        quantiles = stats.beta.ppf(alpha, successes[some], trials - successes[some] + 1)
+        bounds[some] = _checked(quantiles, successes[some], trials, alpha)
     return bounds
+
+
+def _checked(
+    bounds: Float64[np.ndarray, "n"], successes: Int64[np.ndarray, "n"], trials: int, alpha: float
+) -> Float64[np.ndarray, "n"]:
+    """The bounds where that many successes have probability at most alpha under them, and safe ones where that cannot be shown.
+
+    Quantiles go wrong on the unsafe side for few successes at small alpha. There the union bound over which trials succeed,
+    P[X >= k] <= (trials choose k) p^k, gives p in closed form.
+    """
+    tails = stats.binom.logsf(successes - 1, trials, bounds)
+    shown = tails <= math.log(alpha) + math.log1p(EXCESS)
+    ways = special.gammaln(trials + 1) - special.gammaln(successes + 1) - special.gammaln(trials - successes + 1)
+    union = np.exp((math.log(alpha) - ways) / successes) * (1 - 1e-9)
+    return np.where(shown, bounds, np.minimum(bounds, union))
 
 
 def upper_confidence_bound(successes: Int64[np.ndarray, "n"], trials: int, alpha: float) -> Float64[np.ndarray, "n"]:
