@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from certidote import cli, sanitize
-from certidote.data import load
+from certidote.data import decode, load
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder
 from certidote.defenses import blockwise
@@ -375,6 +376,24 @@ def test_wrong_numbers_of_processes_are_refused(photos: Path, tmp_path: Path) ->
     ):
         again(photos, tmp_path / "out", workers=-2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 1), (2, 2)])
+def test_no_more_cores_check_the_images_than_sanitize_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
+    asked = []
+
+    class Counted(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            asked.append(count)
+            super().__init__(count)
+
+    write_folder(tiny(3, 2, (1, 8, 8), Key(2)), tmp_path / "set")
+    monkeypatch.setattr(decode, "ThreadPoolExecutor", Counted)
+    monkeypatch.setattr(decode, "_cores", lambda: 7)
+    sanitize(str(tmp_path / "set"), out=tmp_path / "out", denoiser="none", seed=1, gallery=False, workers=workers)
+    assert set(asked) == {threads}
 
 
 def test_noise_outside_the_denoiser_s_range_writes_nothing(photos: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from certidote.data.decode import Reading, decoded
 from certidote.data.folder import METADATA, SPLIT_NAMES, Loaded, is_hidden
 from certidote.types import ImageDataset
 
-ROWS = 256
+ROWS = 16
 """Rows read at a time."""
 
 MAX_IMAGE = 64 * 2**20
@@ -182,10 +182,11 @@ def _sources(opened: Sequence[Any], files: Sequence[Path], column: str, paths: l
         while True:
             with readable(file, "parquet file"):
                 batch = next(batches, None)
-                values = [] if batch is None else batch.column(0).to_pylist()
             if batch is None:
                 break
-            for value in values:
+            for place in range(len(batch)):
+                with readable(file, "parquet file"):
+                    value = batch.column(0)[place].as_py()  # one at a time: a batch of photographs is large enough once
                 content = None if value is None else value["bytes"]
                 if not isinstance(content, bytes):
                     raise Refused(f"{quoted(file)}: image {len(paths)} is not in the file, only its path; embed the images")

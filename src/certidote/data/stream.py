@@ -217,6 +217,7 @@ def stream(
     *,
     size: str = "",
     skip_corrupt: bool = False,
+    threads: int | None = None,
 ) -> ImageStream:
     """A data set in the forms that `load` takes, as blocks; folders are surveyed and never loaded whole. Raises as `load` does.
 
@@ -224,11 +225,12 @@ def stream(
         advance: told after each block how many images are decoded, and how many there are.
         size: resize every image, as `load` does it.
         skip_corrupt: leave out image files that cannot be decoded.
+        threads: that decode image files at a time while they are checked; None: one for each core.
     """
     folder, chosen = folder_of_images(name_or_path), locate(name_or_path, split)[1]
     if folder is not None:
-        return survey(folder, chosen, advance, Reading(as_size(size), skip_corrupt))
-    loaded = load_with_findings(name_or_path, split, size=size, skip_corrupt=skip_corrupt)
+        return survey(folder, chosen, advance, Reading(as_size(size), skip_corrupt, threads))
+    loaded = load_with_findings(name_or_path, split, size=size, skip_corrupt=skip_corrupt, threads=threads)
     return ArrayStream(loaded.data, loaded.data.digest(), loaded.skipped)
 
 

@@ -66,7 +66,8 @@ def sanitize(
     check_device(device)
     processes = _processes(workers)
     progress = progress or Silent()
-    source = stream(data, "train", _survey_progress(progress), size=size, skip_corrupt=skip_corrupt)
+    threads = max(1, processes)
+    source = stream(data, "train", _survey_progress(progress), size=size, skip_corrupt=skip_corrupt, threads=threads)
     unfinished = _unfinished(target)
     chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device), size, skip_corrupt)  # type: ignore[arg-type]
     check_sigma(sigma, chosen)
@@ -96,7 +97,7 @@ def sanitize(
                     done += sum(counts)
                     progress.advance(sum(counts))
             progress.finish()
-            manifest = _summed_up(data, source, names, cleaning, config, blocks, rank_suspicious, gallery, key)
+            manifest = _summed_up(data, source, names, cleaning, config, blocks, rank_suspicious, gallery, key, threads)
         except OSError as error:
             message = (
                 f"{error.strerror or error}: {done:,} of {len(source):,} images are sanitized and kept in {str(unfinished)!r}, none of "
@@ -110,7 +111,7 @@ def sanitize(
 
 def _summed_up(
     data: str, source: Any, names: list[str], cleaning: Any, config: dict[str, Any], blocks: list[range], rank: bool, gallery: bool,
-    key: Any,
+    key: Any, threads: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Check what was written, and write what goes beside it: the manifest last."""
     import numpy as np
@@ -130,7 +131,7 @@ def _summed_up(
         moved.l2[rows.start : rows.stop], moved.linf[rows.start : rows.stop] = entry["l2"], entry["linf"]
         digests.append(entry["digest"])
         overlaps.append(entry["overlap"])
-    result_digest = _verified(source, names, out, digests)
+    result_digest = _verified(source, names, out, digests, threads)
     classes = source.labels.numpy()
 
     def name(row: int) -> str:
@@ -171,7 +172,7 @@ def _summed_up(
     return manifest
 
 
-def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> str:
+def _verified(source: Any, names: list[str], out: Path, digests: list[str], threads: int) -> str:
     """Read everything back: the digest of the sanitized set, as `certify` will print it.
 
     Raises: ValueError if a block is not what the journal says, which the next run makes again; or if there are files among those
@@ -190,7 +191,7 @@ def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> s
         made = ImageDataset(torch.from_numpy(images), source.labels, source.class_names)
         write_npz(made, out / "sanitized.npz")
         return made.digest()
-    digest, damaged = _read_back(names, out, digests)
+    digest, damaged = _read_back(names, out, digests, threads)
     if damaged:
         for block in damaged:
             entry_path(out, block).unlink()
@@ -198,7 +199,7 @@ def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> s
     return digest
 
 
-def _read_back(names: list[str], out: Path, digests: list[str]) -> tuple[str, set[int]]:
+def _read_back(names: list[str], out: Path, digests: list[str], threads: int) -> tuple[str, set[int]]:
     """The digest of the images written, and the blocks that have a file which is gone, damaged or another one.
 
     Raises: ValueError, naming it, if there is a file that was not written here.
@@ -217,7 +218,7 @@ def _read_back(names: list[str], out: Path, digests: list[str]) -> tuple[str, se
     gone = {row // ROW_BLOCK for name, row in rows.items() if name not in present}
     if gone:
         return "", gone
-    back = survey(folder, reading=Reading(skip_corrupt=True))
+    back = survey(folder, reading=Reading(skip_corrupt=True, threads=threads))
     if back.skipped:
         return "", {rows[(folder / file).relative_to(out).as_posix()] // ROW_BLOCK for file, _ in back.skipped}
     pairs = zip(back.block_digests, digests, strict=True)
