@@ -83,6 +83,7 @@ def test_the_folder_equals_sanitizing_in_memory(photos: Path, tmp_path: Path) ->
     assert [float(row["movement_l2"]) for row in rows] == pytest.approx(steps.norm(dim=1).tolist(), rel=1e-12)
     assert [float(row["movement_linf"]) for row in rows] == pytest.approx(steps.abs().amax(1).tolist(), rel=1e-12)
     assert [row["file"] for row in rows[:1]] == ["pattern-0/0000.png"]
+    assert [row["source"] for row in rows] == list(original.names or ())
     assert (out / rows[-1]["file"]).is_file()
 
 
@@ -116,6 +117,8 @@ def test_color_splits_and_other_formats_keep_their_layout(tmp_path: Path) -> Non
     found = set(contents(tmp_path / "out"))
     assert found == {"train/ant/x.png", "train/ant/y.png", "train/bee/z.png", "movement.csv", "manifest.json"}
     assert load(tmp_path / "out").image_shape == (3, 8, 8)
+    rows = csv.DictReader((tmp_path / "out" / "movement.csv").read_text().splitlines())
+    assert [row["source"] for row in rows] == ["train/ant/x.jpg", "train/ant/y.bmp", "train/bee/z.webp"]
 
 
 def test_corrupt_and_unequal_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +155,25 @@ def test_corrupt_and_unequal_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "left out: '" in said
     assert "broken.png' is not a readable" in said
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(original.names or ())
+
+
+def test_strange_file_names_are_escaped_in_tables_and_written_plainly(tmp_path: Path) -> None:
+    """A name that is no UTF-8 used to stop the run when all the work was done, again and again."""
+    root, out = tmp_path / "s\udcffet", tmp_path / "out"
+    root.mkdir()
+    write_folder(tiny(3, 2, (1, 8, 8), Key(2)), root / "in\udcfener")
+    for old, new in (("pattern-0/0.png", "pattern-0/a\x1b[31mX.png"), ("pattern-1/3.png", "pattern-1/b\udcff.png")):
+        (root / "in\udcfener" / old).rename(root / "in\udcfener" / new)
+    manifest = sanitize(str(root), out=out, sigma=0.1, denoiser="none", seed=1, rank_suspicious=True).manifest
+    assert manifest["data"]["name"].endswith("s\\udcffet")
+    rows = list(csv.DictReader((out / "movement.csv").read_text().splitlines()))
+    files, sources = [row["file"] for row in rows], [row["source"] for row in rows]
+    assert files[:2] == ["in_ner/pattern-0/2.png", "in_ner/pattern-0/4.png"]
+    assert files[2] == "in_ner/pattern-0/a_[31mX.png"
+    assert sources[2] == "in\\udcfener/pattern-0/a\\x1b[31mX.png"
+    assert sources[5] == "in\\udcfener/pattern-1/b\\udcff.png"
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(files)
+    assert load(out).digest() == manifest["result"]["digest"]
 
 
 def test_without_a_seed_every_run_draws_its_own_noise(photos: Path, tmp_path: Path) -> None:

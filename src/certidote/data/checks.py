@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from certidote.data.names import escaped
 from certidote.types import ImageDataset
 
 MIN_SIZE, MAX_SIZE = 8, 224
@@ -46,7 +47,7 @@ def readable(path: object, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ValueError(f"{quoted(path)} is not a readable {kind} ({reason}); repair or remove it") from error
+        raise ValueError(f"{quoted(path)} is not a readable {kind} ({escaped(reason)}); repair or remove it") from error
 
 
 def check_image_size(height: int, width: int, where: str) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from certidote.data.archive import Member, contents
 from certidote.data.checks import Refused, check_class_names, check_distinct, quoted
 from certidote.data.decode import Reading, decoded
+from certidote.data.names import escaped
 from certidote.types import ImageDataset
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -143,9 +144,8 @@ def sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
 
 
 def path_inside(file: Node, root: Node) -> str:
-    """A file's path as below the folder or archive that was given; bytes that are no UTF-8 are escaped, for names get written."""
-    path = file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix()
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A file's path as below the folder or archive that was given, escaped, for names get written."""
+    return escaped(file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix())
 
 
 def inner(root: Node) -> Node:

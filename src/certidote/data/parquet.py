@@ -11,6 +11,7 @@ import torch
 from certidote.data.checks import MAX_CLASSES, Refused, check_class_names, check_ratio, quoted, readable
 from certidote.data.decode import Reading, decoded
 from certidote.data.folder import METADATA, SPLIT_NAMES, Loaded, is_hidden
+from certidote.data.names import escaped
 from certidote.types import ImageDataset
 
 ROWS = 16
@@ -192,5 +193,5 @@ def _sources(opened: Sequence[Any], files: Sequence[Path], column: str, paths: l
                     raise Refused(f"{quoted(file)}: image {len(paths)} is not in the file, only its path; embed the images")
                 if len(content) > MAX_IMAGE:
                     raise Refused(f"{quoted(file)}: image {len(paths)} has {len(content):,} bytes; at most {MAX_IMAGE:,} are read")
-                paths.append(str(value.get("path") or ""))
+                paths.append(escaped(str(value.get("path") or "")))
                 yield len(paths) - 1, content

@@ -116,6 +116,7 @@ def _summed_up(
     """Check what was written, and write what goes beside it: the manifest last."""
     import numpy as np
 
+    from certidote.data.names import escaped
     from certidote.defenses.blockwise import finished
     from certidote.results.files import write_json
     from certidote.results.movement import CAUTION, summary, write_movement, write_suspicious
@@ -140,11 +141,16 @@ def _summed_up(
     def label(row: int) -> str:
         return source.class_names[classes[row]]
 
-    write_movement(out / "movement.csv", name, label, moved)
+    prefix = escaped(_prefix(data, source))
+
+    def origin(row: int) -> str:
+        return "/".join(part for part in (prefix, source.name(row)) if part)
+
+    write_movement(out / "movement.csv", name, origin, label, moved)
     if rank:
-        write_suspicious(out / "suspicious.csv", name, label, moved, classes)
+        write_suspicious(out / "suspicious.csv", name, origin, label, moved, classes)
     if gallery:
-        _write_gallery(out / "gallery.html", data, source, name, cleaning, moved, key)
+        _write_gallery(out / "gallery.html", escaped(data), source, name, cleaning, moved, key)
     shared = {"images": len(source), "image_shape": list(source.image_shape), "classes": list(source.class_names)}
     manifest = {
         "format": FORMAT,
@@ -158,14 +164,14 @@ def _summed_up(
         "root": config["root"],
         "root_source": config["root_source"],
         "noise_stream": list(cleaning.key.path),
-        "data": {"name": data, **shared, "digest": source.digest, "notes": list(source.notes)},
+        "data": {"name": escaped(data), **shared, "digest": source.digest, "notes": list(source.notes)},
         "skipped": [{"name": file, "reason": reason} for file, reason in source.skipped],
         "result": {"name": "." if names else "sanitized.npz", **shared, "digest": result_digest},
         "movement": {"file": "movement.csv", **summary(moved)},
         "suspicion": {"file": "suspicious.csv", "caution": CAUTION} if rank else None,
         "dtype": config["dtype"],
         "device": config["device"],
-        "command": config["command"],
+        "command": escaped(config["command"]),
         "versions": versions(),
     }
     write_json(out / "manifest.json", manifest)
