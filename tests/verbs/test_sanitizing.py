@@ -1,6 +1,7 @@
 """`certidote sanitize`: what it writes equals sanitizing in memory, and no interruption can make a difference."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -21,10 +22,13 @@ from certidote.data.tiny import tiny
 from certidote.data.write import write_folder
 from certidote.defenses import blockwise
 from certidote.defenses.sanitize import as_levels, sanitized
-from certidote.diffusion.closed_form import LinearMMSE
+from certidote.diffusion.closed_form import Identity, LinearMMSE
 from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.diffusion.diffusers_ddpm import DDPMDenoiser
+from certidote.diffusion.schedule import linear
 from certidote.streams import ROW_BLOCK, Key
-from certidote.types import Untrusted
+from certidote.types import DenoiserCard, Untrusted
+from certidote.verbs import sanitizing
 
 ROOT = 11
 NOISE = Key(ROOT) / "sanitize" / "noise"
@@ -174,6 +178,44 @@ def test_strange_file_names_are_escaped_in_tables_and_written_plainly(tmp_path: 
     assert sources[5] == "in\\udcfener/pattern-1/b\\udcff.png"
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(files)
     assert load(out).digest() == manifest["result"]["digest"]
+
+
+class NoNoise(torch.nn.Module):
+    """A diffusion network that finds no noise."""
+
+    def forward(self, images: torch.Tensor, steps: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        return (torch.zeros_like(images),)
+
+
+def test_the_manifest_has_the_step_and_the_digests_of_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, card = linear(), DenoiserCard("made up", "diffusers", "0" * 64, (1, 8, 8))
+    write_folder(tiny(3, 2, (1, 8, 8), Key(2)), tmp_path / "set")
+    denoisers = {"ddpm": DDPMDenoiser(NoNoise(), schedule, "epsilon", card), "none": Identity()}
+    monkeypatch.setattr(sanitizing, "denoiser_named", lambda name, *_: denoisers[name])
+    for name, step in (("ddpm", 73), ("none", None)):
+        out, sigma = tmp_path / name, float(schedule.sigma(np.array([73.2]))[0])
+        made = sanitize(str(tmp_path / "set"), out=out, sigma=sigma, denoiser=name, seed=1, rank_suspicious=True)
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest == made.manifest
+        assert manifest["t"] == step
+        for part, file in (("movement", "movement.csv"), ("suspicion", "suspicious.csv")):
+            assert manifest[part]["file"] == file
+            assert manifest[part]["sha256"] == hashlib.sha256((out / file).read_bytes()).hexdigest()
+
+
+def test_it_is_said_that_test_images_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        write_folder(tiny(3, 2, (1, 8, 8), Key(2)), tmp_path / "set" / split)
+    command = ["certidote", "sanitize", str(tmp_path / "set"), "--denoiser", "none", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*command, "--progress", "quiet"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert "Only training images are sanitized and written; test images stay in the source" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "test").exists()
 
 
 def test_without_a_seed_every_run_draws_its_own_noise(photos: Path, tmp_path: Path) -> None:

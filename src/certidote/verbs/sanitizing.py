@@ -19,6 +19,8 @@ NO_CERTIFICATE = (
     "'certidote certify' on the original images makes a certificate."
 )
 
+TRAINING_ONLY = "Only training images are sanitized and written; test images stay in the source, as they are."
+
 FORMAT, VERSION = "certidote sanitized", 1
 BESIDE = ("manifest.json", "movement.csv", "suspicious.csv", "gallery.html")
 
@@ -50,7 +52,7 @@ def sanitize(
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> Sanitized:
-    """Noise and denoise every image of DATA once and write the result: for everyday use, without a certificate.
+    """Noise and denoise every training image of DATA once and write the result: for everyday use, without a certificate.
 
     A folder gives the same folders with PNG files, streamed block by block; arrays give sanitized.npz. Beside them: manifest.json
     and movement.csv. An interrupted run goes on with the same command.
@@ -155,9 +157,10 @@ def _summed_up(
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "caution": NO_CERTIFICATE,
+        "caution": f"{TRAINING_ONLY} {NO_CERTIFICATE}",
         "sigma": cleaning.sigma,
         "sigma_symmetric": 2 * cleaning.sigma,
+        "t": _step(cleaning.denoiser, cleaning.sigma),
         "conditioning": cleaning.denoiser.conditioning(cleaning.sigma),
         "denoiser": {"name": card.name, "kind": card.kind, "digest": card.digest},
         "denoiser_overlap": None if None in overlaps else sum(overlaps),
@@ -167,8 +170,8 @@ def _summed_up(
         "data": {"name": escaped(data), **shared, "digest": source.digest, "notes": list(source.notes)},
         "skipped": [{"name": file, "reason": reason} for file, reason in source.skipped],
         "result": {"name": "." if names else "sanitized.npz", **shared, "digest": result_digest},
-        "movement": {"file": "movement.csv", **summary(moved)},
-        "suspicion": {"file": "suspicious.csv", "caution": CAUTION} if rank else None,
+        "movement": {**_file(out / "movement.csv"), **summary(moved)},
+        "suspicion": {**_file(out / "suspicious.csv"), "caution": CAUTION} if rank else None,
         "dtype": config["dtype"],
         "device": config["device"],
         "command": escaped(config["command"]),
@@ -176,6 +179,25 @@ def _summed_up(
     }
     write_json(out / "manifest.json", manifest)
     return manifest
+
+
+def _file(path: Path) -> dict[str, str]:
+    """A file beside the images: its name and the SHA-256 of its content, as lower-case hex digits."""
+    import hashlib
+
+    with open(path, "rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _step(denoiser: Any, sigma: float) -> int | None:
+    """The step t of the diffusion schedule that the denoiser's network is asked for; None if it knows no steps."""
+    import numpy as np
+
+    from certidote.diffusion.diffusers_ddpm import DDPMDenoiser
+
+    if not isinstance(denoiser, DDPMDenoiser):
+        return None
+    return int(denoiser.schedule.nearest_step(np.array([sigma]))[0])
 
 
 def _verified(source: Any, names: list[str], out: Path, digests: list[str], threads: int) -> str:
