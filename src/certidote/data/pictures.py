@@ -12,7 +12,7 @@ from certidote.data.archive import is_archive, opened
 from certidote.data.checks import Refused, quoted
 from certidote.data.cifar import is_cifar
 from certidote.data.decode import Reading, decoded
-from certidote.data.folder import EXTENSIONS, SPLIT_NAMES, Node, image_files, inner, listing, path_inside, sources
+from certidote.data.folder import EXTENSIONS, SPLIT_NAMES, Node, folders_in, image_files, inner, listing, path_inside, sources
 from certidote.data.load import load_with_findings, locate, splits_of
 from certidote.data.names import escaped
 from certidote.data.npz import read_npz_images
@@ -98,7 +98,7 @@ def _files(folder: Node, split: str) -> list[Node]:
     entries = listing(folder)
     if not entries:
         raise ValueError(f"folder {quoted(folder)} is empty; give {FORMS}")
-    folders = {entry.name: entry for entry in entries if entry.is_dir()}
+    folders = {entry.name: entry for entry in folders_in(folder, entries)}
     loose = next((entry for entry in entries if entry.suffix.lower() in EXTENSIONS and not entry.is_dir()), None)
     if loose is not None and folders:
         raise ValueError(
