@@ -103,6 +103,28 @@ def test_names_that_lead_outside(tmp_path: Path, form: str, name: str) -> None:
     refused(pack(tmp_path / form, {**IMAGES, name: b"x"}), r"evil\.png' of archive .* has a name that leads outside")
 
 
+def test_backslashes_of_windows_tools_are_separators(tmp_path: Path) -> None:
+    """Only in a zip that says it was made there; elsewhere a backslash is part of a name, and nobody can tell what was meant."""
+    expected = load(pack(tmp_path / "slashes.zip", IMAGES))
+    for system, name in ((0, "set.zip"), (3, "unix.zip")):
+        with zipfile.ZipFile(tmp_path / name, "w") as made:
+            for file, content in {"train/": b"", **IMAGES}.items():
+                info = zipfile.ZipInfo(file.replace("/", "\\"))
+                info.create_system = system
+                made.writestr(info, content)
+    data = load(tmp_path / "set.zip")
+    assert data.digest() == expected.digest()
+    assert data.names == expected.names
+    message = r"has a backslash in its name, which means another folder on other systems; rename the file"
+    refused(tmp_path / "unix.zip", message)
+    refused(pack(tmp_path / "set.tar", {"train\\ant\\a.png": b"x"}), message)
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as made:
+        info = zipfile.ZipInfo("train\\..\\..\\evil.png")
+        info.create_system = 0
+        made.writestr(info, b"x")
+    refused(tmp_path / "evil.zip", r"evil\.png' of archive .* has a name that leads outside")
+
+
 @pytest.mark.parametrize(
     ("kind", "word"),
     [

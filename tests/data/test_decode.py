@@ -3,14 +3,18 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from certidote.data import load, load_with_findings
+from certidote.data import decode, load, load_with_findings
+from certidote.data.decode import Reading
 from certidote.data.resize import as_size, resized
+from certidote.data.stream import stream
 from certidote.streams import Key
 
 
@@ -220,6 +224,66 @@ def test_large_photographs_have_a_limit(root: Path) -> None:
     Image.new("1", (11_000, 10_000)).save(buffer, "PNG")
     (root / "bee" / "z.png").write_bytes(buffer.getvalue())
     refused(root, r"z\.png' has 10000x11000 pixels; images of at most 100 million are resized", size=8)
+
+
+# -------------------------------------------------------------------------------------------------------------- memory, cores
+
+
+def held_at_most(monkeypatch: pytest.MonkeyPatch, sources: Iterator[tuple[int, bytes]], reading: Reading) -> int:
+    """Bytes of encoded contents that were asked for and not yet given back as images, at their peak; on 64 cores."""
+    monkeypatch.setattr(decode, "_cores", lambda: 64)
+    asked = given = peak = 0
+    sizes: dict[int, int] = {}
+
+    def counted() -> Iterator[tuple[int, bytes]]:
+        nonlocal asked, peak
+        for row, content in sources:
+            sizes[row] = len(content)
+            asked += len(content)
+            peak = max(peak, asked - given)
+            yield row, content
+
+    with decode.quiet_pillow():
+        for batch in decode.batches_decoded(counted(), str, reading):
+            given += sum(sizes.pop(row) for row, _ in batch)
+    assert not sizes
+    return peak
+
+
+def test_memory_for_large_photographs_does_not_grow_with_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 MB of bitmaps; a core used to hold 128 of them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1_000, 1_000)).save(buffer, "BMP")
+    content, limit = buffer.getvalue(), decode.IN_FLIGHT + 2 * decode.BATCH_BYTES
+    peak = held_at_most(monkeypatch, ((row, content[:]) for row in range(200)), Reading((8, 8)))
+    assert 3 * decode.BATCH_BYTES < peak < limit
+    monkeypatch.setattr(decode, "IN_FLIGHT", 2 * decode.BATCH_BYTES)
+    assert held_at_most(monkeypatch, ((row, content[:]) for row in range(200)), Reading((8, 8))) <= 4 * decode.BATCH_BYTES
+
+
+def test_small_images_keep_all_cores_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many batches as before: decoded images are counted by what they are, not by the largest there can be."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "BMP")
+    content = buffer.getvalue()
+    peak = held_at_most(monkeypatch, ((row, content) for row in range(200 * decode.BATCH)), Reading())
+    assert peak == (2 * 64 + 1) * decode.BATCH * len(content)
+
+
+def test_as_many_threads_decode_as_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Counted(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            asked.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(decode, "ThreadPoolExecutor", Counted)
+    monkeypatch.setattr(decode, "_cores", lambda: 7)
+    for threads in (None, 1, 3):
+        stream(root, threads=threads)
+        load_with_findings(root, threads=threads)
+    assert asked == [7, 7, 1, 1, 3, 3]
 
 
 # -------------------------------------------------------------------------------------------------------------- name clashes

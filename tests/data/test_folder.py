@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from certidote.data import load
+from certidote.data.pictures import read_pictures
 from certidote.streams import Key
 
 
@@ -321,7 +322,7 @@ def no_hanging():
 @pytest.mark.usefixtures("no_hanging")
 def test_link_loops_are_refused(root):
     (root / "cat").symlink_to(root)
-    refused(root, r"'.*cat' holds a folder")
+    refused(root, r"cat' is a link to the folder that holds it, or to one above; remove it")
     (root / "cat").unlink()
     (root / "ant" / "x.png").symlink_to(root / "ant" / "x.png")
     refused(root, r"x\.png' is a broken link")
@@ -333,6 +334,25 @@ def test_link_loops_are_refused(root):
 
 
 @pytest.mark.usefixtures("no_hanging")
+def test_links_to_a_folder_above_are_refused(root, tmp_path):
+    """Otherwise the images of the folder above would be read, which nobody gave."""
+    message = "is a link to the folder that holds it, or to one above; remove it"
+    for target in (".", "..", root, tmp_path):
+        (root / "loop").symlink_to(target)
+        refused(root, rf"loop' {message}")
+        (root / "loop").unlink()
+    alone = root / "alone"
+    alone.mkdir()
+    (alone / "only").symlink_to("..")
+    refused(alone, rf"only' {message}")
+    for split in ("train", "test"):
+        (tmp_path / "split").mkdir(exist_ok=True)
+        (tmp_path / "split" / split).symlink_to(root if split == "train" else ".")
+    refused(tmp_path / "split", rf"test' {message}")
+    with pytest.raises(ValueError, match=message):
+        read_pictures(str(tmp_path / "split"))
+
+
 def test_linked_images_and_classes_are_followed(root, tmp_path):
     expected = load(root).digest()
     (root / "bee").rename(tmp_path / "elsewhere")

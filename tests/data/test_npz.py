@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from certidote.data import load, npz
+from certidote.data import checks, load, npz
 from certidote.streams import Key
 
 
@@ -202,6 +202,41 @@ def test_archives_larger_than_memory_are_refused_unopened(tmp_path):
         archive.writestr("images.npy", header.getvalue() + bytes(64))
         archive.writestr("labels.npy", labels.getvalue())
     refused(tmp_path / "set.npz", r"array 'images' unpacks to 67108864\.0 GiB, but this machine has")
+
+
+def test_archives_that_unpack_like_bombs_are_refused_unopened(tmp_path, monkeypatch):
+    """Zeros that fit into memory, in a file that no honest images make."""
+    monkeypatch.setattr(checks, "FREE", 2**20)
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, images=np.zeros((40_000, 8, 8), np.uint8), labels=np.arange(40_000) % 2)
+    monkeypatch.setattr(np, "load", None)
+    refused(path, r"set\.npz' of [\d,]+ bytes unpacks to 2,880,000 bytes or more, [\d,]+ times its size; at most 200 times")
+
+
+@pytest.mark.parametrize(
+    ("files", "shown"),
+    [
+        ({"memory.max": "max\n", "a/memory.max": "1000000", "a/b/memory.max": "max"}, "0.0"),
+        ({"memory.max": "1000000\n"}, "0.0"),
+        ({"memory/memory.limit_in_bytes": "1000000\n"}, "0.0"),
+        ({"memory.max": "max\n", "a/b/memory.max": str(2**62)}, None),
+        ({}, None),
+    ],
+)
+def test_the_memory_of_a_container_counts(saved, tmp_path, monkeypatch, files, shown):
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    (tmp_path / "self").write_text("0::/a/b\n")
+    monkeypatch.setattr(
+        checks, "LIMITS", tuple(tmp_path / "groups" / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    )
+    monkeypatch.setattr(checks, "GROUP", tmp_path / "self")
+    path = saved(images=levels(20_000, 8, 8), labels=np.arange(20_000) % 2)
+    if shown is None:
+        assert len(load(path)) == 20_000
+    else:
+        refused(path, rf"array 'images' unpacks to 0\.0 GiB, but this container may take {shown}; store less")
 
 
 def test_damaged_archives_are_read_or_refused_by_name(saved):

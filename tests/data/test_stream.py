@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from certidote.data import load, load_with_findings
+from certidote.data.pictures import read_pictures
 from certidote.data.stream import png_names, stream
 from certidote.streams import ROW_BLOCK, Key, row_blocks
 
@@ -99,10 +100,26 @@ def test_images_of_an_archive_keep_their_names(tmp_path: Path) -> None:
     assert stream("digits").name(7) == "7"
 
 
+def test_names_that_no_screen_or_table_can_hold_are_escaped_in_every_form(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", {"ant": 2, "bee": 2})
+    for strange, place in (("a\x1b[31mX\n.bmp", 0), ("b\udcff\u202e.bmp", 1)):
+        (root / "ant" / f"{place:05d}.bmp").rename(root / "ant" / strange)
+    expected = ["ant/a\\x1b[31mX\\n.bmp", "ant/b\\udcff\\u202e.bmp", "bee/00000.bmp", "bee/00001.bmp"]
+    made = stream(root)
+    assert [made.name(row) for row in range(4)] == expected == list(load(root).names or ())
+    assert torch.equal(made.part(range(4)).read().images, load(root).images)
+    assert list(read_pictures(str(root)).names) == expected
+    assert read_pictures(str(root / "ant" / "b\udcff\u202e.bmp")).names == ("b\\udcff\\u202e.bmp",)
+    (root / "ant" / "b\udcff\u202e.bmp").write_bytes(b"junk")
+    assert [name for name, _ in stream(root, skip_corrupt=True).skipped] == expected[1:2]
+
+
 def test_png_names_keep_files_apart_and_in_order() -> None:
     assert png_names(("a.jpg", "b.PNG", "c.d.bmp")) == ("a.png", "b.png", "c.d.png")
     assert png_names(("a.jpg", "a.png")) == ("a.jpg.png", "a.png.png")
     assert png_names(("a.jpg", "a.k.jpg")) == ("a.jpg.png", "a.k.jpg.png")  # "a.k.png" would come before "a.png"
+    assert png_names(("a\x1b[31m.png", "b\udcff.png", "c\\d.png")) == ("a_[31m.png", "b_.png", "c_d.png")
+    assert png_names(("a\x01.png", "a\x02.png")) == ("0.png", "1.png"), "made one by that, they are numbered"
     hostile = ("a.bmp", "a.bmp-c.png", "a.jpg")  # neither way keeps them apart and in order
     assert png_names(hostile) == ("0.png", "1.png", "2.png")
 

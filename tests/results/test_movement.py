@@ -31,9 +31,10 @@ def test_for_normal_values_the_score_is_the_usual_one() -> None:
 def test_ranks_are_written_most_suspicious_first(tmp_path: Path) -> None:
     moved = Movement(np.array([0.1, 0.2, 0.9, 0.3]), np.array([0.5, 0.6, 0.7, 0.8]))
     classes = np.zeros(4, np.int64)
-    write_suspicious(tmp_path / "s.csv", lambda row: f"=a/{row}", lambda row: "a", moved, classes)
+    write_suspicious(tmp_path / "s.csv", lambda row: f"a/{row}", lambda row: f"=a/{row}", lambda row: "@a", moved, classes)
     rows = list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
-    assert [(row["rank"], row["file"]) for row in rows] == [("1", "=a/2"), ("2", "=a/3"), ("3", "=a/1"), ("4", "=a/0")]
+    assert [(row["rank"], row["file"]) for row in rows] == [("1", "a/2"), ("2", "a/3"), ("3", "a/1"), ("4", "a/0")]
+    assert {(row["source"], row["class"]) for row in rows} == {(f"'=a/{row}", "'@a") for row in range(4)}, "no formulas"
     assert [float(row["movement_linf"]) for row in rows] == [0.7, 0.8, 0.6, 0.5]
     assert ranking(moved, classes)[0].tolist() == [2, 3, 1, 0]
 

@@ -1,12 +1,14 @@
 """`certidote sanitize`: what it writes equals sanitizing in memory, and no interruption can make a difference."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,18 @@ import torch
 from PIL import Image
 
 from certidote import cli, sanitize
-from certidote.data import load
+from certidote.data import decode, load
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder
 from certidote.defenses import blockwise
 from certidote.defenses.sanitize import as_levels, sanitized
-from certidote.diffusion.closed_form import LinearMMSE
+from certidote.diffusion.closed_form import Identity, LinearMMSE
 from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.diffusion.diffusers_ddpm import DDPMDenoiser
+from certidote.diffusion.schedule import linear
 from certidote.streams import ROW_BLOCK, Key
-from certidote.types import Untrusted
+from certidote.types import DenoiserCard, Untrusted
+from certidote.verbs import sanitizing
 
 ROOT = 11
 NOISE = Key(ROOT) / "sanitize" / "noise"
@@ -82,6 +87,7 @@ def test_the_folder_equals_sanitizing_in_memory(photos: Path, tmp_path: Path) ->
     assert [float(row["movement_l2"]) for row in rows] == pytest.approx(steps.norm(dim=1).tolist(), rel=1e-12)
     assert [float(row["movement_linf"]) for row in rows] == pytest.approx(steps.abs().amax(1).tolist(), rel=1e-12)
     assert [row["file"] for row in rows[:1]] == ["pattern-0/0000.png"]
+    assert [row["source"] for row in rows] == list(original.names or ())
     assert (out / rows[-1]["file"]).is_file()
 
 
@@ -115,6 +121,8 @@ def test_color_splits_and_other_formats_keep_their_layout(tmp_path: Path) -> Non
     found = set(contents(tmp_path / "out"))
     assert found == {"train/ant/x.png", "train/ant/y.png", "train/bee/z.png", "movement.csv", "manifest.json"}
     assert load(tmp_path / "out").image_shape == (3, 8, 8)
+    rows = csv.DictReader((tmp_path / "out" / "movement.csv").read_text().splitlines())
+    assert [row["source"] for row in rows] == ["train/ant/x.jpg", "train/ant/y.bmp", "train/bee/z.webp"]
 
 
 def test_corrupt_and_unequal_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,6 +159,63 @@ def test_corrupt_and_unequal_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "left out: '" in said
     assert "broken.png' is not a readable" in said
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(original.names or ())
+
+
+def test_strange_file_names_are_escaped_in_tables_and_written_plainly(tmp_path: Path) -> None:
+    """A name that is no UTF-8 used to stop the run when all the work was done, again and again."""
+    root, out = tmp_path / "s\udcffet", tmp_path / "out"
+    root.mkdir()
+    write_folder(tiny(3, 2, (1, 8, 8), Key(2)), root / "in\udcfener")
+    for old, new in (("pattern-0/0.png", "pattern-0/a\x1b[31mX.png"), ("pattern-1/3.png", "pattern-1/b\udcff.png")):
+        (root / "in\udcfener" / old).rename(root / "in\udcfener" / new)
+    manifest = sanitize(str(root), out=out, sigma=0.1, denoiser="none", seed=1, rank_suspicious=True).manifest
+    assert manifest["data"]["name"].endswith("s\\udcffet")
+    rows = list(csv.DictReader((out / "movement.csv").read_text().splitlines()))
+    files, sources = [row["file"] for row in rows], [row["source"] for row in rows]
+    assert files[:2] == ["in_ner/pattern-0/2.png", "in_ner/pattern-0/4.png"]
+    assert files[2] == "in_ner/pattern-0/a_[31mX.png"
+    assert sources[2] == "in\\udcfener/pattern-0/a\\x1b[31mX.png"
+    assert sources[5] == "in\\udcfener/pattern-1/b\\udcff.png"
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(files)
+    assert load(out).digest() == manifest["result"]["digest"]
+
+
+class NoNoise(torch.nn.Module):
+    """A diffusion network that finds no noise."""
+
+    def forward(self, images: torch.Tensor, steps: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        return (torch.zeros_like(images),)
+
+
+def test_the_manifest_has_the_step_and_the_digests_of_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, card = linear(), DenoiserCard("made up", "diffusers", "0" * 64, (1, 8, 8))
+    write_folder(tiny(3, 2, (1, 8, 8), Key(2)), tmp_path / "set")
+    denoisers = {"ddpm": DDPMDenoiser(NoNoise(), schedule, "epsilon", card), "none": Identity()}
+    monkeypatch.setattr(sanitizing, "denoiser_named", lambda name, *_: denoisers[name])
+    for name, step in (("ddpm", 73), ("none", None)):
+        out, sigma = tmp_path / name, float(schedule.sigma(np.array([73.2]))[0])
+        made = sanitize(str(tmp_path / "set"), out=out, sigma=sigma, denoiser=name, seed=1, rank_suspicious=True)
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest == made.manifest
+        assert manifest["t"] == step
+        for part, file in (("movement", "movement.csv"), ("suspicion", "suspicious.csv")):
+            assert manifest[part]["file"] == file
+            assert manifest[part]["sha256"] == hashlib.sha256((out / file).read_bytes()).hexdigest()
+
+
+def test_it_is_said_that_test_images_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        write_folder(tiny(3, 2, (1, 8, 8), Key(2)), tmp_path / "set" / split)
+    command = ["certidote", "sanitize", str(tmp_path / "set"), "--denoiser", "none", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*command, "--progress", "quiet"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert "Only training images are sanitized and written; test images stay in the source" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "test").exists()
 
 
 def test_without_a_seed_every_run_draws_its_own_noise(photos: Path, tmp_path: Path) -> None:
@@ -375,6 +440,24 @@ def test_wrong_numbers_of_processes_are_refused(photos: Path, tmp_path: Path) ->
     ):
         again(photos, tmp_path / "out", workers=-2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 1), (2, 2)])
+def test_no_more_cores_check_the_images_than_sanitize_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
+    asked = []
+
+    class Counted(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            asked.append(count)
+            super().__init__(count)
+
+    write_folder(tiny(3, 2, (1, 8, 8), Key(2)), tmp_path / "set")
+    monkeypatch.setattr(decode, "ThreadPoolExecutor", Counted)
+    monkeypatch.setattr(decode, "_cores", lambda: 7)
+    sanitize(str(tmp_path / "set"), out=tmp_path / "out", denoiser="none", seed=1, gallery=False, workers=workers)
+    assert set(asked) == {threads}
 
 
 def test_noise_outside_the_denoiser_s_range_writes_nothing(photos: Path, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ MAX_NAME, MAX_DEPTH = 1_024, 16
 """Characters of a member's name, and parts of it."""
 
 BLOCK = 512
+UNIX = 3
+"""What a zip names as the system that made a member, if it was a Unix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +159,12 @@ def _check_entry(entry: _Entry, path: Path) -> None:
     member = f"member {entry.name!a} of archive {quoted(path)}"
     if entry.fault:
         raise Refused(f"{member} is {entry.fault}; an archive of images may hold plain files and folders only, pack it anew")
-    if name.startswith("/") or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+    if name.startswith(("/", "\\")) or "\0" in name or re.match(r"[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
         raise Refused(f"{member} has a name that leads outside the archive; names must be relative and without '..', pack it anew")
+    if "\\" in name:
+        raise Refused(
+            f"{member} has a backslash in its name, which means another folder on other systems; rename the file, pack it anew"
+        )
     if entry.size > MAX_MEMBER:
         raise Refused(f"{member} unpacks to {entry.size / 2**20:,.0f} MiB; a member may have at most {MAX_MEMBER / 2**20:.0f} MiB")
 
@@ -200,13 +206,15 @@ def _add(root: Member, entry: _Entry, path: Path) -> None:
 def _zip_listing(path: Path) -> Iterator[_Entry]:
     with zipfile.ZipFile(path) as archive:
         for index, info in enumerate(archive.infolist()):
-            kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
+            kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == UNIX else 0
             fault = ""
             if info.flag_bits & 1:
                 fault = "encrypted"
             elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 fault = "a link" if kind == stat.S_IFLNK else "a device or pipe"
-            yield _Entry(info.orig_filename, info.file_size, index, info.is_dir(), fault)
+            # Some tools on Windows write backslashes between folders, against the specification (APPNOTE 4.4.17).
+            name = info.orig_filename if info.create_system == UNIX else info.orig_filename.replace("\\", "/")
+            yield _Entry(name, info.file_size, index, name.endswith("/"), fault)
 
 
 # -------------------------------------------------------------------------------------------------------------------- tar

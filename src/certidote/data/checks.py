@@ -1,12 +1,15 @@
 """What every data set must satisfy, wherever it was read from, and what a test set must share with its training set."""
 
+import math
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
+from certidote.data.names import escaped
 from certidote.types import ImageDataset
 
 MIN_SIZE, MAX_SIZE = 8, 224
@@ -15,6 +18,10 @@ MIN_SIZE, MAX_SIZE = 8, 224
 MAX_CLASSES = 1_000
 MAX_NAME = 255
 """Characters of a class name; most systems allow no longer names of folders."""
+
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+GROUP = Path("/proc/self/cgroup")
+"""Where Linux says how much memory this process may take, and which group it is in."""
 
 MAX_RATIO, FREE = 200, 64 * 2**20
 """What is packed may unpack to this many times its own size, or to `FREE` bytes. Images hardly compress; bombs do by a thousand and
@@ -46,7 +53,7 @@ def readable(path: object, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ValueError(f"{quoted(path)} is not a readable {kind} ({reason}); repair or remove it") from error
+        raise ValueError(f"{quoted(path)} is not a readable {kind} ({escaped(reason)}); repair or remove it") from error
 
 
 def check_image_size(height: int, width: int, where: str) -> None:
@@ -59,10 +66,29 @@ def check_image_size(height: int, width: int, where: str) -> None:
 
 
 def check_memory(size: int, where: str) -> None:
-    """Raises: ValueError if this many bytes are more than the machine has."""
+    """Raises: ValueError if this many bytes are more than the machine has, or than this process is allowed."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
-    if size > memory:
-        raise Refused(f"{where} unpacks to {size / 2**30:.1f} GiB, but this machine has {memory / 2**30:.1f}; store less")
+    allowed = _memory_allowed()
+    if size > min(memory, allowed):
+        whose = f"this machine has {memory / 2**30:.1f}" if memory <= allowed else f"this container may take {allowed / 2**30:.1f}"
+        raise Refused(f"{where} unpacks to {size / 2**30:.1f} GiB, but {whose}; store less")
+
+
+def _memory_allowed() -> float:
+    """The smallest limit, in bytes, that Linux control groups (version 2, else 1) set for this process; infinite without any."""
+    limits = [math.inf]
+    for path in LIMITS:
+        with suppress(OSError, ValueError):  # no such group; "max" is no number
+            limits.append(int(path.read_text()))
+    with suppress(OSError, ValueError):
+        _, _, group = GROUP.read_text().partition("0::")
+        place = LIMITS[0].parent / group.strip().lstrip("/")
+        for folder in (place, *place.parents):
+            if not folder.is_relative_to(LIMITS[0].parent):
+                break
+            with suppress(OSError, ValueError):
+                limits.append(int((folder / LIMITS[0].name).read_text()))
+    return float(min(limits))
 
 
 def check_ratio(unpacked: int, packed: int, where: str, honest: str = "images") -> None:

@@ -5,7 +5,7 @@ made here, not of the bytes in the files (two JPEG files may differ little in by
 """
 
 import io
-import itertools
+import math
 import os
 import warnings
 from collections import Counter, deque
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from certidote.data.checks import Refused, Shown, check_image_size, check_memory, quoted, readable
+from certidote.data.checks import MAX_SIZE, Refused, Shown, check_image_size, check_memory, quoted, readable
 from certidote.data.resize import Size, resized, resized_note
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -30,7 +30,11 @@ MAX_PIXELS = 100_000_000
 
 ORIENTATION = 0x0112
 GREY_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-BATCH = 64
+BATCH, BATCH_BYTES = 64, 16 * 2**20
+"""Images that one thread takes at a time, and bytes of their encoded contents after which no further one is added."""
+
+IN_FLIGHT = 256 * 2**20
+"""Bytes, encoded or decoded, of all images that wait for a thread or to be taken, however many cores there are."""
 
 KINDS = {
     "grey": "grey, copied to three channels because others have color",
@@ -56,10 +60,12 @@ class Reading:
     Attributes:
         size: (height, width) that every image is resized to; None: all must have one size.
         skip_corrupt: leave out files that cannot be decoded, and list them.
+        threads: that decode at a time; None: one for each core.
     """
 
     size: Size | None = None
     skip_corrupt: bool = False
+    threads: int | None = None
 
 
 @dataclass(eq=False)
@@ -123,8 +129,9 @@ def decoded(sources: Iterable[tuple[int, bytes | Path]], shown: Callable[[int], 
 def batches_decoded(
     sources: Iterable[tuple[int, bytes | Path]], shown: Callable[[int], str], reading: Reading
 ) -> Iterator[list["tuple[int, Levels | Corrupt]"]]:
-    """Images a few at a time, in the order of `sources`, decoded by one thread for each core (Pillow decodes outside the
-    interpreter's lock). To be used inside `quiet_pillow`.
+    """Images a few at a time, in the order of `sources`, decoded by as many threads as `reading` says (Pillow decodes outside
+    the interpreter's lock). To be used inside `quiet_pillow`. Encoded contents and decoded images that wait take no more than
+    `IN_FLIGHT` bytes and one batch.
 
     Args:
         sources: (row, file or its content).
@@ -132,17 +139,23 @@ def batches_decoded(
     Raises: ValueError, naming the image, for one that cannot be decoded (unless corrupt ones are skipped: they come as `Corrupt`),
         cannot be read, or has a size out of range.
     """
-    with ThreadPoolExecutor(_cores()) as pool:
-        running: deque[Future[list[tuple[int, Levels | Corrupt]]]] = deque()
+    threads = reading.threads or _cores()
+    image = 3 * math.prod(reading.size or (MAX_SIZE, MAX_SIZE))  # bytes of one; the first batch says what it really is
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[tuple[int, int, Future[list[tuple[int, Levels | Corrupt]]]]] = deque()
         try:
             for batch in _batches(sources):
-                running.append(pool.submit(_decode_batch, batch, shown, reading))
-                if len(running) > 2 * _cores():
-                    yield _checked(running.popleft().result(), reading)
+                encoded = sum(_bytes_held(source) for _, source in batch)
+                running.append((encoded, len(batch), pool.submit(_decode_batch, batch, shown, reading)))
+                del batch  # its contents are the pool's from here on
+                while len(running) > 2 * threads or sum(held + count * image for held, count, _ in running) > IN_FLIGHT:
+                    done = _checked(running.popleft()[2].result(), reading)
+                    image = max((found.levels.size for _, found in done if isinstance(found, Levels)), default=image)
+                    yield done
             while running:
-                yield _checked(running.popleft().result(), reading)
+                yield _checked(running.popleft()[2].result(), reading)
         finally:
-            for future in running:
+            for _, _, future in running:
                 future.cancel()
 
 
@@ -227,9 +240,22 @@ def _cores() -> int:
 
 
 def _batches(sources: Iterable[tuple[int, bytes | Path]]) -> Iterator[list[tuple[int, bytes | Path]]]:
-    rest = iter(sources)
-    while batch := list(itertools.islice(rest, BATCH)):
+    batch: list[tuple[int, bytes | Path]] = []
+    held = 0
+    for row, source in sources:
+        batch.append((row, source))
+        held += _bytes_held(source)
+        if len(batch) == BATCH or held >= BATCH_BYTES:
+            full, batch, held = batch, [], 0
+            yield full
+            del full
+    if batch:
         yield batch
+
+
+def _bytes_held(source: bytes | Path) -> int:
+    """Of an image's encoded content; none is held of a file, which the decoding thread opens itself."""
+    return len(source) if isinstance(source, bytes) else 0
 
 
 @contextmanager

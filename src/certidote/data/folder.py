@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from certidote.data.archive import Member, contents
 from certidote.data.checks import Refused, check_class_names, check_distinct, quoted
 from certidote.data.decode import Reading, decoded
+from certidote.data.names import escaped
 from certidote.types import ImageDataset
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -133,6 +134,18 @@ def listing(folder: Node) -> list[Node]:
     return [entry for entry in entries if not is_hidden(entry.name)]
 
 
+def folders_in(folder: Node, entries: Sequence[Node]) -> list[Node]:
+    """Which of a folder's entries are folders.
+
+    Raises: ValueError if one is a link to the folder itself or to one above it, whose images nobody gave.
+    """
+    found = [entry for entry in entries if entry.is_dir()]
+    for entry in found:
+        if isinstance(entry, Path) and entry.is_symlink() and Path(os.path.realpath(str(folder))).is_relative_to(entry.resolve()):
+            raise Refused(f"{quoted(entry)} is a link to the folder that holds it, or to one above; remove it")
+    return found
+
+
 def sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
     """(row, path or content) of files, all on the disk or all in one archive, as `decode.decoded` takes them."""
     members = [file for file in files if isinstance(file, Member)]
@@ -143,22 +156,21 @@ def sources(files: Sequence[Node]) -> Iterator[tuple[int, bytes | Path]]:
 
 
 def path_inside(file: Node, root: Node) -> str:
-    """A file's path as below the folder or archive that was given; bytes that are no UTF-8 are escaped, for names get written."""
-    path = file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix()
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A file's path as below the folder or archive that was given, escaped, for names get written."""
+    return escaped(file.path if isinstance(file, Member) else file.relative_to(str(root)).as_posix())
 
 
 def inner(root: Node) -> Node:
     """The single folder around everything, as archives often have one; else `root` itself."""
     entries = listing(root)
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = folders_in(root, entries)
     alone = len(folders) == 1 and not any(_is_image(entry) for entry in entries) and folders[0].name not in SPLIT_NAMES
     return folders[0] if alone and any(entry.is_dir() for entry in listing(folders[0])) else root
 
 
 def _splits(root: Node) -> dict[str, Node]:
     # A class may be called "train" (vehicles, say): only one that holds folders itself is a split.
-    folders = {entry.name: entry for entry in listing(root) if entry.name in SPLIT_NAMES and entry.is_dir()}
+    folders = {entry.name: entry for entry in folders_in(root, listing(root)) if entry.name in SPLIT_NAMES}
     splits = {
         name: folders[name] for name in SPLIT_NAMES if name in folders and any(entry.is_dir() for entry in listing(folders[name]))
     }
@@ -191,7 +203,7 @@ def _class_folders(root: Node) -> tuple[list[Node], tuple[str, ...]]:
             raise Refused(f"image {quoted(entry)} lies outside every class folder; move it into the folder of its class")
         if isinstance(entry, Path) and entry.is_symlink() and not os.path.exists(entry):  # a class may have been meant
             raise Refused(f"{quoted(entry)} is a link that leads nowhere, or back to itself; remove it")
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = folders_in(root, entries)
     if not folders:
         raise Refused(f"folder {quoted(root)} holds no class folders; put the images of each class into a sub-folder")
     return folders, tuple(entry.name for entry in entries if entry.name in METADATA)

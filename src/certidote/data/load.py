@@ -48,10 +48,19 @@ def load(
 
 
 def load_with_findings(
-    name_or_path: str | Path, split: str = "train", *, size: str | int | Size | None = None, skip_corrupt: bool = False
+    name_or_path: str | Path,
+    split: str = "train",
+    *,
+    size: str | int | Size | None = None,
+    skip_corrupt: bool = False,
+    threads: int | None = None,
 ) -> Loaded:
-    """As `load`, with what was found on the way: which images were converted, which files left out."""
-    reading = Reading(as_size(size), skip_corrupt)
+    """As `load`, with what was found on the way: which images were converted, which files left out.
+
+    Args:
+        threads: that decode image files at a time; None: one for each core.
+    """
+    reading = Reading(as_size(size), skip_corrupt, threads)
     source, named_split = _resolved(name_or_path)
     split = split if named_split is None else named_split
     if isinstance(source, str):

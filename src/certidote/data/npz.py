@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from certidote.data.checks import MAX_CLASSES, check_class_names, check_image_size, check_memory, quoted, readable
+from certidote.data.checks import MAX_CLASSES, check_class_names, check_image_size, check_memory, check_ratio, quoted, readable
 from certidote.types import ImageDataset
 
 SPLITS = ("train", "test")
@@ -41,8 +41,7 @@ def read_npz(path: Path, split: str, any_size: bool = False) -> ImageDataset:
     where = f"archive {quoted(path)}"
     image_key, label_key = _pair(set(shapes), split, where)
     all_labels = [key for key in shapes if key in _label_keys(label_key)]
-    for key in (image_key, *all_labels, *({"class_names"} & set(shapes))):
-        _check_loadable(*shapes[key], f"{where}, array {key!r}")
+    _check_loadable({key: shapes[key] for key in (image_key, *all_labels, *({"class_names"} & set(shapes)))}, path)
     with readable(path, ".npz archive"), np.load(path, allow_pickle=False) as arrays:
         raw = {key: arrays[key] for key in (*all_labels, "class_names") if key in shapes}
 
@@ -80,7 +79,7 @@ def read_npz_images(path: Path, split: str, any_size: bool = False) -> UInt8[np.
         held = ", ".join(sorted(map(repr, shapes))) or "no arrays"
         raise ValueError(f"{where} holds {held}; one array of images is needed, 'images' or 'x_{split}'")
     image_where = f"{where}, array {found[0]!r}"
-    _check_loadable(*shapes[found[0]], image_where)
+    _check_loadable({found[0]: shapes[found[0]]}, path)
     return _stored_images(path, found[0], shapes[found[0]][0], image_where, any_size)
 
 
@@ -144,10 +143,18 @@ def _label_keys(label_key: str) -> tuple[str, ...]:
     return (label_key,)
 
 
-def _check_loadable(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
-    if dtype.hasobject:
-        raise ValueError(f"{where} holds Python objects, which can run code when read; store numbers, and names as dtype=str")
-    check_memory(int(np.prod(shape, dtype=object)) * dtype.itemsize, where)
+def _check_loadable(arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], path: Path) -> None:
+    """Raises: ValueError if one of these arrays holds objects, or they unpack to more than memory or than an honest archive."""
+    where, total = f"archive {quoted(path)}", 0
+    for key, (shape, dtype) in arrays.items():
+        if dtype.hasobject:
+            raise ValueError(
+                f"{where}, array {key!r} holds Python objects, which can run code when read; store numbers, and names as dtype=str"
+            )
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        check_memory(size, f"{where}, array {key!r}")
+        total += size
+    check_ratio(total, path.stat().st_size, where)
 
 
 def _labels(raw: Array, where: str) -> Int64[np.ndarray, "n"]:

@@ -11,9 +11,10 @@ import torch
 from certidote.data.checks import MAX_CLASSES, Refused, check_class_names, check_ratio, quoted, readable
 from certidote.data.decode import Reading, decoded
 from certidote.data.folder import METADATA, SPLIT_NAMES, Loaded, is_hidden
+from certidote.data.names import escaped
 from certidote.types import ImageDataset
 
-ROWS = 256
+ROWS = 16
 """Rows read at a time."""
 
 MAX_IMAGE = 64 * 2**20
@@ -182,14 +183,15 @@ def _sources(opened: Sequence[Any], files: Sequence[Path], column: str, paths: l
         while True:
             with readable(file, "parquet file"):
                 batch = next(batches, None)
-                values = [] if batch is None else batch.column(0).to_pylist()
             if batch is None:
                 break
-            for value in values:
+            for place in range(len(batch)):
+                with readable(file, "parquet file"):
+                    value = batch.column(0)[place].as_py()  # one at a time: a batch of photographs is large enough once
                 content = None if value is None else value["bytes"]
                 if not isinstance(content, bytes):
                     raise Refused(f"{quoted(file)}: image {len(paths)} is not in the file, only its path; embed the images")
                 if len(content) > MAX_IMAGE:
                     raise Refused(f"{quoted(file)}: image {len(paths)} has {len(content):,} bytes; at most {MAX_IMAGE:,} are read")
-                paths.append(str(value.get("path") or ""))
+                paths.append(escaped(str(value.get("path") or "")))
                 yield len(paths) - 1, content

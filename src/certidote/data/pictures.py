@@ -12,8 +12,9 @@ from certidote.data.archive import is_archive, opened
 from certidote.data.checks import Refused, quoted
 from certidote.data.cifar import is_cifar
 from certidote.data.decode import Reading, decoded
-from certidote.data.folder import EXTENSIONS, SPLIT_NAMES, Node, image_files, inner, listing, path_inside, sources
+from certidote.data.folder import EXTENSIONS, SPLIT_NAMES, Node, folders_in, image_files, inner, listing, path_inside, sources
 from certidote.data.load import load_with_findings, locate, splits_of
+from certidote.data.names import escaped
 from certidote.data.npz import read_npz_images
 from certidote.data.parquet import parquet_files
 from certidote.data.resize import resized_images
@@ -62,7 +63,7 @@ def read_pictures(path: str, channels: int | None = None, reading: Reading | Non
     if place.suffix.lower() == ".npz" and not place.is_dir():
         return _of_arrays(place, split or "test", channels, reading)
     if place.suffix.lower() in EXTENSIONS and not place.is_dir():
-        return _decoded([place], (place.name,), channels, reading)
+        return _decoded([place], (escaped(place.name),), channels, reading)
     if not place.is_dir() and not is_archive(place):
         raise ValueError(f"{quoted(place)} is no image file (those end in {', '.join(EXTENSIONS)}); give {FORMS}")
     root = place if place.is_dir() else opened(place)
@@ -77,7 +78,7 @@ def _of_data_set(path: str, split: str, channels: int | None, reading: Reading) 
     split = split or (named[0] if len(named) == 1 else "test")
     loaded = load_with_findings(path, split, size=reading.size, skip_corrupt=reading.skip_corrupt)
     data = loaded.data
-    names = data.names or tuple(f"{path}[{row}]" for row in range(len(data)))
+    names = data.names or tuple(f"{escaped(path)}[{row}]" for row in range(len(data)))
     return Pictures(names, _colored(data.images, channels, quoted(path)), loaded.skipped)
 
 
@@ -85,7 +86,7 @@ def _of_arrays(place: Path, split: str, channels: int | None, reading: Reading) 
     levels = read_npz_images(place, split, any_size=reading.size is not None)
     if reading.size is not None:
         levels = resized_images(levels, reading.size)
-    names = tuple(f"{place.name}[{row}]" for row in range(len(levels)))
+    names = tuple(f"{escaped(place.name)}[{row}]" for row in range(len(levels)))
     return Pictures(names, _colored(torch.from_numpy(levels), channels, quoted(place)))
 
 
@@ -97,7 +98,7 @@ def _files(folder: Node, split: str) -> list[Node]:
     entries = listing(folder)
     if not entries:
         raise ValueError(f"folder {quoted(folder)} is empty; give {FORMS}")
-    folders = {entry.name: entry for entry in entries if entry.is_dir()}
+    folders = {entry.name: entry for entry in folders_in(folder, entries)}
     loose = next((entry for entry in entries if entry.suffix.lower() in EXTENSIONS and not entry.is_dir()), None)
     if loose is not None and folders:
         raise ValueError(

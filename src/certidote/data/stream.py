@@ -31,6 +31,7 @@ from certidote.data.decode import (
 )
 from certidote.data.folder import check_classes_left, ignored_notes, list_images
 from certidote.data.load import folder_of_images, load_with_findings, locate
+from certidote.data.names import escaped, portable
 from certidote.data.resize import as_size
 from certidote.streams import ROW_BLOCK
 from certidote.types import ImageDataset
@@ -128,7 +129,7 @@ class ImageStream(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
-        """What an image is called: its path below `folder` or inside its archive, or its row number."""
+        """What an image is called: its path below `folder` or inside its archive (escaped, see `names.escaped`), or its row number."""
         ...
 
     def part(self, rows: range) -> Part:
@@ -160,10 +161,14 @@ class FolderStream:
         return len(self.labels)
 
     def name(self, row: int) -> str:
-        return _name(self.class_names, self.files, self.labels.numpy(), row)
+        return escaped(self.file(row))
+
+    def file(self, row: int) -> str:
+        """An image's path below `folder`, as it is."""
+        return _file(self.class_names, self.files, self.labels.numpy(), row)
 
     def part(self, rows: range) -> FilesPart:
-        names, labels = tuple(self.name(row) for row in rows), self.labels[rows.start : rows.stop].clone()
+        names, labels = tuple(self.file(row) for row in rows), self.labels[rows.start : rows.stop].clone()
         return FilesPart(
             self.folder,
             names,
@@ -217,6 +222,7 @@ def stream(
     *,
     size: str = "",
     skip_corrupt: bool = False,
+    threads: int | None = None,
 ) -> ImageStream:
     """A data set in the forms that `load` takes, as blocks; folders are surveyed and never loaded whole. Raises as `load` does.
 
@@ -224,11 +230,12 @@ def stream(
         advance: told after each block how many images are decoded, and how many there are.
         size: resize every image, as `load` does it.
         skip_corrupt: leave out image files that cannot be decoded.
+        threads: that decode image files at a time while they are checked; None: one for each core.
     """
     folder, chosen = folder_of_images(name_or_path), locate(name_or_path, split)[1]
     if folder is not None:
-        return survey(folder, chosen, advance, Reading(as_size(size), skip_corrupt))
-    loaded = load_with_findings(name_or_path, split, size=size, skip_corrupt=skip_corrupt)
+        return survey(folder, chosen, advance, Reading(as_size(size), skip_corrupt, threads))
+    loaded = load_with_findings(name_or_path, split, size=size, skip_corrupt=skip_corrupt, threads=threads)
     return ArrayStream(loaded.data, loaded.data.digest(), loaded.skipped)
 
 
@@ -242,7 +249,7 @@ def survey(
     folder, names, files, ignored = _names(root, split)
     labels = _labels_of(files)
     digests, treatment = _surveyed(folder, names, files, labels, advance, reading)
-    skipped = tuple((_name(names, files, labels, row), reason) for row, reason in treatment.skipped)
+    skipped = tuple((escaped(_file(names, files, labels, row)), reason) for row, reason in treatment.skipped)
     if skipped:
         lost = {row for row, _ in treatment.skipped}
         kept = iter(row not in lost for row in range(len(labels)))
@@ -270,7 +277,7 @@ def _labels_of(files: tuple[tuple[str, ...], ...]) -> Int64[np.ndarray, "n"]:
     return np.repeat(np.arange(len(files)), [len(of_class) for of_class in files]).astype(np.int64)
 
 
-def _name(class_names: tuple[str, ...], files: tuple[tuple[str, ...], ...], labels: Int64[np.ndarray, "n"], row: int) -> str:
+def _file(class_names: tuple[str, ...], files: tuple[tuple[str, ...], ...], labels: Int64[np.ndarray, "n"], row: int) -> str:
     label = int(labels[row])
     return f"{class_names[label]}/{files[label][row - int(np.searchsorted(labels, label))]}"
 
@@ -290,7 +297,7 @@ def _surveyed(
     first: tuple[int, tuple[int, ...]] | None = None
 
     def shown(row: int) -> str:
-        return str(folder / _name(names, files, labels, row))
+        return str(folder / _file(names, files, labels, row))
 
     with quiet_pillow():
         for row, found in itertools.chain.from_iterable(batches_decoded(enumerate(paths), shown, reading)):
@@ -354,12 +361,12 @@ class _Digests:
 
 
 def png_names(files: tuple[str, ...]) -> tuple[str, ...]:
-    """Names for PNG copies of one class's files, in an order that reading them back keeps.
+    """Names for PNG copies of one class's files, in an order that reading them back keeps; `names.portable` all.
 
     The suffix is replaced; where that would make two names equal or change their order, it is appended instead, and as a last
     resort files are numbered.
     """
-    digits = len(str(len(files)))
+    digits, files = len(str(len(files))), tuple(portable(file) for file in files)
     candidates: tuple[Iterator[str], ...] = (
         (f"{Path(file).stem}.png" for file in files),
         (f"{file}.png" for file in files),

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from certidote.data.atomic import replacing
+from certidote.data.names import portable
 from certidote.data.stream import FolderStream, ImageStream, Part, png_names
 from certidote.defenses.sanitize import as_levels, sanitized_block
 from certidote.numerics import give_back_freed_memory
@@ -111,11 +112,11 @@ def read_array(out: Path, block: int) -> UInt8[np.ndarray, "n c h w"]:
 
 
 def output_names(source: ImageStream, prefix: str = "") -> list[str]:
-    """Path of each output image, class folders below `prefix`; empty for array input."""
+    """Path of each output image, class folders below `prefix`, every character printable; empty for array input."""
     if not isinstance(source, FolderStream):
         return []
     return [
-        "/".join(part for part in (prefix, name, file) if part)
+        "/".join(part for part in (portable(prefix), name, file) if part)
         for name, files in zip(source.class_names, source.files, strict=True)
         for file in png_names(files)
     ]

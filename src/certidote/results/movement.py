@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from certidote.data.atomic import replacing
+from certidote.data.names import as_cell
 from certidote.types import Json, Movement
 
 CAUTION = (
@@ -41,22 +42,36 @@ def ranking(moved: Movement, classes: Int64[np.ndarray, "n"]) -> tuple[Int64[np.
     return np.argsort(-scores, kind="stable").astype(np.int64), scores
 
 
-def write_movement(path: Path, name: Callable[[int], str], label: Callable[[int], str], moved: Movement) -> None:
-    """CSV with one line for each image, in the order of the set."""
-    rows = ((row, name(row), label(row), moved.l2[row], moved.linf[row]) for row in range(len(moved.l2)))
-    write_lines(path, ("row", "file", "class", "movement_l2", "movement_linf"), rows)
+def write_movement(
+    path: Path, name: Callable[[int], str], source: Callable[[int], str], label: Callable[[int], str], moved: Movement
+) -> None:
+    """CSV with one line for each image, in the order of the set.
+
+    Args:
+        name, source: of each image, as it is called in the sanitized set and as it was in the source.
+    """
+    rows = (
+        (row, as_cell(name(row)), as_cell(source(row)), as_cell(label(row)), moved.l2[row], moved.linf[row])
+        for row in range(len(moved.l2))
+    )
+    write_lines(path, ("row", "file", "source", "class", "movement_l2", "movement_linf"), rows)
 
 
 def write_suspicious(
-    path: Path, name: Callable[[int], str], label: Callable[[int], str], moved: Movement, classes: Int64[np.ndarray, "n"]
+    path: Path,
+    name: Callable[[int], str],
+    source: Callable[[int], str],
+    label: Callable[[int], str],
+    moved: Movement,
+    classes: Int64[np.ndarray, "n"],
 ) -> None:
-    """CSV with one line for each image, the most suspicious first."""
+    """CSV with one line for each image, the most suspicious first. Arguments as for `write_movement`."""
     order, scores = ranking(moved, classes)
     rows = (
-        (rank, name(row), label(row), moved.l2[row], moved.linf[row], scores[row])
+        (rank, as_cell(name(row)), as_cell(source(row)), as_cell(label(row)), moved.l2[row], moved.linf[row], scores[row])
         for rank, row in enumerate(order.tolist(), start=1)
     )
-    write_lines(path, ("rank", "file", "class", "movement_l2", "movement_linf", "z_score"), rows)
+    write_lines(path, ("rank", "file", "source", "class", "movement_l2", "movement_linf", "z_score"), rows)
 
 
 def summary(moved: Movement) -> Json:

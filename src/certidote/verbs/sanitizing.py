@@ -19,6 +19,8 @@ NO_CERTIFICATE = (
     "'certidote certify' on the original images makes a certificate."
 )
 
+TRAINING_ONLY = "Only training images are sanitized and written; test images stay in the source, as they are."
+
 FORMAT, VERSION = "certidote sanitized", 1
 BESIDE = ("manifest.json", "movement.csv", "suspicious.csv", "gallery.html")
 
@@ -50,7 +52,7 @@ def sanitize(
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> Sanitized:
-    """Noise and denoise every image of DATA once and write the result: for everyday use, without a certificate.
+    """Noise and denoise every training image of DATA once and write the result: for everyday use, without a certificate.
 
     A folder gives the same folders with PNG files, streamed block by block; arrays give sanitized.npz. Beside them: manifest.json
     and movement.csv. An interrupted run goes on with the same command.
@@ -66,7 +68,8 @@ def sanitize(
     check_device(device)
     processes = _processes(workers)
     progress = progress or Silent()
-    source = stream(data, "train", _survey_progress(progress), size=size, skip_corrupt=skip_corrupt)
+    threads = max(1, processes)
+    source = stream(data, "train", _survey_progress(progress), size=size, skip_corrupt=skip_corrupt, threads=threads)
     unfinished = _unfinished(target)
     chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device), size, skip_corrupt)  # type: ignore[arg-type]
     check_sigma(sigma, chosen)
@@ -96,7 +99,7 @@ def sanitize(
                     done += sum(counts)
                     progress.advance(sum(counts))
             progress.finish()
-            manifest = _summed_up(data, source, names, cleaning, config, blocks, rank_suspicious, gallery, key)
+            manifest = _summed_up(data, source, names, cleaning, config, blocks, rank_suspicious, gallery, key, threads)
         except OSError as error:
             message = (
                 f"{error.strerror or error}: {done:,} of {len(source):,} images are sanitized and kept in {str(unfinished)!r}, none of "
@@ -110,11 +113,12 @@ def sanitize(
 
 def _summed_up(
     data: str, source: Any, names: list[str], cleaning: Any, config: dict[str, Any], blocks: list[range], rank: bool, gallery: bool,
-    key: Any,
+    key: Any, threads: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Check what was written, and write what goes beside it: the manifest last."""
     import numpy as np
 
+    from certidote.data.names import escaped
     from certidote.defenses.blockwise import finished
     from certidote.results.files import write_json
     from certidote.results.movement import CAUTION, summary, write_movement, write_suspicious
@@ -130,7 +134,7 @@ def _summed_up(
         moved.l2[rows.start : rows.stop], moved.linf[rows.start : rows.stop] = entry["l2"], entry["linf"]
         digests.append(entry["digest"])
         overlaps.append(entry["overlap"])
-    result_digest = _verified(source, names, out, digests)
+    result_digest = _verified(source, names, out, digests, threads)
     classes = source.labels.numpy()
 
     def name(row: int) -> str:
@@ -139,39 +143,64 @@ def _summed_up(
     def label(row: int) -> str:
         return source.class_names[classes[row]]
 
-    write_movement(out / "movement.csv", name, label, moved)
+    prefix = escaped(_prefix(data, source))
+
+    def origin(row: int) -> str:
+        return "/".join(part for part in (prefix, source.name(row)) if part)
+
+    write_movement(out / "movement.csv", name, origin, label, moved)
     if rank:
-        write_suspicious(out / "suspicious.csv", name, label, moved, classes)
+        write_suspicious(out / "suspicious.csv", name, origin, label, moved, classes)
     if gallery:
-        _write_gallery(out / "gallery.html", data, source, name, cleaning, moved, key)
+        _write_gallery(out / "gallery.html", escaped(data), source, name, cleaning, moved, key)
     shared = {"images": len(source), "image_shape": list(source.image_shape), "classes": list(source.class_names)}
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "caution": NO_CERTIFICATE,
+        "caution": f"{TRAINING_ONLY} {NO_CERTIFICATE}",
         "sigma": cleaning.sigma,
         "sigma_symmetric": 2 * cleaning.sigma,
+        "t": _step(cleaning.denoiser, cleaning.sigma),
         "conditioning": cleaning.denoiser.conditioning(cleaning.sigma),
         "denoiser": {"name": card.name, "kind": card.kind, "digest": card.digest},
         "denoiser_overlap": None if None in overlaps else sum(overlaps),
         "root": config["root"],
         "root_source": config["root_source"],
         "noise_stream": list(cleaning.key.path),
-        "data": {"name": data, **shared, "digest": source.digest, "notes": list(source.notes)},
+        "data": {"name": escaped(data), **shared, "digest": source.digest, "notes": list(source.notes)},
         "skipped": [{"name": file, "reason": reason} for file, reason in source.skipped],
         "result": {"name": "." if names else "sanitized.npz", **shared, "digest": result_digest},
-        "movement": {"file": "movement.csv", **summary(moved)},
-        "suspicion": {"file": "suspicious.csv", "caution": CAUTION} if rank else None,
+        "movement": {**_file(out / "movement.csv"), **summary(moved)},
+        "suspicion": {**_file(out / "suspicious.csv"), "caution": CAUTION} if rank else None,
         "dtype": config["dtype"],
         "device": config["device"],
-        "command": config["command"],
+        "command": escaped(config["command"]),
         "versions": versions(),
     }
     write_json(out / "manifest.json", manifest)
     return manifest
 
 
-def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> str:
+def _file(path: Path) -> dict[str, str]:
+    """A file beside the images: its name and the SHA-256 of its content, as lower-case hex digits."""
+    import hashlib
+
+    with open(path, "rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _step(denoiser: Any, sigma: float) -> int | None:
+    """The step t of the diffusion schedule that the denoiser's network is asked for; None if it knows no steps."""
+    import numpy as np
+
+    from certidote.diffusion.diffusers_ddpm import DDPMDenoiser
+
+    if not isinstance(denoiser, DDPMDenoiser):
+        return None
+    return int(denoiser.schedule.nearest_step(np.array([sigma]))[0])
+
+
+def _verified(source: Any, names: list[str], out: Path, digests: list[str], threads: int) -> str:
     """Read everything back: the digest of the sanitized set, as `certify` will print it.
 
     Raises: ValueError if a block is not what the journal says, which the next run makes again; or if there are files among those
@@ -190,7 +219,7 @@ def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> s
         made = ImageDataset(torch.from_numpy(images), source.labels, source.class_names)
         write_npz(made, out / "sanitized.npz")
         return made.digest()
-    digest, damaged = _read_back(names, out, digests)
+    digest, damaged = _read_back(names, out, digests, threads)
     if damaged:
         for block in damaged:
             entry_path(out, block).unlink()
@@ -198,7 +227,7 @@ def _verified(source: Any, names: list[str], out: Path, digests: list[str]) -> s
     return digest
 
 
-def _read_back(names: list[str], out: Path, digests: list[str]) -> tuple[str, set[int]]:
+def _read_back(names: list[str], out: Path, digests: list[str], threads: int) -> tuple[str, set[int]]:
     """The digest of the images written, and the blocks that have a file which is gone, damaged or another one.
 
     Raises: ValueError, naming it, if there is a file that was not written here.
@@ -217,7 +246,7 @@ def _read_back(names: list[str], out: Path, digests: list[str]) -> tuple[str, se
     gone = {row // ROW_BLOCK for name, row in rows.items() if name not in present}
     if gone:
         return "", gone
-    back = survey(folder, reading=Reading(skip_corrupt=True))
+    back = survey(folder, reading=Reading(skip_corrupt=True, threads=threads))
     if back.skipped:
         return "", {rows[(folder / file).relative_to(out).as_posix()] // ROW_BLOCK for file, _ in back.skipped}
     pairs = zip(back.block_digests, digests, strict=True)
