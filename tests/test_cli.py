@@ -281,12 +281,9 @@ def test_report_refuses_what_is_no_run(tmp_path: Path, monkeypatch: pytest.Monke
 def test_every_command_is_a_public_function_with_the_same_parameters() -> None:
     for name in certidote.__all__:
         assert callable(getattr(certidote, name))
-    commands = {
-        command.callback.__doc__
-        for command in cli.app.registered_commands + cli.denoisers.registered_commands + cli.datasets.registered_commands
-    }
+    commands = {command.callback.__doc__ for group in cli.groups().values() for command in group.registered_commands}
     assert commands == {getattr(verbs, name).__doc__ for name in certidote._VERBS}
-    for command in cli.app.registered_commands:
+    for command in cli.groups()[""].registered_commands:
         verb = next(getattr(verbs, n) for n in certidote._VERBS if getattr(verbs, n).__doc__ == command.callback.__doc__)
         shown = list(inspect.signature(command.callback).parameters)
         assert shown == [p for p in inspect.signature(verb).parameters if p not in cli.HIDDEN]
@@ -294,7 +291,7 @@ def test_every_command_is_a_public_function_with_the_same_parameters() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; import certidote.cli; "
+        "import sys; import certidote.cli; certidote.cli.groups(); "
         "print(sorted({'torch', 'diffusers', 'matplotlib', 'sklearn', 'scipy', 'numpy', 'pydantic'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from certidote.cli import BEFORE
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder
 from certidote.streams import Key
@@ -94,3 +95,37 @@ def test_ctrl_c_at_any_moment(verb: str, photos: Path, tmp_path: Path) -> None:
     assert share > 0.15, "the moments missed the run"
     assert results(verb, out) == wanted
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "out"}
+
+
+DURING_IMPORTS = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["certidote", *{arguments!r}]
+from certidote.cli import main
+main()
+"""
+"""The command, with a real signal at the moment a module is looked for."""
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("typer", ["--help"]),
+        ("certidote.verbs.certification", ["--help"]),
+        ("certidote.progress", ["certify", "digits", "--out", "nowhere/run"]),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported(module: str, arguments: list[str], tmp_path: Path) -> None:
+    script = DURING_IMPORTS.format(module=module, arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == (f"{BEFORE}\n" if arguments == ["--help"] else f"{GOES_ON}\n")
+    assert list(tmp_path.iterdir()) == []

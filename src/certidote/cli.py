@@ -10,50 +10,38 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-import typer
+if TYPE_CHECKING:
+    import typer
 
-from certidote import verbs
-
-ProgressName = Annotated[
-    str, typer.Option(help="auto (a bar on a terminal, lines elsewhere), bar, lines, json (one object a line) or quiet; on stderr")
-]
-
-app = typer.Typer(
-    help="Train image classifiers on data you do not trust, and prove what a poisoner cannot change.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-denoisers = typer.Typer(
-    help="Denoisers: train one on images you trust, list the packaged ones, show a model card.", no_args_is_help=True
-)
-datasets = typer.Typer(
-    help="Data: what is in a folder, archive or file; download a known data set.", no_args_is_help=True, rich_markup_mode=None
-)
+PROGRESS = "auto (a bar on a terminal, lines elsewhere), bar, lines, json (one object a line) or quiet; on stderr"
 HIDDEN = ("pool", "label")
+GO_ON = ("certify", "sanitize", "demo", "data_fetch")
+"""Verbs that keep what was finished before an interrupt."""
 
 
-def _command(group: typer.Typer, verb: Callable[..., Any], say: Callable[[Any], None], name: str | None = None) -> None:
+def _command(group: "typer.Typer", verb: Callable[..., Any], say: Callable[[Any], None], name: str | None = None) -> None:
     """Register `verb` under its own name and flags, minus the parameters that only Python callers have.
 
     A verb's `progress` is an object; on the command line it is the name of one.
     """
+    import typer
+
     signature = inspect.signature(verb, eval_str=False)
+    progress_name = Annotated[str, typer.Option(help=PROGRESS)]
     parameters = [
-        p.replace(annotation=ProgressName, default="auto") if p.name == "progress" else p
+        p.replace(annotation=progress_name, default="auto") if p.name == "progress" else p
         for p in signature.parameters.values()
         if p.name not in HIDDEN
     ]
 
     def call(**given: Any) -> None:
-        if "progress" in given:
-            from certidote.progress import progress_named
-
-            given["progress"] = progress_named(given["progress"])
         try:
+            if "progress" in given:
+                from certidote.progress import progress_named
+
+                given["progress"] = progress_named(given["progress"])
             say(verb(**given))
         except KeyboardInterrupt:  # Typer would leave without a word
             print(_on_interrupt(verb), file=sys.stderr)
@@ -66,12 +54,14 @@ def _command(group: typer.Typer, verb: Callable[..., Any], say: Callable[[Any], 
 
 
 def _on_interrupt(verb: Callable[..., Any]) -> str:
-    if verb in (verbs.certify, verbs.sanitize, verbs.demo, verbs.data_fetch):
+    if verb.__name__ in GO_ON:
         return "interrupted; what is finished is kept, and the same command goes on from there"
     return "interrupted; nothing is half-written, and the same command starts anew"
 
 
 def _say_certified(result: Any) -> None:
+    from certidote import verbs
+
     if isinstance(result, verbs.Plan):
         print("\n".join(result.lines))
         return
@@ -208,6 +198,8 @@ def _say_verified(result: Any) -> None:
     print("No check can see:")
     print("\n".join(f"  - {text}" for text in result.unseen))
     if not result.ok:
+        import typer
+
         print("NOT VERIFIED: the certificate does not follow from this run.")
         raise typer.Exit(1)
     nothing = "" if result.proved else " It proves nothing: the run is empirical only."
@@ -265,32 +257,56 @@ def _say_map(result: Any) -> None:
     print(f"Picture: {result.out / 'threat_map.svg'}")
 
 
-_command(app, verbs.demo, _say_demo)
-_command(app, verbs.certify, _say_certified)
-_command(app, verbs.status, _say_status)
-_command(app, verbs.merge, _say_merged)
-_command(app, verbs.plan, _say_demo)
-_command(app, verbs.verify, _say_verified)
-_command(app, verbs.train, _say_trained)
-_command(app, verbs.predict, _say_predicted)
-_command(app, verbs.export, _say_exported)
-_command(app, verbs.sanitize, _say_sanitized)
-_command(app, verbs.report, _say_reported)
-_command(app, verbs.threat_map, _say_map)
-_command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
-_command(denoisers, verbs.denoiser_list, _say_list, "list")
-_command(denoisers, verbs.denoiser_info, _say_info, "info")
-_command(datasets, verbs.data_info, _say_data, "info")
-_command(datasets, verbs.data_fetch, _say_fetched, "fetch")
-app.add_typer(datasets, name="data")
-app.add_typer(denoisers, name="denoiser")
+def groups() -> "dict[str, typer.Typer]":
+    """The commands: those of `certidote` itself (""), of `certidote denoiser` and of `certidote data`."""
+    import typer
+
+    from certidote import verbs
+
+    app = typer.Typer(
+        help="Train image classifiers on data you do not trust, and prove what a poisoner cannot change.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    denoisers = typer.Typer(
+        help="Denoisers: train one on images you trust, list the packaged ones, show a model card.", no_args_is_help=True
+    )
+    datasets = typer.Typer(
+        help="Data: what is in a folder, archive or file; download a known data set.", no_args_is_help=True, rich_markup_mode=None
+    )
+    _command(app, verbs.demo, _say_demo)
+    _command(app, verbs.certify, _say_certified)
+    _command(app, verbs.status, _say_status)
+    _command(app, verbs.merge, _say_merged)
+    _command(app, verbs.plan, _say_demo)
+    _command(app, verbs.verify, _say_verified)
+    _command(app, verbs.train, _say_trained)
+    _command(app, verbs.predict, _say_predicted)
+    _command(app, verbs.export, _say_exported)
+    _command(app, verbs.sanitize, _say_sanitized)
+    _command(app, verbs.report, _say_reported)
+    _command(app, verbs.threat_map, _say_map)
+    _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
+    _command(denoisers, verbs.denoiser_list, _say_list, "list")
+    _command(denoisers, verbs.denoiser_info, _say_info, "info")
+    _command(datasets, verbs.data_info, _say_data, "info")
+    _command(datasets, verbs.data_fetch, _say_fetched, "fetch")
+    app.add_typer(datasets, name="data")
+    app.add_typer(denoisers, name="denoiser")
+    return {"": app, "denoiser": denoisers, "data": datasets}
+
+
+BEFORE = "interrupted before anything was done; give the same command again"
 
 
 def main() -> None:
     """Entry point. Expected errors are one line on stderr and status 2; CERTIDOTE_TRACEBACK=1 shows where they come from."""
-    try:
-        sys.exit(app(prog_name="certidote", standalone_mode=False) or 0)
+    try:  # imports included: Ctrl-C may come at any moment
+        sys.exit(groups()[""](prog_name="certidote", standalone_mode=False) or 0)
     except KeyboardInterrupt:
+        print(BEFORE, file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("CERTIDOTE_TRACEBACK") or not _expected(error):
@@ -298,6 +314,9 @@ def main() -> None:
         print(f"error: {_of_the_disk(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
+        if type(error).__name__ == "Abort":  # the parser's word for Ctrl-C
+            print(BEFORE, file=sys.stderr)
+            sys.exit(130)
         if not hasattr(error, "format_message"):  # the parser's own; which module they come from depends on Typer's version
             raise
         print(_of_usage(error), file=sys.stderr)
