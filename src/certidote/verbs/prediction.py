@@ -215,7 +215,8 @@ def _asked(
             raise ValueError(f"the code of test transform {test_transform!r} is not what {run} was made with; restore it")
     if tuple(pixels.shape[1:]) != shape:
         given, wanted = ("x".join(map(str, each)) for each in (pixels.shape[1:], shape))
-        raise ValueError(f"images of shape {given}, but the models of {run} take {wanted} (channels x height x width); give --size")
+        advice = "convert them first" if pixels.shape[2:] == shape[1:] else f"give --size {shape[1]}x{shape[2]} to resize them"
+        raise ValueError(f"images of shape {given}, but the models of {run} take {wanted} (channels x height x width); {advice}")
     place = {value: row for row, value in reversed(list(enumerate(known)))}
     rows = [place.get(value) for value in content_hashes(pixels)]
     new = [i for i, row in enumerate(rows) if row is None]
