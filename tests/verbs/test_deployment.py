@@ -299,7 +299,7 @@ def test_other_sizes_corrupt_files_and_hostile_names(
     assert code == 0
     assert "2 images, " in text
     assert "\x1b" not in text
-    assert "'a\\x1b[31m.png': " in text
+    assert "a\\x1b[31m.png: " in text
     assert "left out: " in text
     assert "broken.png" in text
     assert said("--skip-corrupt", "--size", "8", "--out", str(answers))[0] == 0
