@@ -306,6 +306,14 @@ def test_other_sizes_corrupt_files_and_hostile_names(
     assert [each["name"] for each in json.loads(answers.read_text())["skipped"]] == ["broken.png"]
 
 
+def test_names_of_files_are_no_formulas_in_tables(run: Path, tmp_path: Path) -> None:
+    folder = save_png(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), tmp_path / "images")
+    (folder / "000.png").rename(folder / "=HYPERLINK(1).png")
+    out = tmp_path / "answers.csv"
+    verbs.predict(run, str(folder), out=out)
+    assert out.read_text().splitlines()[1].startswith("'=HYPERLINK(1).png,")
+
+
 def test_own_code_from_certify_to_predict(tmp_path: Path) -> None:
     own = {"model": "ownmodels:small", "test_transform": "ownmodels:mirrored"}
     run, recipe = tmp_path / "run", tmp_path / "brief.toml"

@@ -256,19 +256,26 @@ def _rests_on(record: dict[str, Any], alpha: float | None) -> tuple[str, ...]:
 
 
 def _write(out: Path, result: Predicted, record: dict[str, Any], level: float | None) -> None:
+    from certidote.data.names import as_cell
     from certidote.results.files import write_csv, write_json
 
     if out.suffix.lower() == ".csv":
         columns = [name for name in result.rows[0] if name != "counts"]
         classes = record["data"]["classes"]
-        header = (*columns, *(f"count of {name}" for name in classes))
-        rows = [
-            (*("" if row[name] is None else row[name] for name in columns), *(row["counts"][c] for c in classes))
-            for row in result.rows
-        ]
+        header = (*columns, *(f"count of {as_cell(name)}" for name in classes))
+        rows = [(*(_cell(row[name]) for name in columns), *(row["counts"][c] for c in classes)) for row in result.rows]
         write_csv(out, header, rows)
         return
     fields = {name: record[name] for name in ("sigma", "n0", "n", "proved", "reasons", "config_digest", "unit")}
     about = {"format": "certidote predictions", "version": 1, "claim": result.claim, "alpha": level, **fields}
     skipped = [{"name": name, "reason": reason} for name, reason in result.skipped]
     write_json(out, {**about, "assumptions": list(result.assumptions), "skipped": skipped, "images": list(result.rows)})
+
+
+def _cell(value: Any) -> Any:
+    """A value in a table: names are never formulas, nothing is an empty cell."""
+    from certidote.data.names import as_cell
+
+    if value is None:
+        return ""
+    return as_cell(value) if isinstance(value, str) else value
