@@ -97,3 +97,11 @@ def test_options_that_make_no_sense_are_one_line_and_leave_nothing(
     assert expected in error
     assert len(error.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_noise_goes_on_the_images_themselves_not_on_transformed_ones(tmp_path: Path) -> None:
+    given = {"sigma": 0.5, "models": 20, "n0": 5, "denoiser": "none", "test_transform": "ownmodels:mirrored"}
+    with pytest.raises(ValueError, match="the certificate would speak of changes of transformed images"):
+        verbs.certify("digits", out=tmp_path / "run", test_input="noised-denoised", **given)
+    assert not (tmp_path / "run").exists()
+    assert verbs.certify("digits", out=tmp_path / "run", dry_run=True, **given)

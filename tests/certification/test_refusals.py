@@ -135,6 +135,40 @@ class SigmaByContent(Base):
 
 
 @dataclass(frozen=True)
+class SigmaByImage(Base):
+    """More noise for those images that are bright."""
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View:
+        weak, strong = (honest_view(replace(self, sigma=self.sigma * factor), data, key / factor) for factor in (1, 2))
+        bright = data.unsealed("noise level by image").images.flatten(1).mean(1) > 0.5
+        return replace(weak, images=torch.where(bright.view(-1, 1, 1, 1), strong.images, weak.images))
+
+
+@dataclass(frozen=True)
+class ModelSelection(Base):
+    """Trains on plain or on mirrored copies, whichever does better on the raw images."""
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View:
+        view = honest_view(self, data, key)
+        raw = data.unsealed("model selection").images
+        tried = (view.images, view.images.flip(-1))
+        best = max(tried, key=lambda images: int((nearest_mean(images, view.labels, raw) == data.labels).sum()))
+        return replace(view, images=best)
+
+
+@dataclass(frozen=True)
+class AugmentedFirst(Base):
+    """Mirrors the raw images beside themselves and gives each copy noise of its own."""
+
+    def view(self, data: Untrusted, member: int, key: Key) -> View:
+        view = honest_view(self, data, key)
+        mirrored = data.unsealed("augmentation before the noise").images.flip(-1)
+        noise = torch.from_numpy((key / "more").numpy().standard_normal(mirrored.shape, dtype=np.float32))
+        images = torch.cat([view.images, mirrored + self.sigma * noise])
+        return replace(view, images=images, labels=torch.cat([view.labels, data.labels]))
+
+
+@dataclass(frozen=True)
 class OneDrawTwoStrengths(Base):
     """Never reads a raw pixel, and has them all: one draw z at two strengths gives x + s z and x + 2 s z."""
 
@@ -188,6 +222,9 @@ def nearest_mean(images: Images, labels: torch.Tensor, queries: Images) -> torch
         (PseudoLabels, "read without noise (pseudo-labels)"),
         (EarlyStopping, "read without noise (early stopping)"),
         (SigmaByContent, "read without noise (noise level by content)"),
+        (SigmaByImage, "read without noise (noise level by image)"),
+        (ModelSelection, "read without noise (model selection)"),
+        (AugmentedFirst, "read without noise (augmentation before the noise)"),
         (RawPretraining, "read without noise (pretraining)"),
         (KeyedByContent, "read without noise (the digest of the images)"),
         (KnownImages, "read without noise (how many images are among known ones)"),

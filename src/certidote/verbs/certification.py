@@ -172,6 +172,11 @@ def certify(
     chosen = denoiser_named(denoiser, train_set, number_format, size, skip_corrupt)
     input_kind = test_input_named(test_input)
     noise_x = (sigma if input_kind == "noised-denoised" else 0.0) if sigma_x is None else sigma_x
+    if test_transform and noise_x > 0:
+        raise ValueError(
+            f"--test-transform {test_transform} with noise on test images: the certificate would speak of changes of transformed images, not "
+            "of the images themselves; transform the files first, or leave out the noise (--test-input clean or denoised)"
+        )
     smoothing = DenoisedSmoothing(
         chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device,
         check_bound(bound), train_set.num_classes, input_kind, noise_x,
