@@ -24,6 +24,15 @@ DenoiserName = Annotated[
         "(closed forms over images you trust), or auto (by image shape)"
     ),
 ]
+Selecting = Annotated[
+    int, typer.Option(help="models that select the answers, on top of n; 0: the counted ones do, at a stricter level")
+]
+Alpha = Annotated[float, typer.Option(help="failure probability of the statement")]
+Simultaneous = Annotated[bool, typer.Option(help="one statement about the whole test set (Bonferroni)")]
+Parts = Annotated[
+    int,
+    typer.Option(help="cut the training set into this many parts, each with n0 + n models of its own, and let the parts vote"),
+]
 BoundName = Annotated[
     str,
     typer.Option(

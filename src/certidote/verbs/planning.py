@@ -18,6 +18,7 @@ from certidote.verbs.choices import (
     transformed_test,
 )
 from certidote.verbs.options import (
+    Alpha,
     BoundName,
     Data,
     DenoiserName,
@@ -25,10 +26,13 @@ from certidote.verbs.options import (
     Dtype,
     OwnModel,
     OwnTransform,
+    Parts,
     PretrainedTrusted,
     RecipeName,
+    Selecting,
     Sigma,
     SigmaX,
+    Simultaneous,
     Size,
     SkipCorrupt,
     TestInputName,
@@ -82,17 +86,12 @@ def plan(
     sigma: Sigma = 0.25,
     models: Annotated[int | None, typer.Option(help="n, the models whose votes are counted; default 1000")] = None,
     radius: Annotated[float | None, typer.Option(help="instead of --models: a radius that shall be provable")] = None,
-    n0: Annotated[
-        int, typer.Option(help="models that select the answers, on top of n; 0: the counted ones do, at a stricter level")
-    ] = 100,
-    alpha: Annotated[float, typer.Option(help="failure probability of the statement")] = 0.001,
-    simultaneous: Annotated[bool, typer.Option(help="one statement about the whole test set (Bonferroni)")] = False,
+    n0: Selecting = 100,
+    alpha: Alpha = 0.001,
+    simultaneous: Simultaneous = False,
     bound: BoundName = "clopper-pearson",
     trusted: Trusted = None,
-    parts: Annotated[
-        int,
-        typer.Option(help="cut the training set into this many parts, each with n0 + n models of its own, and let the parts vote"),
-    ] = 1,
+    parts: Parts = 1,
     test_input: TestInputName = "clean",
     sigma_x: SigmaX = None,
     test: Annotated[str, typer.Option(help="test images; default: the test split of DATA")] = "",
