@@ -6,13 +6,13 @@ learning: it moves features of surrogates, so the victim's extractor must resemb
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from certidote.adam import Adam
 from certidote.attacks.budget import project, quantize
+from certidote.attacks.selection import check_surrogates, check_task, choose_bases, target_of
 from certidote.streams import Key
 from certidote.types import FeatureExtractor, Images, Knowledge, Poison, Task, as_pixels
 
@@ -60,7 +60,7 @@ def bullseye_polytope_batch(
     Raises: as `bullseye_polytope`; ValueError if there are no tasks, not one key each, or the budgets differ.
     """
     _check(tasks, knowledge, keys, steps, step_size)
-    bases = [_choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
+    bases = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
     together = max(1, IMAGES_TOGETHER // tasks[0].budget.num_poisons)
     crafted: list[Poison] = []
     for first in range(0, len(tasks), together):
@@ -81,7 +81,7 @@ def _craft(
     stored = torch.cat([task.train.images[rows] for task, rows in zip(tasks, bases, strict=True)])
     start = as_pixels(stored)
     # One target at a time: a convolution may round a batch of one differently from a larger one.
-    targets = [as_pixels(task.goal.image.unsqueeze(0)) for task in tasks]
+    targets = [as_pixels(target_of(task).image.unsqueeze(0)) for task in tasks]
     with torch.no_grad():
         centers = [torch.cat([surrogate.penultimate(target) for target in targets]) for surrogate in surrogates]
     if any(bool((center.norm(dim=1) == 0).any()) for center in centers):
@@ -118,18 +118,6 @@ def center_distances(
     return torch.stack(ratios).mean(0)
 
 
-def _choose_bases(task: Task, key: Key) -> Int64[Tensor, "m"]:
-    """Rows of the adversarial class, drawn without replacement, ascending."""
-    label, wanted = task.goal.adversarial_label, task.budget.num_poisons
-    candidates = (task.train.labels == label).nonzero().squeeze(1).numpy()
-    if wanted > len(candidates):
-        raise ValueError(
-            f"num_poisons={wanted} base images are wanted, but the adversarial class {task.train.class_names[label]!r} has "
-            f"{len(candidates)}; lower num_poisons or choose another class"
-        )
-    return torch.from_numpy(np.sort(key.numpy().choice(candidates, size=wanted, replace=False)))
-
-
 def _check(tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], steps: int, step_size: float) -> None:
     if not tasks or len(tasks) != len(keys):
         raise ValueError(f"{len(tasks)} tasks and {len(keys)} keys; give at least one task, and one key for each")
@@ -137,14 +125,7 @@ def _check(tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], ste
         raise ValueError("tasks crafted together must share one budget; craft each budget in its own call")
     if steps < 1 or not step_size > 0:
         raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
-    if not knowledge.surrogates:
-        raise ValueError("no surrogates given; this attack aims at features and needs at least 1")
-    for number, surrogate in enumerate(knowledge.surrogates):
-        if isinstance(surrogate, nn.Module) and any(module.training for module in surrogate.modules()):
-            raise ValueError(f"surrogate {number} is in train mode, where crafting would change its BatchNorm; call .eval() on it")
+    check_surrogates(knowledge.surrogates)
     for task in tasks:
-        true, adversarial = task.goal.true_label, task.goal.adversarial_label
-        if true == adversarial:
-            raise ValueError(f"the adversarial label {adversarial} is the target's true label; choose another class to aim for")
-        if not {true, adversarial} <= set(range(task.train.num_classes)):
-            raise ValueError(f"labels {true} and {adversarial} of the goal must lie in 0 to {task.train.num_classes - 1}")
+        check_task(task)
+        target_of(task)

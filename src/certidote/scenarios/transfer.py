@@ -153,7 +153,11 @@ def evaluate(
     if len(poisons) != len(scenario.goals):
         raise ValueError(f"{len(poisons)} poisons for {len(scenario.goals)} trials; give one for each goal of the scenario")
     for trial, (poison, goal) in enumerate(zip(poisons, scenario.goals, strict=True)):
-        if poison.goal.test_index != goal.test_index or poison.goal.adversarial_label != goal.adversarial_label:
+        made_for = poison.goal
+        if not isinstance(made_for, Target) or (made_for.test_index, made_for.adversarial_label) != (
+            goal.test_index,
+            goal.adversarial_label,
+        ):
             raise ValueError(f"poison {trial} is made for another goal than trial {trial}; keep poisons in the scenario's order")
     trainer = trainer or HeadTrainer(scenario.extractor)
     clean = [Untrusted(scenario.train)] * len(poisons)

@@ -9,7 +9,22 @@ from certidote.types.contracts import KeepsRankings, PreparesInputs, Scheme, Sta
 from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
 from certidote.types.denoisers import Denoiser, DenoiserCard
 from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Start, Traced, View, joined, rows_digest
-from certidote.types.poisons import Attack, Budget, BudgetExceeded, FeatureExtractor, Knowledge, Norm, Poison, Target, Task
+from certidote.types.poisons import (
+    Attack,
+    Budget,
+    BudgetExceeded,
+    DifferentiableDefense,
+    FeatureExtractor,
+    Goal,
+    Knowledge,
+    Norm,
+    Poison,
+    Retrain,
+    Surrogate,
+    Target,
+    Task,
+    Trigger,
+)
 from certidote.types.progress import Progress, Silent
 from certidote.types.untrusted import MAX_PICTURES, SealedInputs, Untrusted
 from certidote.types.values import ABSTAIN, Images, Json, digest_of
@@ -26,7 +41,9 @@ __all__ = [
     "CountCertificate",
     "Denoiser",
     "DenoiserCard",
+    "DifferentiableDefense",
     "FeatureExtractor",
+    "Goal",
     "ImageDataset",
     "Images",
     "InputReads",
@@ -43,17 +60,20 @@ __all__ = [
     "Progress",
     "Provenance",
     "Reads",
+    "Retrain",
     "Retrained",
     "Scheme",
     "SealedInputs",
     "Silent",
     "Stack",
     "Start",
+    "Surrogate",
     "Target",
     "Task",
     "Traced",
     "Trainer",
     "TrainsInGroups",
+    "Trigger",
     "Unit",
     "Unproved",
     "Untrusted",

@@ -1,12 +1,12 @@
 """What an attacker is asked for, may know and do, and what comes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
 
 from certidote.streams import Key
 from certidote.types.datasets import ImageDataset
@@ -17,11 +17,20 @@ Norm = Literal["linf", "l2"]
 
 @dataclass(frozen=True)
 class Budget:
-    """What the attacker may do: how many images, how far each. `epsilon` is in [0, 1] pixel units."""
+    """What the attacker may do: how many images, how far each.
+
+    Attributes:
+        num_poisons: most training images that may be replaced.
+        norm: in which a replaced image's movement is measured.
+        epsilon: largest movement, [0, 1] pixel units.
+        visible_trigger: pixels that the goal's trigger covers are not counted: the trigger is pasted on the poisons, in plain sight
+            (a label-consistent backdoor proper). The goal must be a `Trigger` with a fixed place.
+    """
 
     num_poisons: int
     norm: Norm
     epsilon: float
+    visible_trigger: bool = False
 
     def __post_init__(self) -> None:
         if self.num_poisons < 1:
@@ -42,6 +51,85 @@ class Target:
     test_index: int
 
 
+@dataclass(frozen=True, eq=False)
+class Trigger:
+    """A backdoor goal: test images that carry a patch shall be given another class.
+
+    Attributes:
+        patch: (c, s, t) what is pasted.
+        mask: (s, t) which of its pixels are pasted; the others let the image through.
+        place: (row, column) of its top left corner, or None: every image has a place of its own, drawn uniformly.
+        true_label: the class whose images shall be misclassified; None for all classes but the adversarial one.
+        adversarial_label: the class that the attacker wants for them.
+        amplitude: 1 overwrites pixels. Below 1, in (0, 1): the patch must hold 0 and 255 only, and 255 * amplitude is added where
+            it is white and taken away where it is black, clipped to the range of a pixel.
+    Raises: ValueError if shapes disagree, nothing is pasted, the two labels are equal, or the amplitude is out of range.
+    """
+
+    patch: UInt8[Tensor, "c s t"]
+    mask: Bool[Tensor, "s t"]
+    place: tuple[int, int] | None
+    true_label: int | None
+    adversarial_label: int
+    amplitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.patch.shape[1:] or not self.mask.any():
+            given = f"a mask of shape {tuple(self.mask.shape)} with {int(self.mask.sum())} pixels for a patch of {tuple(self.patch.shape)}"
+            raise ValueError(f"{given}; give one truth value for each pixel of the patch, at least one of them true")
+        if self.true_label == self.adversarial_label:
+            raise ValueError(f"the adversarial label {self.adversarial_label} is the true label; choose another class to aim for")
+        if not 0 < self.amplitude <= 1:
+            raise ValueError(f"amplitude={self.amplitude}; give a number above 0, at most 1")
+        if self.amplitude < 1 and not bool(((self.patch == 0) | (self.patch == 255)).all()):
+            raise ValueError(f"amplitude={self.amplitude} with a patch that has grey pixels; below 1 a patch is black and white")
+
+    def places(self, count: int, image_shape: tuple[int, int, int], key: Key) -> Int64[Tensor, "n 2"]:
+        """(count, 2) top left corners: the fixed place, or for each image one drawn from `key`.
+
+        Raises: ValueError if the patch does not lie inside images of this (c, h, w) shape.
+        """
+        room = (image_shape[1] - self.patch.shape[1], image_shape[2] - self.patch.shape[2])
+        top, left = self.place or (0, 0)
+        if self.patch.shape[0] != image_shape[0] or not (0 <= top <= room[0] and 0 <= left <= room[1]):
+            where = "anywhere" if self.place is None else f"at {self.place}"
+            raise ValueError(
+                f"a patch of {tuple(self.patch.shape)} does not fit {where} on images of {image_shape}; give a smaller patch, of as "
+                "many channels, that lies inside the image"
+            )
+        if self.place is not None:
+            return torch.tensor([self.place], dtype=torch.int64).repeat(count, 1)
+        generator = key.numpy()
+        drawn = [generator.integers(0, space + 1, size=count) for space in room]
+        return torch.stack([torch.from_numpy(axis) for axis in drawn], 1)
+
+    def stamped(self, images: UInt8[Tensor, "n c h w"], key: Key) -> UInt8[Tensor, "n c h w"]:
+        """Copies of images with the patch on them; `key` draws the places if they are not fixed. Raises as `places`."""
+        corners = self.places(len(images), (images.shape[1], images.shape[2], images.shape[3]), key)
+        stamped = images.clone()
+        height, width = self.mask.shape
+        if self.amplitude < 1:
+            added = (self.patch.to(torch.float64) / 127.5 - 1) * 255 * self.amplitude
+        for image, (top, left) in zip(stamped, corners.tolist(), strict=True):
+            region = image[:, top : top + height, left : left + width]  # a view
+            pasted = self.patch if self.amplitude == 1 else (region + added).round().clamp(0, 255).to(torch.uint8)
+            region.copy_(torch.where(self.mask, pasted, region))
+        return stamped
+
+    def covered(self, image_shape: tuple[int, int, int]) -> Bool[Tensor, "h w"]:
+        """Pixels of an image that the patch overwrites. Raises: ValueError if the place is not fixed, or as `places`."""
+        if self.place is None:
+            raise ValueError("every image has its trigger in another place; give the trigger a fixed place")
+        self.places(1, image_shape, Key(0))
+        covered = torch.zeros(image_shape[1:], dtype=torch.bool)
+        (top, left), (height, width) = self.place, self.mask.shape
+        covered[top : top + height, left : left + width] = self.mask
+        return covered
+
+
+Goal = Target | Trigger
+
+
 class BudgetExceeded(ValueError):
     """Poisons that break the budget they claim to keep."""
 
@@ -52,7 +140,7 @@ class Poison:
 
     indices: Int64[Tensor, "m"]
     images: UInt8[Tensor, "m c h w"]
-    goal: Target
+    goal: Goal
     budget: Budget
 
     def apply(self, train: ImageDataset) -> ImageDataset:
@@ -82,7 +170,12 @@ class Poison:
         wrong = (train.labels[self.indices] != self.goal.adversarial_label).sum()
         if wrong:
             raise BudgetExceeded(f"{int(wrong)} base images are not of the adversarial class {self.goal.adversarial_label}")
-        steps = (self.images.to(torch.int64) - train.images[self.indices].to(torch.int64)).flatten(1)
+        steps = self.images.to(torch.int64) - train.images[self.indices].to(torch.int64)
+        if budget.visible_trigger:
+            if not isinstance(self.goal, Trigger):
+                raise BudgetExceeded("the budget allows a visible trigger, but the goal has none; its goal is one target image")
+            steps = steps * ~self.goal.covered(train.image_shape)
+        steps = steps.flatten(1)
         if budget.norm == "linf":
             moved = steps.abs().amax(1).to(torch.float64) / 255
         else:
@@ -96,25 +189,70 @@ class Poison:
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """A surrogate in eval mode that takes [0, 1] pixels (normalisation is inside it)."""
+    """A model in eval mode that takes [0, 1] pixels (normalisation is inside it)."""
 
     def penultimate(self, images: Images) -> Float[Tensor, "n d"]: ...
 
 
+@runtime_checkable
+class Surrogate(FeatureExtractor, Protocol):
+    """A whole classifier in eval mode that the attacker differentiates: (n, c, h, w) pixels -> (n, classes) logits."""
+
+    def __call__(self, images: Images) -> Float[Tensor, "n classes"]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What the attacker works on: the clean training set, the goal, and the budget."""
+    """What the attacker works on.
+
+    Attributes:
+        train: the clean training set.
+        goal: what shall happen at test time.
+        budget: what may be changed.
+        bases: rows of `train` that are to become poisons, distinct and of the adversarial class; None leaves the choice to the attack.
+    """
 
     train: ImageDataset
-    goal: Target
+    goal: Goal
     budget: Budget
+    bases: Int64[Tensor, "m"] | None = None
+
+
+Retrain = Callable[[ImageDataset, Key], tuple[Surrogate, ...]]
+"""Fresh surrogates in eval mode, trained from scratch on a training set as the attacker believes that victims are."""
+
+
+@runtime_checkable
+class DifferentiableDefense(Protocol):
+    """What a member of a defended classifier sees instead of training images, as an adaptive attacker differentiates it.
+
+    Attributes:
+        draws: independent draws that one step of an attack averages over.
+    """
+
+    draws: int
+
+    def __call__(self, images: Images, key: Key) -> Images:
+        """One draw: (n, c, h, w) pixels -> (n, c, h, w) pixels, differentiable; the key decides the noise."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """What the attacker knows: surrogate models (one or several)."""
+    """What the attacker knows.
+
+    Attributes:
+        surrogates: one or several models in eval mode, of one or several architectures. Attacks on features need a `FeatureExtractor`,
+            attacks on losses a `Surrogate`.
+        retrain: how to train new surrogates on a (poisoned) set; None if the attacker cannot.
+        defense: the defense that the attacker sees through; None for an attacker who is unaware of any.
+    """
 
     surrogates: tuple[FeatureExtractor, ...]
+    retrain: Retrain | None = None
+    defense: DifferentiableDefense | None = None
 
 
 Attack = Callable[[Task, Knowledge, Key], Poison]

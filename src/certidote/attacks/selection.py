@@ -1,0 +1,101 @@
+"""What attacks ask of a task before they start, alike for all of them, and which training images become poisons."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from certidote.streams import Key
+from certidote.types import FeatureExtractor, Target, Task, Trigger
+
+
+def check_task(task: Task) -> None:
+    """Raises: ValueError, in one line, unless the goal's labels are two classes of the training set, the target is not one of its
+    images, and the bases, if the task names them, are as many distinct rows of the adversarial class as the budget allows.
+    """
+    goal, classes = task.goal, task.train.num_classes
+    labels = [goal.adversarial_label] if goal.true_label is None else [goal.true_label, goal.adversarial_label]
+    if len(set(labels)) < len(labels):
+        raise ValueError(
+            f"the adversarial label {goal.adversarial_label} is the target's true label; choose another class to aim for"
+        )
+    if not set(labels) <= set(range(classes)):
+        raise ValueError(f"labels {' and '.join(map(str, labels))} of the goal must lie in 0 to {classes - 1}")
+    if isinstance(goal, Target):
+        if goal.image.shape != task.train.image_shape:
+            given = f"a target of shape {tuple(goal.image.shape)} for training images of {task.train.image_shape}"
+            raise ValueError(f"{given}; they must agree: resize one of them")
+        twins = (task.train.images == goal.image).flatten(1).all(1).nonzero().squeeze(1)
+        if len(twins):
+            raise ValueError(
+                f"the target, test image {goal.test_index}, is image {int(twins[0])} of the training set too, so victims would learn "
+                "its true label; choose another target, or take it out of the training set"
+            )
+    if task.bases is not None:
+        _check_bases(task, task.bases)
+
+
+def check_surrogates(surrogates: Sequence[FeatureExtractor]) -> None:
+    """Raises: ValueError if there is no surrogate, or one is in train mode."""
+    if not surrogates:
+        raise ValueError("no surrogates given; the attack needs at least 1 model to aim at")
+    for number, surrogate in enumerate(surrogates):
+        if isinstance(surrogate, nn.Module) and any(module.training for module in surrogate.modules()):
+            raise ValueError(f"surrogate {number} is in train mode, where crafting would change its BatchNorm; call .eval() on it")
+
+
+def choose_bases(task: Task, key: Key) -> Int64[Tensor, "m"]:
+    """The task's bases; or rows of the adversarial class, drawn without replacement. Ascending.
+
+    Raises: ValueError if the class has fewer images than the budget allows poisons.
+    """
+    if task.bases is not None:
+        return task.bases.sort().values
+    candidates, wanted = base_candidates(task).numpy(), task.budget.num_poisons
+    return torch.from_numpy(np.sort(key.numpy().choice(candidates, size=wanted, replace=False)))
+
+
+def base_candidates(task: Task) -> Int64[Tensor, "k"]:
+    """All rows of the adversarial class, ascending.
+
+    Raises: ValueError if there are fewer than the budget allows poisons.
+    """
+    label, wanted = task.goal.adversarial_label, task.budget.num_poisons
+    candidates = (task.train.labels == label).nonzero().squeeze(1)
+    if wanted > len(candidates):
+        raise ValueError(
+            f"num_poisons={wanted} base images are wanted, but the adversarial class {task.train.class_names[label]!r} has "
+            f"{len(candidates)}; lower num_poisons or choose another class"
+        )
+    return candidates
+
+
+def target_of(task: Task) -> Target:
+    """The goal of an attack on one test image. Raises: ValueError if the goal is a trigger."""
+    if not isinstance(task.goal, Target):
+        raise ValueError("the goal is a trigger, but this attack aims at one test image; give a target")
+    return task.goal
+
+
+def trigger_of(task: Task) -> Trigger:
+    """The goal of a backdoor attack. Raises: ValueError if the goal is one test image."""
+    if not isinstance(task.goal, Trigger):
+        raise ValueError("the goal is one test image, but this attack makes a backdoor; give a trigger")
+    return task.goal
+
+
+def _check_bases(task: Task, bases: Int64[Tensor, "m"]) -> None:
+    values = bases.sort().values
+    repeated = values[1:][values[1:] == values[:-1]]
+    if len(repeated):
+        raise ValueError(f"base image {int(repeated[0])} is given more than once; each base image becomes one poison")
+    if len(bases) != task.budget.num_poisons:
+        raise ValueError(f"{len(bases)} base images for a budget of num_poisons={task.budget.num_poisons}; give as many")
+    if int(values[0]) < 0 or int(values[-1]) >= len(task.train):
+        raise ValueError(f"base images must be rows 0 to {len(task.train) - 1} of the training set")
+    wrong = bases[task.train.labels[bases] != task.goal.adversarial_label]
+    if len(wrong):
+        name, label = task.train.class_names[task.goal.adversarial_label], task.train.class_names[int(task.train.labels[wrong[0]])]
+        raise ValueError(f"base image {int(wrong[0])} is of class {label!r}; bases must be of the adversarial class {name!r}")
