@@ -210,7 +210,7 @@ def test_what_cannot_be_crafted_is_refused() -> None:
         refused(replace(task, goal=replace(task.goal, adversarial_label=0)))
     with pytest.raises(ValueError, match=r"labels 0 and 3 of the goal must lie in 0 to 2"):
         refused(replace(task, goal=replace(task.goal, adversarial_label=3)))
-    with pytest.raises(ValueError, match=r"no surrogates given; this attack aims at features and needs at least 1"):
+    with pytest.raises(ValueError, match=r"no surrogates given; the attack needs at least 1 model to aim at"):
         refused(task, Knowledge(()))
     with pytest.raises(ValueError, match=r"steps=0, step_size=0.01; both must be positive"):
         refused(task, steps=0, step_size=0.01)
