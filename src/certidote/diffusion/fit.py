@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from certidote.adam import Adam
 from certidote.diffusion.augment import AUGMENTATION_FIELDS, Augmentation
 from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE
 from certidote.diffusion.contract import image_hashes
 from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, architecture_for, weights_digest
+from certidote.diffusion.unfinished import SECONDS_BETWEEN, Unfinished
+from certidote.muon import Muon
 from certidote.numerics import DType, torch_dtype
 from certidote.streams import Key, torch_seeded
 from certidote.types import Denoiser, DenoiserCard, ImageDataset, Images, Json, Progress, Silent
@@ -30,6 +33,11 @@ VALIDATION_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 
 WARM_UP = 100
 """Steps over which the learning rate rises to its peak, from which it falls along a half cosine to zero."""
+
+TOLD = 10
+"""Steps after which progress is told."""
+
+MUON_MOMENTUM, MUON_ITERATIONS = 0.95, 4
 
 FEW_STEPS, LEAST_BATCH, TRIED_STEPS = 1_000, 32, 2
 """Of `within_minutes`: steps below which batches are made smaller, to how many images at least, and how many steps are timed."""
@@ -42,6 +50,7 @@ class DenoiserRecipe:
     Attributes:
         steps, batch: optimizer steps, and images in each.
         learning_rate, weight_decay: of AdamW; the rate is the peak.
+        muon: peak rate of Muon on all filters but the first and the last, with the same schedule; 0 leaves them to AdamW.
         averaging: share of the training over which weights are averaged (exponentially, warming up with the steps done).
         sigma_min, sigma_max: noise range, [0, 1] pixel units; sigma is drawn log-uniformly from it.
         augmentation: changes to the images.
@@ -55,6 +64,7 @@ class DenoiserRecipe:
     batch: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
+    muon: float = 0.0
     averaging: float = 0.05
     sigma_min: float = 0.04
     sigma_max: float = 1.25
@@ -66,9 +76,9 @@ class DenoiserRecipe:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps={self.steps}, batch={self.batch}; both must be at least 1")
-        if not (self.learning_rate > 0 and self.weight_decay >= 0 and 0 < self.averaging <= 1):
+        if not (self.learning_rate > 0 and min(self.weight_decay, self.muon) >= 0 and 0 < self.averaging <= 1):
             raise ValueError(
-                f"learning_rate={self.learning_rate}, weight_decay={self.weight_decay}, averaging={self.averaging}; "
+                f"learning_rate={self.learning_rate}, weight_decay={self.weight_decay}, muon={self.muon}, averaging={self.averaging}; "
                 "the rate must be positive, the decay at least 0, and averaging in (0, 1]"
             )
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
@@ -105,7 +115,7 @@ def load_recipe(name_or_path: str) -> DenoiserRecipe:
     Raises: ValueError if it is neither, or the file does not hold a recipe.
     """
     if name_or_path == "auto":
-        return DenoiserRecipe()
+        return DenoiserRecipe(muon=0.02)
     path = Path(name_or_path)
     if path.suffix != ".toml" or not path.is_file():
         raise ValueError(f"unknown denoiser recipe {name_or_path!r}; give auto, or the path of a .toml file")
@@ -165,6 +175,7 @@ def train_network(
     name: str = "network",
     dtype: DType = "float32",
     device: str = "cpu",
+    unfinished: Path | None = None,
 ) -> NetworkDenoiser:
     """A denoiser trained on trusted images, and its errors on images it has not seen.
 
@@ -180,7 +191,9 @@ def train_network(
         name: for the card.
         dtype: number format of the training's convolutions, and of the denoiser returned. Weights are kept in float32.
         device: where to train; the denoiser is returned on the CPU.
-    Raises: ValueError if shapes disagree, there are too few images, or the training diverges.
+        unfinished: a file in which the state is kept once a minute and from which an interrupted training goes on; whoever calls
+            removes it when the denoiser is saved.
+    Raises: ValueError if shapes disagree, there are too few images, the training diverges, or `unfinished` is of another training.
     """
     fitted, held_out = (trusted, validation) if validation is not None else _split(trusted, recipe.validation_share, key)
     if held_out.image_shape != trusted.image_shape:
@@ -193,7 +206,8 @@ def train_network(
     with torch_seeded(key / "init"):
         network = ResidualUNet(recipe.architecture or architecture_for(trusted.image_shape))
     progress = progress or Silent()
-    _train(network.to(device), clean, scaling, recipe, key / "batches", progress, dtype)
+    state = None if unfinished is None else Unfinished(unfinished, training_of(trusted, recipe, key, dtype))
+    _train(network.to(device), clean, scaling, recipe, key / "batches", progress, dtype, state)
     network.cpu()
     if recipe.storage == "float16":
         network.half().float()
@@ -213,12 +227,65 @@ def train_network(
     return denoiser
 
 
+def training_of(trusted: ImageDataset, recipe: DenoiserRecipe, key: Key, dtype: DType) -> Json:
+    """What a training is of, as an unfinished one keeps it."""
+    key_json = [str(key.root), *key.path]
+    return {"images": trusted.digest(), "recipe": recipe.to_json(), "key": key_json, "dtype": dtype}
+
+
 def _split(trusted: ImageDataset, share: float, key: Key) -> tuple[ImageDataset, ImageDataset]:
     order = (key / "split").numpy().permutation(len(trusted))
     count = max(1, round(share * len(trusted)))
     if count >= len(trusted):
         raise ValueError(f"{len(trusted)} trusted images are too few to hold out {count}; give more, or validation images")
     return trusted.subset(order[count:].tolist()), trusted.subset(order[:count].tolist())
+
+
+class _Training:
+    """The state of a training: weights, their average, and what the optimizers remember."""
+
+    def __init__(self, network: ResidualUNet, recipe: DenoiserRecipe) -> None:
+        self.recipe, self.weights = recipe, list(network.parameters())
+        inner = {id(weight) for weight in network.inner_filters()} if recipe.muon else set()
+        self.filters = [i for i, weight in enumerate(self.weights) if id(weight) in inner]
+        self.others = [i for i, weight in enumerate(self.weights) if id(weight) not in inner]
+        self.muon = Muon([self.weights[i] for i in self.filters], MUON_MOMENTUM, MUON_ITERATIONS, fixed_norm=False)
+        self.adam = Adam([self.weights[i] for i in self.others], betas=(0.9, 0.99))
+        self.averaged = [weight.detach().clone() for weight in self.weights]
+
+    def tensors(self) -> dict[str, Tensor]:
+        groups = {
+            "weights": self.weights,
+            "averaged": self.averaged,
+            "velocity": self.muon.velocity,
+            "average": self.adam.average,
+            "square": self.adam.square,
+        }
+        return {f"{name}.{i}": tensor for name, group in groups.items() for i, tensor in enumerate(group)}
+
+    @torch.no_grad()
+    def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Raises: ValueError if these are not the tensors of this training."""
+        mine = self.tensors()
+        if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in tensors.items()}:
+            raise ValueError("the unfinished training's state does not fit its network; delete it to train from the start")
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+        self.adam.steps = step
+
+    @torch.no_grad()
+    def step(self, loss: Tensor, step: int) -> None:
+        gradients = torch.autograd.grad(loss, self.weights)
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        factor = (1.0 / (norm + 1e-6)).clamp(max=1.0)
+        gradients = [gradient * factor for gradient in gradients]
+        rate = _rate(step, self.recipe.steps)
+        for i in self.others:
+            self.weights[i].mul_(1 - self.recipe.learning_rate * rate * self.recipe.weight_decay)
+        self.adam.step([gradients[i] for i in self.others], self.recipe.learning_rate * rate)
+        self.muon.step([gradients[i] for i in self.filters], self.recipe.muon * rate)
+        horizon = 1 + self.recipe.averaging * step
+        torch._foreach_lerp_(self.averaged, [weight.detach() for weight in self.weights], 1 / horizon)
 
 
 def _train(
@@ -229,34 +296,36 @@ def _train(
     key: Key,
     progress: Progress,
     dtype: DType,
+    unfinished: Unfinished | None = None,
 ) -> None:
-    """Train in place; at the end the network holds the averaged weights."""
+    """Train in place; at the end the network holds the averaged weights. Step i draws from `key / i`, so it can begin anywhere."""
     device = network.head.weight.device
     network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    weights = list(network.parameters())
-    averaged = [weight.detach().clone() for weight in weights]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
-    generator = key.numpy()
-    progress.start("denoiser", recipe.steps, unit="steps")
-    for step in range(recipe.steps):
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * _rate(step, recipe.steps)
-        images, noisy, sigma = (x.to(device) for x in _batch(clean, recipe, generator))
+    training, first = _Training(network, recipe), 0
+    if unfinished is not None and (kept := unfinished.read()) is not None:
+        first = kept[0]
+        training.restore(*kept)
+    progress.start("denoiser", recipe.steps, done=first, unit="steps")
+    written = time.monotonic()
+    behind = 0
+    for step in range(first, recipe.steps):
+        images, noisy, sigma = (x.to(device) for x in _batch(clean, recipe, (key / step).numpy()))
         scaled, level = scaling.enter(noisy, sigma)
         with torch.autocast(device.type, torch_dtype(dtype), enabled=dtype != "float32"):
             output = network(scaled, level)
         loss = (output.to(torch.float32) - scaling.wanted(images, noisy, sigma)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        horizon = 1 + recipe.averaging * step
-        torch._foreach_lerp_(averaged, [weight.detach() for weight in weights], 1 / horizon)
-        if step % 50 == 49 or step == recipe.steps - 1:
+        training.step(loss, step)
+        behind += 1
+        if behind == TOLD or step == recipe.steps - 1:
             if not math.isfinite(loss.item()):
                 raise ValueError(f"the denoiser's training diverged by step {step + 1}; lower learning_rate={recipe.learning_rate}")
-            progress.advance(step % 50 + 1, f"loss {loss.item():.3f}")
+            progress.advance(behind, f"loss {loss.item():.3f}")
+            behind = 0
+            if unfinished is not None and time.monotonic() - written > SECONDS_BETWEEN:
+                unfinished.write(step + 1, training.tensors())
+                written = time.monotonic()
     with torch.no_grad():
-        for weight, average in zip(weights, averaged, strict=True):
+        for weight, average in zip(training.weights, training.averaged, strict=True):
             weight.copy_(average)
 
 

@@ -91,6 +91,11 @@ class ResidualUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], folded, 3, padding=1)
         _silence(self.head)
 
+    def inner_filters(self) -> list[nn.Parameter]:
+        """Filters of all convolutions but the first and the last."""
+        ends = {id(self.stem.weight), id(self.head.weight)}
+        return [weight for weight in self.parameters() if weight.ndim == 4 and id(weight) not in ends]
+
     def forward(self, scaled: Float[Tensor, "n c h w"], level: Float[Tensor, "n"]) -> Float[Tensor, "n c h w"]:
         """(n, c, h, w) outputs for scaled images and the (n,) noise levels they are told."""
         height, width = scaled.shape[2:]

@@ -16,6 +16,7 @@ from certidote.streams import Key, torch_seeded
 from certidote.training.classifier import Classifier, standardized
 from certidote.training.convnets import CONVNETS
 from certidote.training.own import is_own, own_model
+from certidote.training.whitened import WHITENED
 from certidote.types import Images
 
 MAX_MAP = 8
@@ -68,6 +69,7 @@ ARCHITECTURES: dict[str, Builder] = {
     **MLPS,
     "cnn-32-64": partial(Cnn, widths=(32, 64)),
     **CONVNETS,
+    **WHITENED,
 }
 """Everything a recipe can name, besides the user's own."""
 

@@ -15,7 +15,7 @@ from certidote.numerics import DType, sent, torch_dtype
 from certidote.streams import Key, torch_seeded
 from certidote.training.augment import Augmentation
 from certidote.training.models import MLPS, ModelStack, build
-from certidote.training.momentum import Momentum
+from certidote.training.optimizer import Optimizer
 from certidote.training.own import is_own
 from certidote.training.recipe import Recipe
 from certidote.training.schedule import batches, check_views, rates
@@ -82,7 +82,7 @@ class PooledTrainer:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             images = images.contiguous(memory_format=torch.channels_last)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = Momentum(parameters, self.recipe)
+        optimizer = Optimizer(parameters, self.recipe)
         steps = sent(torch.stack(batches(self.recipe, len(view.labels), common)), device)
         per_epoch = len(steps) // self.recipe.epochs
         augmentation = Augmentation.drawn(self.recipe, len(view.labels), key, device)

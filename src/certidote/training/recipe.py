@@ -18,13 +18,15 @@ from certidote.types import Json
 
 
 class Recipe(BaseModel):
-    """Training by momentum SGD under cross-entropy, with a linear warm-up and a linear decay to 0, or drops by ten. Hashable.
+    """Training by momentum SGD (and Muon) under cross-entropy, with a linear warm-up and a linear decay to 0, or drops by ten. Hashable.
 
     Attributes:
         architecture: a name in `models.ARCHITECTURES`, or "package.module:factory" (see `own`), which nothing here imports.
         epochs: passes over the training images, >= 1.
         batch_size: most images of one step, >= 1; smaller data sets are one batch.
         learning_rate: the peak, > 0.
+        muon: peak rate of Muon on the filters of convolutions, >= 0, with the schedule and momentum of the others; 0 leaves them to SGD.
+            For architectures that normalize after every convolution.
         momentum: in [0, 1).
         nesterov: step ahead of the momentum; needs momentum > 0.
         weight_decay: L2 penalty on all parameters, in [0, 1).
@@ -43,6 +45,7 @@ class Recipe(BaseModel):
     epochs: int
     batch_size: int = 100
     learning_rate: float
+    muon: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
@@ -73,6 +76,8 @@ class Recipe(BaseModel):
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; give a whole number of at least 1")
+        if not self.muon >= 0:
+            raise ValueError(f"muon={self.muon}; give a rate of at least 0; 0 trains all weights by SGD")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate}; give a number above 0")
         for name in ("momentum", "weight_decay", "warm_up", "label_smoothing"):

@@ -1,5 +1,6 @@
 """`denoiser train`, `denoiser list`, `denoiser info`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,10 +29,14 @@ def denoiser_train(
     force: Force = False,
     progress: "Progress | None" = None,
 ) -> "Denoiser":
-    """Train a denoising network on images you TRUST. Whoever makes it asserts that no attacker could alter them."""
+    """Train a denoising network on images you TRUST. Whoever makes it asserts that no attacker could alter them.
+
+    The same command goes on with an interrupted training: its state is kept once a minute beside OUT, in OUT.unfinished.
+    """
     from certidote.data import load
     from certidote.diffusion.denoiser import check_target, save
-    from certidote.diffusion.fit import load_recipe, train_network, within_minutes
+    from certidote.diffusion.fit import load_recipe, train_network, training_of, within_minutes
+    from certidote.diffusion.unfinished import kept_training
     from certidote.numerics import resolve_dtype
     from certidote.streams import Key, fresh_root
 
@@ -42,13 +47,25 @@ def denoiser_train(
     check_device(device)
     used_recipe = load_recipe(recipe)
     images, number_format = load(data, "train", size=size, skip_corrupt=skip_corrupt), resolve_dtype(dtype, device)
-    if minutes is not None:
+    unfinished = out.with_name(out.name + ".unfinished")
+    kept = None if force else kept_training(unfinished)
+    if kept is not None and minutes is not None:  # how many steps fit was measured when it began
+        steps, batch = kept["recipe"]["steps"], kept["recipe"]["batch"]
+        used_recipe = replace(used_recipe, steps=steps, batch=batch)
+    elif minutes is not None:
         used_recipe = within_minutes(images, used_recipe, minutes, number_format, device)
+    if kept is not None and seed is None:
+        seed = int(kept["key"][0])
     key = Key(fresh_root() if seed is None else seed) / "denoiser"
-    trained = train_network(images, None, used_recipe, key, progress, name=out.name, dtype=number_format, device=device)
+    if force and kept_training(unfinished) not in (None, training_of(images, used_recipe, key, number_format)):
+        unfinished.unlink()
+    trained = train_network(
+        images, None, used_recipe, key, progress, name=out.name, dtype=number_format, device=device, unfinished=unfinished
+    )
     if images.notes:
         trained.card.details["data_notes"] = list(images.notes)
     save(trained, out, force)
+    unfinished.unlink(missing_ok=True)
     return trained
 
 

@@ -1,0 +1,28 @@
+"""The optimizer that a recipe asks for."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from certidote.muon import Muon
+from certidote.training.momentum import Momentum
+from certidote.training.recipe import Recipe
+
+ITERATIONS = 3
+"""Of Muon's Newton-Schulz, as in the short trainings it comes from."""
+
+
+class Optimizer:
+    """Muon for the filters of convolutions if the recipe gives it a rate, SGD with momentum for everything else."""
+
+    def __init__(self, parameters: Sequence[Tensor], recipe: Recipe) -> None:
+        self._filters = [i for i, parameter in enumerate(parameters) if recipe.muon > 0 and parameter.ndim == 4]
+        self._others = sorted(set(range(len(parameters))) - set(self._filters))
+        self._muon = Muon([parameters[i] for i in self._filters], recipe.momentum, ITERATIONS, fixed_norm=True)
+        self._momentum = Momentum([parameters[i] for i in self._others], recipe)
+        self._ratio = recipe.muon / recipe.learning_rate
+
+    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
+        """One step of size `rate`, Muon's in proportion, against gradients in the order of the parameters; overwrites them."""
+        self._muon.step([gradients[i] for i in self._filters], rate * self._ratio)
+        self._momentum.step([gradients[i] for i in self._others], rate)
