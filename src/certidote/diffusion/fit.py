@@ -254,7 +254,7 @@ class _Training:
         self.averaged = [weight.detach().clone() for weight in self.weights]
 
     def tensors(self) -> dict[str, Tensor]:
-        groups = {
+        groups: dict[str, list[Tensor]] = {
             "weights": self.weights,
             "averaged": self.averaged,
             "velocity": self.muon.velocity,
@@ -275,7 +275,7 @@ class _Training:
 
     @torch.no_grad()
     def step(self, loss: Tensor, step: int) -> None:
-        gradients = torch.autograd.grad(loss, self.weights)
+        gradients = list(torch.autograd.grad(loss, self.weights))
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         factor = (1.0 / (norm + 1e-6)).clamp(max=1.0)
         gradients = [gradient * factor for gradient in gradients]

@@ -56,7 +56,7 @@ def _cosines(size: int) -> Float[Tensor, "k n"]:
 def _normalizer(channels: int, norm: Normalization) -> nn.Module:
     """Normalization whose scale stays 1: the filters before it are free to have any."""
     layer: nn.Module = nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(channels, GROUPS), channels)
-    layer.weight.requires_grad_(False)  # type: ignore[operator, union-attr]
+    layer.weight.requires_grad_(False)
     return layer
 
 

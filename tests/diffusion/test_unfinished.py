@@ -1,0 +1,102 @@
+"""Trainings of denoisers that were interrupted."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from certidote import denoiser_train
+from certidote.data.tiny import tiny
+from certidote.diffusion import fit
+from certidote.diffusion.fit import DenoiserRecipe, train_network
+from certidote.diffusion.network import Architecture
+from certidote.diffusion.unfinished import Unfinished, kept_training
+from certidote.streams import Key
+from certidote.types import Silent
+
+RECIPE = DenoiserRecipe(steps=40, batch=16, muon=0.02, architecture=Architecture(1, 2, (16, 16), (1, 1)))
+
+
+class Interrupt(Exception):
+    pass
+
+
+class Impatient(Silent):
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        if self.left == 0:
+            raise Interrupt
+        self.left -= 1
+
+
+@pytest.fixture
+def always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "SECONDS_BETWEEN", -1)
+
+
+@pytest.mark.usefixtures("always_kept")
+def test_what_goes_on_ends_as_what_was_not_interrupted(tmp_path: Path) -> None:
+    trusted, file = tiny(20, 3, (1, 8, 8), Key(0)), tmp_path / "state"
+    whole = train_network(trusted, None, RECIPE, Key(1))
+    with pytest.raises(Interrupt):
+        train_network(trusted, None, RECIPE, Key(1), Impatient(2), unfinished=file)
+    step, tensors = Unfinished(file, fit.training_of(trusted, RECIPE, Key(1), "float32")).read() or (0, {})
+    assert step == 20
+    assert any(bool(tensor.abs().max() > 0) for name, tensor in tensors.items() if name.startswith("velocity"))
+    again = train_network(trusted, None, RECIPE, Key(1), unfinished=file)
+    assert again.card.digest == whole.card.digest
+    assert all(torch.equal(again.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+@pytest.mark.usefixtures("always_kept")
+def test_another_training_and_damage_are_refused(tmp_path: Path) -> None:
+    trusted, file = tiny(20, 3, (1, 8, 8), Key(0)), tmp_path / "state"
+    with pytest.raises(Interrupt):
+        train_network(trusted, None, RECIPE, Key(1), Impatient(1), unfinished=file)
+    for other in (dataclasses.replace(RECIPE, muon=0.01), dataclasses.replace(RECIPE, steps=41)):
+        with pytest.raises(ValueError, match=r"is of another training \(other images, recipe or key\); delete it, or repeat"):
+            train_network(trusted, None, other, Key(1), unfinished=file)
+    with pytest.raises(ValueError, match="is of another training"):
+        train_network(tiny(20, 3, (1, 8, 8), Key(9)), None, RECIPE, Key(1), unfinished=file)
+    file.write_bytes(file.read_bytes()[:-5])
+    assert kept_training(file) is None
+    with pytest.raises(ValueError, match=r"is damaged \(SafetensorError\); delete it to train from the start"):
+        train_network(trusted, None, RECIPE, Key(1), unfinished=file)
+
+
+KILLED_AFTER_WRITING = """
+import os, signal
+from certidote.diffusion import fit
+from certidote.diffusion.unfinished import Unfinished
+
+def write_and_die(self, step, tensors, write=Unfinished.write):
+    write(self, step, tensors)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+fit.SECONDS_BETWEEN, Unfinished.write = -1, write_and_die
+from certidote.cli import main
+main()
+"""
+
+
+def test_a_killed_command_goes_on_with_its_own_root_and_number_of_steps(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("batch = 32\nsteps = 100000\n[architecture]\nchannels = 1\npatch = 2\nwidths = [16]\nblocks = [1]\n")
+    out, state = tmp_path / "denoiser", tmp_path / "denoiser.unfinished"
+    arguments = ["denoiser", "train", "digits:trusted", "--recipe", str(recipe), "--minutes", "0.05", "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_WRITING, *arguments], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    kept = kept_training(state)
+    assert kept is not None
+    assert not out.exists()
+    finished = denoiser_train("digits:trusted", out=out, recipe=str(recipe), minutes=0.05)
+    assert finished.card.details["recipe"]["steps"] == kept["recipe"]["steps"]
+    assert finished.card.details["key"] == kept["key"]
+    assert not state.exists()
+    assert (out / "config.json").exists()
