@@ -255,7 +255,7 @@ class _Training:
 
     def tensors(self) -> dict[str, Tensor]:
         groups: dict[str, list[Tensor]] = {
-            "weights": self.weights,
+            "weights": [*self.weights],
             "averaged": self.averaged,
             "velocity": self.muon.velocity,
             "average": self.adam.average,
