@@ -177,6 +177,11 @@ def _say_denoiser(result: Any) -> None:
     print(
         f"Denoiser {result.card.name} ({result.card.kind}), sigma {result.sigma_min:g} to {result.sigma_max:g} ([0, 1] pixel units)"
     )
+    validation = result.card.details["validation"]
+    for name, values in validation["psnr"].items():
+        figures = ", ".join(f"{psnr:.1f} dB at {sigma:g}" for sigma, psnr in zip(validation["sigmas"], values, strict=True))
+        print(f"  {name}: PSNR on {validation['images']:,} held-out images {figures}")
+    print("".join(f"  {name} was not measured: {reason}\n" for name, reason in validation["omitted"].items()), end="")
 
 
 def _say_list(result: Any) -> None:
