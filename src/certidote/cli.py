@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from certidote.entry import BEFORE
+
 if TYPE_CHECKING:
     import typer
 
@@ -289,9 +291,6 @@ def groups() -> "dict[str, typer.Typer]":
     app.add_typer(datasets, name="data")
     app.add_typer(denoisers, name="denoiser")
     return {"": app, "denoiser": denoisers, "data": datasets}
-
-
-BEFORE = "interrupted before anything was done; give the same command again"
 
 
 def main() -> None:

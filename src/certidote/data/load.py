@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from certidote.data.archive import Member, is_archive, opened
@@ -18,10 +18,19 @@ from certidote.data.parquet import parquet_files, parquet_splits, read_parquet
 from certidote.data.resize import Size, as_size, resized_dataset
 from certidote.types import ImageDataset
 
-CATALOGUE: dict[str, Callable[[str], ImageDataset]] = {
-    "digits": load_digits,
+
+@dataclass(frozen=True)
+class Named:
+    """A data set known by name: how to load one of its splits, and which it has. `load` is asked for these only."""
+
+    load: Callable[[str], ImageDataset]
+    splits: tuple[str, ...]
+
+
+CATALOGUE: dict[str, Named] = {
+    "digits": Named(load_digits, tuple(DIGITS_SPLITS)),
 }
-"""Data sets known by name: split -> data. A loader refuses an unknown split and lists its own."""
+"""Data sets that need no download."""
 
 FORMS = "a folder with one sub-folder of images per class, a .zip or .tar(.gz, .xz) of one, an .npz file, or a .parquet file"
 
@@ -76,7 +85,10 @@ def _loaded(name_or_path: str | Path, split: str, reading: Reading) -> Loaded:
     source, named_split = _resolved(name_or_path)
     split = split if named_split is None else named_split
     if isinstance(source, str):
-        return _treated(CATALOGUE[source](split), reading)
+        named = CATALOGUE[source]
+        if split not in named.splits:
+            raise ValueError(f"{source} has no split {split!r}; choose one of: {', '.join(named.splits)}")
+        return _treated(named.load(split), reading)
     if source.suffix.lower() == ".npz" and source.is_file():
         return _treated(read_npz(source, split, any_size=reading.size is not None or reading.survey), reading)
     if files := parquet_files(source):
@@ -124,7 +136,7 @@ def _named_splits(name_or_path: str | Path) -> tuple[str, ...]:
     if named_split is not None:
         return (named_split,)
     if isinstance(source, str):
-        return tuple(DIGITS_SPLITS)
+        return CATALOGUE[source].splits
     if source.suffix.lower() == ".npz" and source.is_file():
         return npz_splits(source)
     if files := parquet_files(source):
