@@ -202,6 +202,23 @@ def test_train_saves_a_loadable_model(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "--force" in capsys.readouterr().err
 
 
+def test_a_trained_denoiser_comes_with_its_psnr_and_with_what_was_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("certidote.diffusion.fit.CLOSED_FORM_VALUES", 63)
+    (tmp_path / "tiny.toml").write_text("steps = 2\n[architecture]\nchannels = 1\npatch = 2\nwidths = [8]\nblocks = [1]\n")
+    recipe, out = str(tmp_path / "tiny.toml"), str(tmp_path / "denoiser")
+    assert run(monkeypatch, "denoiser", "train", "digits:trusted", "--recipe", recipe, "--out", out, "--dtype", "float32") == 0
+    said = capsys.readouterr().out
+    assert "  network: PSNR on 90 held-out images " in said
+    assert "  wiener: PSNR on 90 held-out images " in said
+    assert (
+        "  kernel was not measured: an image of 1x8x8 has 64 values, and beyond 63 the distances to 5,000 training images" in said
+    )
+    assert "linear-mmse is not in this table: an image of 1x8x8" in (tmp_path / "denoiser" / "card.md").read_text()
+    assert set(certidote.denoiser_info(out)["validation"]["omitted"]) == {"linear-mmse", "kernel"}
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MiB."""

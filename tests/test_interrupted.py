@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from certidote.cli import BEFORE
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder
+from certidote.entry import BEFORE
 from certidote.streams import Key
 
 GOES_ON = "interrupted; what is finished is kept, and the same command goes on from there"
@@ -107,7 +107,7 @@ class Interrupting:
 
 sys.meta_path.insert(0, Interrupting())
 sys.argv = ["certidote", *{arguments!r}]
-from certidote.cli import main
+from certidote.entry import main
 main()
 """
 """The command, with a real signal at the moment a module is looked for."""
@@ -116,6 +116,8 @@ main()
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
+        ("certidote.cli", ["--help"]),
+        ("difflib", ["--help"]),
         ("typer", ["--help"]),
         ("certidote.verbs.certification", ["--help"]),
         ("certidote.progress", ["certify", "digits", "--out", "nowhere/run"]),

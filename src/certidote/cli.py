@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from certidote.entry import BEFORE
+
 if TYPE_CHECKING:
     import typer
 
@@ -177,6 +179,11 @@ def _say_denoiser(result: Any) -> None:
     print(
         f"Denoiser {result.card.name} ({result.card.kind}), sigma {result.sigma_min:g} to {result.sigma_max:g} ([0, 1] pixel units)"
     )
+    validation = result.card.details["validation"]
+    for name, values in validation["psnr"].items():
+        figures = ", ".join(f"{psnr:.1f} dB at {sigma:g}" for sigma, psnr in zip(validation["sigmas"], values, strict=True))
+        print(f"  {name}: PSNR on {validation['images']:,} held-out images {figures}")
+    print("".join(f"  {name} was not measured: {reason}\n" for name, reason in validation["omitted"].items()), end="")
 
 
 def _say_list(result: Any) -> None:
@@ -212,28 +219,16 @@ def _printable(name: str) -> str:
 
 
 def _say_data(result: Any) -> None:
-    for part in result["splits"]:
-        channels, height, width = part["image_shape"]
-        color = "grey" if channels == 1 else "RGB"
-        print(f"{part['split']}: {part['images']:,} {color} images of {height}x{width} pixels, {len(part['classes'])} classes")
-        print("  " + ", ".join(f"{name} {count:,}" for name, count in part["classes"].items()))
-        print("\n".join(f"  {note}" for note in part["notes"]) + "\n" * bool(part["notes"]), end="")
-        for file in part["skipped"]:
-            print(f"  left out: {file['reason']}")
-        copies = part["duplicates"]
-        if copies["groups"]:
-            print(
-                f"  {copies['extra']:,} images repeat another one exactly ({copies['groups']:,} groups, {copies['across_classes']:,} of them "
-                "with several labels):"
-            )
-            print("\n".join(f"    {' = '.join(map(_printable, group))}" for group in copies["first"]))
-        else:
-            print("  no image repeats another one exactly")
-        print(f"  digest {part['digest']}")
-    for pair in result["shared"]:
-        print(
-            f"{pair['images']:,} images of {pair['of']} are also in {pair['in']}: {', '.join(map(_printable, pair['first']))}, ..."
-        )
+    from certidote.reporting.findings import data_lines
+
+    print("\n".join(data_lines(result)))
+    corrupt = sum(len(part["skipped"]) for part in result["splits"])
+    if corrupt and not result["skip_corrupt"]:
+        import typer
+
+        files = "1 corrupt file; repair or remove it" if corrupt == 1 else f"{corrupt:,} corrupt files; repair or remove them"
+        print(f"error: {files}, or leave such files out with --skip-corrupt", file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def _say_fetched(result: Path) -> None:
@@ -296,9 +291,6 @@ def groups() -> "dict[str, typer.Typer]":
     app.add_typer(datasets, name="data")
     app.add_typer(denoisers, name="denoiser")
     return {"": app, "denoiser": denoisers, "data": datasets}
-
-
-BEFORE = "interrupted before anything was done; give the same command again"
 
 
 def main() -> None:

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 
+import certidote
 from certidote.data import load, load_test, splits_of
 from certidote.data.digits import SPLITS, load_digits
-from certidote.data.load import CATALOGUE
+from certidote.data.load import CATALOGUE, Named
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder, write_npz
 from certidote.streams import Key
+from certidote.verbs import choices
 
 
 def same(left, right):
@@ -44,6 +46,30 @@ def test_every_name_of_the_catalogue_loads():
 def test_unknown_split_of_a_name_lists_the_splits(name):
     with pytest.raises(ValueError, match="choose one of: trusted, train, test"):
         load(name)
+
+
+def test_names_of_the_catalogue_have_their_own_splits(monkeypatch):
+    asked = []
+
+    def patterns(split):
+        asked.append(split)
+        return tiny(3, 2, (1, 8, 8), Key(0) / split)
+
+    monkeypatch.setitem(CATALOGUE, "patterns", Named(patterns, ("train", "val")))
+    monkeypatch.setitem(CATALOGUE, "held-out", Named(patterns, ("train", "test")))
+    assert splits_of("patterns") == ("train", "val")
+    assert splits_of("patterns:val") == ("val",)
+    assert splits_of("digits") == ("trusted", "train", "test")
+    assert [part["split"] for part in certidote.data_info("patterns")["splits"]] == ["train", "val"]
+    with pytest.raises(ValueError, match="patterns has no split 'test'; choose one of: train, val"):
+        load("patterns:test")
+    assert set(asked) == {"train", "val"}, "no loader is asked for a split it does not have"
+    assert [choices.test_split_of(name) for name in ("held-out", "held-out:train", "digits:trusted")] == [
+        "held-out:test", "held-out:test", "digits:test",
+    ]  # fmt: skip
+    assert not choices.has_test_split("patterns")
+    with pytest.raises(ValueError, match="patterns has no test split of its own; give test images with --test"):
+        choices.test_split_of("patterns")
 
 
 def test_unknown_name_suggests_the_nearest():

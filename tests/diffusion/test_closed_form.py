@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from certidote.data.digits import load_digits
-from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE
+from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE, Wiener
 from certidote.diffusion.contract import check_call, image_hashes
+from certidote.diffusion.fit import mean_squared_errors
 from certidote.streams import Key
 from certidote.types import ImageDataset
 
@@ -44,6 +45,24 @@ def test_linear_mmse_reaches_the_formula_for_its_error():
     error = float((LinearMMSE(data)(noisy, sigmas) - data.pixels()).square().mean())
     # 16,000 squared errors have a relative standard error of sqrt(2 / 16,000) = 1.1 %; the spread of the prior adds as much.
     assert error == pytest.approx(s**2 * sigma**2 / (s**2 + sigma**2), rel=0.06)
+
+
+def test_wiener_is_linear_mmse_where_no_place_is_special():
+    """A set that holds every circular shift of its images has a covariance that depends on offsets alone, also between channels."""
+    some = random_images(3, (2, 4, 5)).images
+    shifted = [some.roll((down, right), (2, 3)) for down in range(4) for right in range(5)]
+    data = ImageDataset(torch.cat(shifted), torch.arange(60) % 2, ("a", "b"))
+    noisy, sigma = noised(data, [0.0, 0.05, 0.3, 1.0])
+    torch.testing.assert_close(Wiener(data)(noisy, sigma), LinearMMSE(data)(noisy, sigma), atol=3e-6, rtol=0)
+
+
+def test_wiener_is_between_noise_and_linear_mmse():
+    """On digits, each with its place, it removes noise and less of it than what knows every pair of pixels."""
+    trusted, clean = load_digits("trusted"), load_digits("test")
+    ours, best, none = (
+        mean_squared_errors(each, clean, [0.1, 0.5], Key(1)) for each in (Wiener(trusted), LinearMMSE(trusted), Identity())
+    )
+    assert all(b < o < n for b, o, n in zip(best, ours, none, strict=True))
 
 
 def test_linear_mmse_without_noise_returns_trusted_images():

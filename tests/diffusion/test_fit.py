@@ -7,7 +7,9 @@ import torch
 
 from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
+from certidote.diffusion import fit
 from certidote.diffusion.augment import Augmentation
+from certidote.diffusion.card import card_text
 from certidote.diffusion.closed_form import Identity, LinearMMSE
 from certidote.diffusion.contract import image_hashes
 from certidote.diffusion.denoiser import load
@@ -55,6 +57,24 @@ def test_it_learns(taught):
     assert set(reported["mse"]) == {"network", "linear-mmse", "kernel"}
     assert reported["mse"]["network"][1] == pytest.approx(errors[0], rel=0.2)
     assert reported["psnr"]["network"][1] == pytest.approx(-10 * np.log10(reported["mse"]["network"][1]))
+
+
+def test_closed_forms_that_do_not_fit_large_images_are_omitted_with_the_reason(trusted, monkeypatch):
+    """One that does fit is measured in their place; the card and the command line say so."""
+    monkeypatch.setattr(fit, "CLOSED_FORM_VALUES", 63)
+    trained = train_network(trusted, None, dataclasses.replace(QUICK, steps=2), KEY)
+    reported = trained.card.details["validation"]
+    assert set(reported["psnr"]) == {"network", "wiener"}
+    assert reported["mse"]["wiener"][1] < 0.25**2, "noise alone would be worse"
+    reason = "an image of 1x8x8 has 64 values, and beyond 63 a covariance matrix takes minutes and gigabytes"
+    assert reported["omitted"]["linear-mmse"] == reason
+    assert set(reported["omitted"]) == {"linear-mmse", "kernel"}
+    text = card_text(trained)
+    assert f"\nlinear-mmse is not in this table: {reason}.\n" in text
+    assert "\nkernel is not in this table: " in text
+    assert "| sigma | network | wiener |" in text
+    assert "wiener is a closed form" in text
+    assert "kernel is a closed form" not in text
 
 
 def test_card_says_what_it_was_made_from(trusted, trained):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from certidote.reporting.html import render
+from certidote.reporting.words import claim_in_one_sentence
 from certidote.verbs.reports import report
 from reporting import example
 
@@ -80,7 +81,9 @@ def test_everything_foreign_is_escaped() -> None:
     certificate["results"]["sentences"] = [HOSTILE]
     certificate["assumptions"] = [{"text": HOSTILE, "verdict": "assumed", "evidence": HOSTILE}]
     certificate["recipe"] = {HOSTILE: HOSTILE}
-    certificate["examples"] = [each | {"true": HOSTILE, "label": HOSTILE, "top": [[HOSTILE, 3]]} for each in example.examples()]
+    certificate["examples"] = [
+        each | {"true": HOSTILE, "label": HOSTILE, "name": HOSTILE, "top": [[HOSTILE, 3]]} for each in example.examples()
+    ]
     certificate["gallery"][0] |= {"title": HOSTILE, "captions": [HOSTILE]}
     attack = example.attack(attack=HOSTILE, scenario=HOSTILE, statement=HOSTILE)
     attack["rows"][0]["label"] = HOSTILE
@@ -99,8 +102,9 @@ def test_everything_foreign_is_escaped() -> None:
 def test_claim_numbers_and_full_digests_are_there() -> None:
     certificate = example.certificate()
     html, text = ALONE, Page(ALONE).text
-    assert f'<p class="claim">{certificate["claim"].replace(chr(39), "&#39;")}</p>' in html
-    assert text.index(certificate["claim"]) < text.index("94.5%")
+    sentence = claim_in_one_sentence(certificate)
+    assert f'<p class="claim">{sentence.replace(chr(39), "&#39;")}</p>' in html
+    assert text.index(sentence) < text.index("94.5%") < text.index("The claim in full") < text.index(certificate["claim"])
     for value in (
         "1f" * 32,
         "2e" * 32,
@@ -115,6 +119,7 @@ def test_claim_numbers_and_full_digests_are_there() -> None:
     assert "The statement about any one test image is wrong with probability at most 0.001." in text
     assert "Empirical only" not in text
     assert "A demonstrated attack" not in text
+    assert "in full" not in Page(render("t", [example.unproved()])).text
     assert "per_image" not in html
 
 
@@ -275,6 +280,18 @@ def test_pictures_are_recorded_ones_and_can_be_left_out() -> None:
     assert "Test image 230" in private
     assert "What happens to the training images" not in private
     assert "One trial" not in private
+
+
+def test_test_images_have_the_names_of_their_files_unless_pictures_are_left_out() -> None:
+    certificate = example.certificate()
+    certificate["examples"][1]["name"] = "test/eight/IMG_0004.png"
+    certificate["examples"][2]["name"] = None
+    text = Page(render("t", [certificate])).text
+    assert "certified Test image 4, test/eight/IMG_0004.png true class 8" in text
+    assert "abstained Test image 230 true class 5" in text
+    private = render("t", [certificate], pictures=False)
+    assert "IMG_0004" not in private
+    assert "certified Test image 4 true class 8" in Page(private).text
 
 
 def test_records_without_pictures_are_still_reported() -> None:

@@ -32,6 +32,33 @@ def test_lengths_as_printed(value: float, shown: str) -> None:
     assert words.length(value) == shown
 
 
+def test_the_claim_in_one_sentence_says_which_changes_and_how_sure() -> None:
+    certificate = example.certificate()
+    certificate["results"]["abstained"] = 66
+    plain = words.claim_in_one_sentence(certificate)
+    assert plain == (
+        "For 334 of 400 test images, no change of training pixels whose l2 norm over the whole training set is below that image's "
+        "certified radius can change the smoothed classifier's answer: for each test image, that is wrong with probability at most "
+        "0.001, if the assumptions below hold."
+    )
+    together = words.claim_in_one_sentence(certificate | {"statement": "simultaneous", "trusted": 7})
+    assert "of untrusted training images" in together
+    assert "for all of them together, that is wrong" in together
+    joint = words.claim_in_one_sentence(certificate | {"sigma": 0.25, "sigma_x": 0.3})
+    assert (
+        "no change of training pixels and of the test image whose l2 norm over the whole training set, the test image's part in it "
+        in joint
+    )
+    assert "times 0.25/0.3, is below" in joint
+    certificate["results"]["abstained"] = 400
+    nothing, unproved = words.claim_in_one_sentence(certificate), words.claim_in_one_sentence(example.unproved())
+    assert nothing.startswith("No test image carries a certificate")
+    assert unproved == "Empirical only: no certificate follows from this run."
+    for sentence in (plain, together, joint, nothing, unproved):
+        assert sentence.count(". ") == 0
+        assert sentence.endswith(".")
+
+
 @pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
 def test_what_is_no_radius_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="no radius or norm"):

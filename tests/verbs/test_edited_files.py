@@ -96,7 +96,7 @@ def test_a_report_of_whole_pictures_shows_them(run: Path) -> None:
 def test_images_left_beside_a_report_without_pictures_are_mentioned(
     run: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    line = f"pictures.json still holds images; remove it before handing on {run}\n"
+    line = f"pictures.json still holds images or their names; remove it before handing on {run}\n"
     assert line in command("report", run, "--no-gallery")[1]
     assert line not in command("report", run)[1]
     (run / "pictures.json").unlink()

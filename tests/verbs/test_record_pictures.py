@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from certidote import certify, report
+from certidote.data import load
 from certidote.data.digits import load_digits
+from certidote.data.tiny import tiny
+from certidote.data.write import write_folder
 from certidote.defenses.partition import rows_of_parts
 from certidote.streams import Key, normal_block
 from certidote.verbs import Certified
@@ -108,6 +111,29 @@ def test_without_pictures_the_certificate_is_the_same_and_no_image_is_kept(run: 
     assert private.pictures["gallery"] == []
     assert {each["png"] for each in private.pictures["examples"]} == {""}
     assert "data:image" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_names_of_test_files_are_shown_with_pictures_only(tmp_path: Path) -> None:
+    """File names may be as private as what is on the pictures: without a gallery they are in no file that is handed on."""
+    (tmp_path / "photos").mkdir()
+    for split, key in (("train", Key(1)), ("test", Key(2))):
+        write_folder(tiny(8, 2, (1, 8, 8), key), tmp_path / "photos" / split)
+    common = {"sigma": 0.5, "models": 20, "n0": 5, "denoiser": "none", "seed": 3, "workers": 0, "dtype": "float32"}
+    shown, hidden = tmp_path / "shown", tmp_path / "hidden"
+    certify(str(tmp_path / "photos"), out=shown, **common)
+    certify(str(tmp_path / "photos"), out=hidden, gallery=False, **common)
+    names = load(tmp_path / "photos", "test").names
+    assert names is not None
+    kept = record_of(shown)["examples"]
+    assert kept
+    assert all(each["name"] == names[each["test_image"]] for each in kept)
+    page = (shown / "report.html").read_text()
+    assert all(f"Test image {each['test_image']}, {each['name']}" in page for each in kept)
+    for name in ("report.html", "pictures.json", "certificate.json", "images.csv"):
+        assert "test/pattern" not in (hidden / name).read_text()
+    assert report(shown, gallery=False).notes
+    assert "test/pattern" not in (shown / "report.html").read_text()
+    assert report(hidden, gallery=False).notes == ()
 
 
 def test_a_report_can_leave_them_out_and_the_record_keeps_them(run: Path) -> None:

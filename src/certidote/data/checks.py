@@ -32,6 +32,11 @@ class Refused(ValueError):
     """Data that is understood and not accepted: its message is complete, and `readable` passes it on as it is."""
 
 
+class Unfit(Refused):
+    """Images that were read one by one and are no data set together: of sizes that only --size makes one, or a class has lost all of
+    its images. Whoever only looks at them can still count them (`load.surveyed`)."""
+
+
 def quoted(path: object) -> str:
     """A path as error messages show it. Data from strangers can hide line breaks in a file name; these come out escaped."""
     return path if isinstance(path, Shown) else repr(str(path))
@@ -56,10 +61,15 @@ def readable(path: object, kind: str) -> Iterator[None]:
         raise ValueError(f"{quoted(path)} is not a readable {kind} ({escaped(reason)}); repair or remove it") from error
 
 
+def in_range(sides: tuple[int, int]) -> bool:
+    """Whether a (height, width) is one that classifiers and denoisers are made for."""
+    return all(MIN_SIZE <= side <= MAX_SIZE for side in sides)
+
+
 def check_image_size(height: int, width: int, where: str) -> None:
     """Raises: ValueError if a side is outside `MIN_SIZE` to `MAX_SIZE` pixels."""
-    if not (MIN_SIZE <= height <= MAX_SIZE and MIN_SIZE <= width <= MAX_SIZE):
-        raise Refused(
+    if not in_range((height, width)):
+        raise Unfit(
             f"{where}: images of {height}x{width} pixels (height x width); "
             f"each side must be {MIN_SIZE} to {MAX_SIZE}, give --size to resize the images"
         )
@@ -133,9 +143,11 @@ def check_class_names(names: Sequence[str], where: str) -> None:
         raise ValueError(f"{where}: class name {twice!r} is used twice; give every class its own name")
 
 
-def check_same_classes(train: ImageDataset, test: ImageDataset) -> None:
+def check_same_classes(train: ImageDataset, test: ImageDataset, *, shapes: bool = True) -> None:
     """Refuse a training set that leaves a class unlearned, or a test set that cannot measure what was learned from it.
 
+    Args:
+        shapes: compare those too; not of `fingerprints`, which all have one.
     Raises: ValueError if class names (their order included) or image shapes differ, a class has no training images, or both sets
         hold the very same images.
     """
@@ -144,14 +156,23 @@ def check_same_classes(train: ImageDataset, test: ImageDataset) -> None:
             f"training and test set have different classes: {_difference(train.class_names, test.class_names)}; "
             "both need the same class names in the same order"
         )
-    if train.image_shape != test.image_shape:
+    if shapes and train.image_shape != test.image_shape:
         raise ValueError(
             f"training images have shape {train.image_shape}, test images {test.image_shape} (channels, height, width); "
             "convert one of the sets to the shape of the other"
         )
+    check_learned(train, test)
+    if torch.equal(train.images, test.images):
+        raise ValueError(
+            f"training and test set are the same {len(train)} images; accuracy on them says nothing, give a held-out test set"
+        )
+
+
+def check_learned(train: ImageDataset, test: ImageDataset | None = None) -> None:
+    """Raises: ValueError if a class has no training images, saying how many images of `test` are of such classes."""
     counts = train.labels.bincount(minlength=train.num_classes)
     unused = [name for name, count in zip(train.class_names, counts.tolist(), strict=True) if not count]
-    if unused:
+    if unused and test is not None:
         tested = test.labels.bincount(minlength=test.num_classes)
         unlearned = [name for name, count in zip(test.class_names, tested.tolist(), strict=True) if count and name in unused]
         if unlearned:
@@ -160,12 +181,9 @@ def check_same_classes(train: ImageDataset, test: ImageDataset) -> None:
                 f"no training image has the label of class {_few(unlearned)}, but {count} test image{'s have' if count > 1 else ' has'}: "
                 "nothing can be learned about that; add training images, or correct or leave out these test images"
             )
+    if unused:
         raise ValueError(
             f"no training image has the label of class {_few(unused)}; add images, or number only the classes that have some, from 0"
-        )
-    if torch.equal(train.images, test.images):
-        raise ValueError(
-            f"training and test set are the same {len(train)} images; accuracy on them says nothing, give a held-out test set"
         )
 
 

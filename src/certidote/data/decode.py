@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from certidote.data.checks import MAX_SIZE, Refused, Shown, check_image_size, check_memory, quoted, readable
+from certidote.data.checks import MAX_SIZE, Refused, Shown, Unfit, check_image_size, check_memory, quoted, readable
+from certidote.data.fingerprints import fingerprint
 from certidote.data.resize import Size, resized, resized_note
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -61,11 +62,14 @@ class Reading:
         size: (height, width) that every image is resized to; None: all must have one size.
         skip_corrupt: leave out files that cannot be decoded, and list them.
         threads: that decode at a time; None: one for each core.
+        survey: keep each image's `fingerprint` in place of its pixels, whatever size it has, and let classes lose all their images:
+            for looking at what is no data set yet. `size` means nothing then.
     """
 
     size: Size | None = None
     skip_corrupt: bool = False
     threads: int | None = None
+    survey: bool = False
 
 
 @dataclass(eq=False)
@@ -74,11 +78,18 @@ class Treatment:
 
     Attributes:
         kinds: how many images of each kind of `KINDS`, and "resized".
+        sizes: how many images had each size, upright and before they were resized.
         skipped: rows that were left out, and why.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[Size] = field(default_factory=Counter)
     skipped: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, found: "Levels") -> None:
+        """Count one image."""
+        self.kinds.update(found.kinds)
+        self.sizes[found.size] += 1
 
     def notes(self, reading: Reading) -> tuple[str, ...]:
         """One sentence for each thing that was done."""
@@ -86,11 +97,13 @@ class Treatment:
         if reading.size is not None and self.kinds["resized"]:
             found.append(resized_note(self.kinds["resized"], reading.size))
         if self.skipped:
-            found.append(
-                f"{len(self.skipped)} corrupt file{'s' * (len(self.skipped) != 1)} left out (--skip-corrupt): "
-                "every statement speaks of the images that are left"
-            )
+            found.append(corrupt_note(len(self.skipped)))
         return tuple(found)
+
+
+def corrupt_note(count: int) -> str:
+    """What notes say of so many corrupt files."""
+    return f"{count} corrupt file{'s' * (count != 1)} left out (--skip-corrupt): every statement speaks of the images that are left"
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,10 +190,11 @@ def image_levels(file: Path, reading: Reading) -> UInt8[np.ndarray, "c h w"]:
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """One decoded image, and which of `KINDS` it was."""
+    """One decoded image (or its fingerprint), which of `KINDS` it was, and its own (height, width), upright and not resized."""
 
     levels: UInt8[np.ndarray, "c h w"]
     kinds: tuple[str, ...]
+    size: Size
 
 
 class _Collected:
@@ -208,7 +222,7 @@ class _Collected:
                 self.images = np.repeat(self.images, len(levels), axis=1)
             self.images[row] = levels
             self.kept[row] = True
-            self.treatment.kinds.update(found.kinds)
+            self.treatment.add(found)
 
     def finished(self) -> Pictures:
         if self.images is None:
@@ -221,10 +235,10 @@ class _Collected:
         return Pictures(images, self.kept, self.treatment)
 
 
-def different_sizes(first: str, sides: tuple[int, ...], other: str, other_sides: tuple[int, ...]) -> Refused:
+def different_sizes(first: str, sides: tuple[int, ...], other: str, other_sides: tuple[int, ...]) -> Unfit:
     """The error for two images of one set, by their names and (height, width)."""
     (h, w), (height, width) = sides, other_sides
-    return Refused(
+    return Unfit(
         f"{quoted(first)} has {h}x{w} pixels but {quoted(other)} has {height}x{width} (height x width); all images need one size, "
         "give --size to resize them"
     )
@@ -296,7 +310,7 @@ def _open(source: bytes | Path) -> Image.Image:
 
 def _levels(image: Image.Image, where: str, reading: Reading) -> Levels:
     # Sizes first, before a pixel of a decompression bomb is unpacked.
-    if reading.size is None:
+    if reading.size is None and not reading.survey:
         check_image_size(image.height, image.width, where)
     elif image.height * image.width > MAX_PIXELS:
         raise Refused(
@@ -314,13 +328,20 @@ def _levels(image: Image.Image, where: str, reading: Reading) -> Levels:
         kinds.append("16-bit")
     if image.mode == "L":
         kinds.append("grey")
+    size = image.height, image.width
+    if reading.survey:
+        return Levels(fingerprint(_planes(image)), tuple(kinds), size)
     if reading.size is not None and (image.height, image.width) != reading.size:
         kinds.append("resized")
         if image.height < reading.size[0] or image.width < reading.size[1]:
             kinds.append("enlarged")
         image = resized(image, reading.size)
+    return Levels(_planes(image), tuple(kinds), size)
+
+
+def _planes(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
     levels = np.asarray(image)
-    return Levels(levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1), tuple(kinds))
+    return levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
 
 
 def _is_deep_color(image: Image.Image) -> bool:

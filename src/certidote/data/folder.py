@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Int64
 
 from certidote.data.archive import Member, contents
-from certidote.data.checks import Refused, check_class_names, check_distinct, quoted
+from certidote.data.checks import Refused, Unfit, check_class_names, check_distinct, quoted
 from certidote.data.decode import Reading, decoded
 from certidote.data.names import escaped
+from certidote.data.resize import Size
 from certidote.types import ImageDataset
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -32,11 +33,13 @@ class Loaded:
     Attributes:
         data: with its notes.
         kinds: how many images were of each kind that had to be converted (see `decode.KINDS`), and how many were resized.
+        sizes: how many images had each (height, width) before they were resized.
         skipped: name of each corrupt file that was left out, and why.
     """
 
     data: ImageDataset
     kinds: dict[str, int]
+    sizes: dict[Size, int]
     skipped: tuple[tuple[str, str], ...] = ()
 
 
@@ -60,7 +63,8 @@ def read_folder(root: Node, split: str, reading: Reading) -> Loaded:
     files = [file for each in of_class for file in each]
     pictures = decoded(sources(files), lambda row: str(files[row]), len(files), reading)
     labels = np.repeat(np.arange(len(names)), [len(each) for each in of_class]).astype(np.int64)[pictures.kept]
-    check_classes_left(labels, names, found.folder)
+    if not reading.survey:
+        check_classes_left(labels, names, found.folder)
     paths = tuple(path_inside(file, root) for file in files)
     data = ImageDataset(
         torch.from_numpy(pictures.images),
@@ -70,7 +74,7 @@ def read_folder(root: Node, split: str, reading: Reading) -> Loaded:
         pictures.treatment.notes(reading) + ignored_notes(found.ignored),
     )
     skipped = tuple((paths[row], reason) for row, reason in pictures.treatment.skipped)
-    return Loaded(data, dict(pictures.treatment.kinds), skipped)
+    return Loaded(data, dict(pictures.treatment.kinds), dict(pictures.treatment.sizes), skipped)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def check_classes_left(labels: Int64[np.ndarray, "kept"], class_names: Sequence[
     """Raises: ValueError if a class has lost all its images to `skip_corrupt`."""
     for label, name in enumerate(class_names):
         if not (labels == label).any():
-            raise Refused(f"every image of class {name!r} in {quoted(folder)} is corrupt; repair some, or remove the folder")
+            raise Unfit(f"every image of class {name!r} in {quoted(folder)} is corrupt; repair some, or remove the folder")
 
 
 def folder_splits(root: Node) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from certidote.data.archive import Member, is_archive, opened
@@ -11,16 +11,26 @@ from certidote.data.cifar import is_cifar, read_cifar
 from certidote.data.decode import Reading
 from certidote.data.digits import SPLITS as DIGITS_SPLITS
 from certidote.data.digits import load_digits
+from certidote.data.fingerprints import fingerprinted
 from certidote.data.folder import Loaded, folder_splits, read_folder
 from certidote.data.npz import npz_splits, read_npz
 from certidote.data.parquet import parquet_files, parquet_splits, read_parquet
 from certidote.data.resize import Size, as_size, resized_dataset
 from certidote.types import ImageDataset
 
-CATALOGUE: dict[str, Callable[[str], ImageDataset]] = {
-    "digits": load_digits,
+
+@dataclass(frozen=True)
+class Named:
+    """A data set known by name: how to load one of its splits, and which it has. `load` is asked for these only."""
+
+    load: Callable[[str], ImageDataset]
+    splits: tuple[str, ...]
+
+
+CATALOGUE: dict[str, Named] = {
+    "digits": Named(load_digits, tuple(DIGITS_SPLITS)),
 }
-"""Data sets known by name: split -> data. A loader refuses an unknown split and lists its own."""
+"""Data sets that need no download."""
 
 FORMS = "a folder with one sub-folder of images per class, a .zip or .tar(.gz, .xz) of one, an .npz file, or a .parquet file"
 
@@ -60,17 +70,31 @@ def load_with_findings(
     Args:
         threads: that decode image files at a time; None: one for each core.
     """
-    reading = Reading(as_size(size), skip_corrupt, threads)
+    return _loaded(name_or_path, split, Reading(as_size(size), skip_corrupt, threads))
+
+
+def surveyed(name_or_path: str | Path, split: str = "train", *, threads: int | None = None) -> Loaded:
+    """As `load_with_findings`, of whatever can be decoded: images of any sizes, corrupt files left out, classes that keep no image.
+
+    Returns: what was found, with the images' `fingerprints` in place of their pixels: they can be counted and compared.
+    """
+    return _loaded(name_or_path, split, Reading(skip_corrupt=True, threads=threads, survey=True))
+
+
+def _loaded(name_or_path: str | Path, split: str, reading: Reading) -> Loaded:
     source, named_split = _resolved(name_or_path)
     split = split if named_split is None else named_split
     if isinstance(source, str):
-        return _resized(CATALOGUE[source](split), reading)
+        named = CATALOGUE[source]
+        if split not in named.splits:
+            raise ValueError(f"{source} has no split {split!r}; choose one of: {', '.join(named.splits)}")
+        return _treated(named.load(split), reading)
     if source.suffix.lower() == ".npz" and source.is_file():
-        return _resized(read_npz(source, split, any_size=reading.size is not None), reading)
+        return _treated(read_npz(source, split, any_size=reading.size is not None or reading.survey), reading)
     if files := parquet_files(source):
         return read_parquet(files, source, split, reading)
     tree = _tree(source)
-    return _resized(read_cifar(tree, split), reading) if is_cifar(tree) else read_folder(tree, split, reading)
+    return _treated(read_cifar(tree, split), reading) if is_cifar(tree) else read_folder(tree, split, reading)
 
 
 def splits_of(name_or_path: str | Path) -> tuple[str, ...]:
@@ -95,6 +119,11 @@ def load_test(
         name_or_path, size, skip_corrupt: as for `load`, which says what is raised.
     """
     test = load(name_or_path, "test" if _named_splits(name_or_path) else "train", size=size, skip_corrupt=skip_corrupt)
+    return named_as(test, class_names)
+
+
+def named_as(test: ImageDataset, class_names: tuple[str, ...]) -> ImageDataset:
+    """Test images with the class names of the training set, where both are bare numbers and the test images lack the last ones."""
     numbers = tuple(map(str, range(len(class_names))))
     if class_names == numbers and test.class_names == numbers[: test.num_classes]:
         return replace(test, class_names=class_names)
@@ -107,7 +136,7 @@ def _named_splits(name_or_path: str | Path) -> tuple[str, ...]:
     if named_split is not None:
         return (named_split,)
     if isinstance(source, str):
-        return tuple(DIGITS_SPLITS)
+        return CATALOGUE[source].splits
     if source.suffix.lower() == ".npz" and source.is_file():
         return npz_splits(source)
     if files := parquet_files(source):
@@ -130,10 +159,15 @@ def folder_of_images(name_or_path: str | Path) -> Path | None:
     return source
 
 
-def _resized(data: ImageDataset, reading: Reading) -> Loaded:
-    if reading.size is None or data.image_shape[1:] == reading.size:
-        return Loaded(data, {})
-    return Loaded(resized_dataset(data, reading.size), {"resized": len(data)})
+def _treated(data: ImageDataset, reading: Reading) -> Loaded:
+    """Images that all have one size, resized or reduced to their fingerprints as `reading` says."""
+    sides = data.image_shape[1:]
+    sizes = {sides: len(data)}
+    if reading.survey:
+        return Loaded(fingerprinted(data), {}, sizes)
+    if reading.size is None or sides == reading.size:
+        return Loaded(data, {}, sizes)
+    return Loaded(resized_dataset(data, reading.size), {"resized": len(data)}, sizes)
 
 
 def _tree(path: Path) -> Path | Member:

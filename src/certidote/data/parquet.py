@@ -101,7 +101,8 @@ def read_parquet(splits: dict[str, list[Path]], root: Path, split: str, reading:
         pictures.treatment.notes(reading),
     )
     treatment = pictures.treatment
-    return Loaded(data, dict(treatment.kinds), tuple((every_name[row], reason) for row, reason in treatment.skipped))
+    skipped = tuple((every_name[row], reason) for row, reason in treatment.skipped)
+    return Loaded(data, dict(treatment.kinds), dict(treatment.sizes), skipped)
 
 
 def _pyarrow() -> Any:

@@ -307,7 +307,7 @@ def _surveyed(
                 first = first or (row, found.levels.shape[1:])
                 if found.levels.shape[1:] != first[1]:
                     raise different_sizes(shown(first[0]), first[1], shown(row), found.levels.shape[1:])
-                treatment.kinds.update(found.kinds)
+                treatment.add(found)
                 block.append(found.levels)
             if (row + 1) % ROW_BLOCK == 0 or row + 1 == len(labels):
                 if not treatment.skipped:

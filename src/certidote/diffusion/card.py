@@ -1,6 +1,21 @@
 """A denoiser's model card for people: what it is, what it was made from, and how it compares with closed forms."""
 
-from certidote.types import Denoiser
+from certidote.types import Denoiser, Json
+
+CLOSED_FORMS = {
+    "linear-mmse": "linear-mmse is a closed form fitted to the same training images: it knows their mean and covariance.",
+    "kernel": "kernel is a closed form over the training images themselves, at most 5,000 of them.",
+    "wiener": "wiener is a closed form fitted to the same training images: it knows their mean and how pixels resemble each other at each "
+    "distance, wherever they are; linear-mmse would know more.",
+}
+
+
+def closed_forms_in_words(validation: Json) -> list[str]:
+    """What stands beside the network in a table of PSNRs, and what does not, and why; one sentence each."""
+    return [
+        *(sentence for name, sentence in CLOSED_FORMS.items() if name in validation["psnr"]),
+        *(f"{name} is not in this table: {reason}." for name, reason in validation.get("omitted", {}).items()),
+    ]
 
 
 def card_text(denoiser: Denoiser) -> str:
@@ -32,8 +47,5 @@ def card_text(denoiser: Denoiser) -> str:
         for row, sigma in enumerate(validation["sigmas"]):
             figures = " | ".join(f"{values[row]:.2f}" for values in validation["psnr"].values())
             lines.append(f"| {sigma:g} | {figures} |")
-        lines += [
-            "",
-            "linear-mmse and kernel are closed forms fitted to the same training images (kernel: to at most 5,000 of them).",
-        ]
+        lines += ["", *closed_forms_in_words(validation)]
     return "\n".join(lines) + "\n"

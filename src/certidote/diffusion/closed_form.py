@@ -1,13 +1,14 @@
-"""Baselines that need no training: three denoisers in closed form, fitted to trusted images or to nothing.
+"""Baselines that need no training: four denoisers in closed form, fitted to trusted images or to nothing.
 
-`LinearMMSE` knows the mean and covariance of the trusted images, `KernelPosteriorMean` the images themselves, `Identity` nothing.
+`LinearMMSE` knows the mean and covariance of the trusted images, `Wiener` their mean and power spectrum, `KernelPosteriorMean` the
+images themselves, `Identity` nothing. Of images with many pixels only the spectrum stays small.
 """
 
 import hashlib
 import math
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Complex, Float, Float64
 from torch import Tensor
 
 from certidote.diffusion.contract import check_call, check_sigma, chunk_size, image_hashes, in_chunks
@@ -49,6 +50,51 @@ class LinearMMSE:
         along = (noisy.flatten(1) - self.mean) @ self.vectors
         along = along * gain.nan_to_num(nan=0.0).to(torch.float32)  # 0/0: no variance and no noise
         return (along @ self.vectors.T + self.mean).view_as(noisy).clamp(0, 1)
+
+    def conditioning(self, sigma: float) -> str:
+        check_sigma(sigma, self.sigma_min, self.sigma_max)
+        return f"sigma = {sigma:g}, exact"
+
+
+class Wiener:
+    """`LinearMMSE` if the covariance of two pixels depended on their offset alone, edges joined to opposite edges: Wiener's filter.
+
+    Such a covariance is block-diagonal in the frequencies f of a two-dimensional Fourier transform. With S(f) the (c, c) mean of
+    F F^H over the trusted images' transforms F(f), mean image removed, the estimate is S (S + sigma^2 I)^-1 F at each f. Time and memory
+    grow with the number of pixels, where a covariance matrix grows with its square.
+
+    Args:
+        trusted: images that the attacker cannot have touched.
+        name: for the card.
+    """
+
+    def __init__(self, trusted: ImageDataset, name: str = "wiener") -> None:
+        images = trusted.images.split(chunk_size(*trusted.image_shape[1:]))
+        total = sum(chunk.to(torch.float64).sum(0) for chunk in images)
+        mean = torch.as_tensor(total) / (255 * len(trusted))
+        transformed = (torch.fft.rfft2(chunk.to(torch.float64) / 255 - mean, norm="ortho") for chunk in images)
+        power = torch.as_tensor(sum(torch.einsum("nchw,ndhw->hwcd", each, each.conj()) for each in transformed)) / len(trusted)
+        values, vectors = torch.linalg.eigh(power)
+        self.mean: Float[Tensor, "c h w"] = mean.to(torch.float32)
+        self.vectors: Complex[Tensor, "h f c c"] = vectors.to(torch.complex64)
+        self.values: Float64[Tensor, "h f c"] = values.clamp(min=0)
+        self.sigma_min, self.sigma_max = 0.0, math.inf
+        self.card = _card(name, "wiener", trusted)
+        self.chunk = chunk_size(*trusted.image_shape[1:])
+
+    def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
+        """(n, c, h, w) estimates of the clean images, float32 in [0, 1]. Errors as `contract.check_call`."""
+        check_call(noisy, sigma, self.card.image_shape, self.sigma_min, self.sigma_max)
+        self.mean, self.vectors, self.values = (x.to(noisy.device) for x in (self.mean, self.vectors, self.values))
+        return in_chunks(noisy, sent(sigma, noisy.device), self.chunk, self._denoise)
+
+    def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
+        gain = self.values / (self.values + sigma.to(torch.float64).square()[:, None, None, None])
+        transformed = torch.fft.rfft2(noisy - self.mean, norm="ortho")
+        along = torch.einsum("hwcd,nchw->nhwd", self.vectors.conj(), transformed)
+        along = along * gain.nan_to_num(nan=0.0).to(torch.float32)  # 0/0: no variance and no noise
+        back = torch.einsum("hwcd,nhwd->nchw", self.vectors, along)
+        return (torch.fft.irfft2(back, s=noisy.shape[2:], norm="ortho") + self.mean).clamp(0, 1)
 
     def conditioning(self, sigma: float) -> str:
         check_sigma(sigma, self.sigma_min, self.sigma_max)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from certidote.adam import Adam
 from certidote.diffusion.augment import AUGMENTATION_FIELDS, Augmentation
-from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE
+from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE, Wiener
 from certidote.diffusion.contract import image_hashes
 from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, architecture_for, weights_digest
 from certidote.diffusion.unfinished import SECONDS_BETWEEN, Unfinished
@@ -30,6 +30,9 @@ from certidote.types import Denoiser, DenoiserCard, ImageDataset, Images, Json, 
 
 VALIDATION_SIGMAS = (0.1, 0.25, 0.5, 1.0)
 """Noise levels, [0, 1] units, at which a trained denoiser is measured; those outside its range are left out."""
+
+CLOSED_FORM_VALUES, KERNEL_IMAGES = 4_096, 5_000
+"""Values of one image up to which closed forms over whole images are measured too, and training images that the kernel one gets."""
 
 WARM_UP = 100
 """Steps over which the learning rate rises to its peak, from which it falls along a half cosine to zero."""
@@ -370,10 +373,18 @@ def mean_squared_errors(denoiser: Denoiser, clean: ImageDataset, sigmas: Sequenc
 def _validate(denoiser: NetworkDenoiser, fitted: ImageDataset, held_out: ImageDataset, key: Key) -> Json:
     sigmas = [sigma for sigma in VALIDATION_SIGMAS if denoiser.sigma_min <= sigma <= denoiser.sigma_max]
     measured: dict[str, Denoiser] = {"network": denoiser}
-    if math.prod(fitted.image_shape) <= 4_096:  # beyond that, a covariance matrix takes minutes and gigabytes
+    omitted: dict[str, str] = {}
+    values = math.prod(fitted.image_shape)
+    if values <= CLOSED_FORM_VALUES:
         measured["linear-mmse"] = LinearMMSE(fitted)
-        measured["kernel"] = KernelPosteriorMean(fitted.subset(range(min(len(fitted), 5_000))))
+        measured["kernel"] = KernelPosteriorMean(fitted.subset(range(min(len(fitted), KERNEL_IMAGES))))
+    else:
+        measured["wiener"] = Wiener(fitted)
+        shape = "x".join(map(str, fitted.image_shape))
+        why = f"an image of {shape} has {values:,} values, and beyond {CLOSED_FORM_VALUES:,}"
+        omitted["linear-mmse"] = f"{why} a covariance matrix takes minutes and gigabytes"
+        omitted["kernel"] = f"{why} the distances to {KERNEL_IMAGES:,} training images take minutes and gigabytes"
     held_out = held_out.subset(range(min(len(held_out), 1_000)))
     errors = {name: mean_squared_errors(each, held_out, sigmas, key) for name, each in measured.items()}
     psnr = {name: [-10 * math.log10(max(error, 1e-12)) for error in values] for name, values in errors.items()}
-    return {"images": len(held_out), "sigmas": sigmas, "mse": errors, "psnr": psnr}
+    return {"images": len(held_out), "sigmas": sigmas, "mse": errors, "psnr": psnr, "omitted": omitted}

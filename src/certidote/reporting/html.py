@@ -37,7 +37,7 @@ def render(
         certificates: "certidote certificate" values, proved or not; the first one is the headline.
         attack: what a demonstrated attack did beside its controls, or None.
         threat_map: a "certidote threat map" of the same data, or None.
-        pictures: show the images that the records hold.
+        pictures: show the images that the records hold, and the names of their files.
     Returns: a complete HTML document; the same bytes for the same input.
     Raises: ValueError if there is no certificate, or one has another format or version.
     """
@@ -49,6 +49,7 @@ def render(
         title,
         threat_map=None if threat_map is None else threat_map_content(threat_map),
         lead=certificates[0],
+        claim=words.claim_in_one_sentence(certificates[0]),
         verdict=words.verdict(certificates[0]),
         several=len(certificates) > 1,
         certificates=certificates,
@@ -211,7 +212,7 @@ def _examples(certificate: Json, pictures: bool) -> list[Json]:
         {
             "kind": each["kind"],
             "image": Markup(figures.thumbnail(each["png"], f"test image {each['test_image']}")) if pictures and each["png"] else "",
-            "name": f"Test image {each['test_image']}",
+            "name": f"Test image {each['test_image']}" + (f", {each['name']}" if pictures and each.get("name") else ""),
             "answer": f"true class {each['true']}, " + ("no answer" if each["label"] is None else f"answer {each['label']}"),
             "radius": "" if each["radius"] is None or each["label"] is None else f"radius {words.length(each['radius'])}",
             "votes": [(name, f"{count:,}", words.percent(count / certificate["n"])) for name, count in each["top"]],

@@ -28,9 +28,10 @@ class Form(BaseModel):
 
 
 class ExampleForm(Form):
-    """A test image with its votes; `png` is "" where images were left out."""
+    """A test image with its votes; `png` is "" and `name` None where images were left out."""
 
     test_image: int
+    name: str | None = None
     kind: str
     true: str
     label: str | None
@@ -72,5 +73,5 @@ def kept_pictures(value: object) -> Json | None:
 
 
 def holds_images(pictures: Json) -> bool:
-    """Whether there is an image among them, and not only votes."""
-    return bool(pictures["gallery"]) or any(each["png"] for each in pictures["examples"])
+    """Whether there is an image or the name of one among them, and not only votes."""
+    return bool(pictures["gallery"]) or any(each["png"] or each.get("name") for each in pictures["examples"])

@@ -10,6 +10,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from certidote.types import Json
 
+NOTHING_PROVED = "No test image carries a certificate: no answer has enough of the votes to prove anything about it."
+
 
 def percent(share: int | float, *, down: bool = False) -> str:
     """A share in [0, 1] as a percentage with one decimal: 0.9512 is "95.1%". Only an exact 0 or 1 prints as 0% or 100%.
@@ -87,6 +89,25 @@ def certified_share(certificate: Json) -> float:
     return float(certificate["results"]["certified_accuracy"][0][1]) if certificate["proved"] else 0.0
 
 
+def claim_in_one_sentence(certificate: Json) -> str:
+    """The recorded claim as one sentence for whoever reads nothing else; how probabilities were bounded is left to the claim itself."""
+    if not certificate["proved"]:
+        return str(certificate["claim"])
+    if _all_abstain(certificate):
+        return NOTHING_PROVED
+    total = certificate["test"]["images"]
+    pixels = "pixels of untrusted training images" if certificate.get("trusted") else "training pixels"
+    sigma_x = certificate.get("sigma_x")
+    also = " and of the test image" if sigma_x else ""
+    weighted = f", the test image's part in it times {plain(certificate['sigma'])}/{plain(sigma_x)}," if sigma_x else ""
+    about = {"per test image": "for each test image", "simultaneous": "for all of them together"}[certificate["statement"]]
+    return (
+        f"For {total - certificate['results']['abstained']:,} of {total:,} test images, no change of {pixels}{also} whose l2 norm over the "
+        f"whole training set{weighted} is below that image's certified radius can change the smoothed classifier's answer: {about}, that "
+        f"is wrong with probability at most {plain(certificate['alpha'])}, if the assumptions below hold."
+    )
+
+
 def verdict(certificate: Json) -> str:
     """What a record amounts to, in a few words: the badge of a report."""
     if not certificate["proved"]:
@@ -109,7 +130,7 @@ def radius_in_words(certificate: Json) -> list[str]:
         return []
     share = certified_share(certificate)
     if not share and _all_abstain(certificate):
-        return ["No test image carries a certificate: no answer has enough of the votes to prove anything about it."]
+        return [NOTHING_PROVED]
     if not share:
         return ["No test image is certified with its correct answer: those that carry a certificate are answered wrongly."]
     image = "untrusted training image" if certificate.get("trusted") else "training image"

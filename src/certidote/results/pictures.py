@@ -100,8 +100,8 @@ def examples(
 
     Args:
         n0: members that select the answer; the votes of the others are shown.
-        pictures: whether the images themselves go into the record.
-    Returns: for each its row, kind, true class, answer (None for an abstention), certified radius (None without certificate), the
+        pictures: whether the images themselves go into the record, and the names of their files.
+    Returns: for each its row, name (None where it has none, or without pictures), kind, true class, answer (None for an abstention), certified radius (None without certificate), the
         three classes with most votes, and the image ("" without pictures).
     """
     labels, true = prediction.labels, test.labels.numpy()
@@ -120,6 +120,7 @@ def examples(
             found.append(
                 {
                     "test_image": row,
+                    "name": test.names[row] if pictures and test.names is not None else None,
                     "kind": kind,
                     "true": test.class_names[true[row]],
                     "label": None if labels[row] < 0 else test.class_names[labels[row]],

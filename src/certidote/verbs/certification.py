@@ -132,7 +132,9 @@ def certify(
     until: UntilOption = "",
     size: Size = "",
     skip_corrupt: SkipCorrupt = False,
-    gallery: Annotated[bool, typer.Option(help="put pictures into the record and report; leave them out for private data")] = True,
+    gallery: Annotated[
+        bool, typer.Option(help="put pictures and file names into the record and report; leave them out for private data")
+    ] = True,
     dry_run: Annotated[bool, typer.Option(help="print the plan and stop")] = False,
     progress: "Progress | None" = None,
     pool: "Workers | None" = None,

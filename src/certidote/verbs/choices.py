@@ -111,17 +111,21 @@ def workers_named(
 
 
 def has_test_split(data: str) -> bool:
+    """Whether DATA has test images of its own; a name of the catalogue may name its training split, as in digits:train."""
     from certidote.data import splits_of
+    from certidote.data.load import locate
 
-    return data.split(":")[0] == "digits" or "test" in splits_of(data)
+    source, _ = locate(data)
+    return "test" in splits_of(source if isinstance(source, str) else data)
 
 
 def test_split_of(data: str) -> str:
     """Where DATA's own test images are; errors about a missing split come from the loader."""
-    if data.split(":")[0] == "digits":
-        return "digits:test"
+    from certidote.data.load import locate
+
     if has_test_split(data):
-        return data
+        source, _ = locate(data)
+        return f"{source}:test" if isinstance(source, str) else data
     raise ValueError(
         f"{data} has no test split of its own; give test images with --test (in any form of DATA, with the same classes)"
     )

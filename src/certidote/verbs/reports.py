@@ -123,7 +123,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="a run directory with a certificate.json")],
     *,
     gallery: Annotated[
-        bool, typer.Option(help="show pictures; leave them out before handing on a report about private data")
+        bool, typer.Option(help="show pictures and file names; leave them out before handing on a report about private data")
     ] = True,
     threat_map: Annotated[
         Path | None, typer.Option(help="directory of a threat map of the same data, to be shown in the report")
@@ -144,7 +144,7 @@ def report(
     if not whole:
         notes.append(f"{run / PICTURES} is damaged, so the report shows no pictures of this run")
     if not gallery and (not whole or holds_images(pictures)):
-        notes.append(f"{PICTURES} still holds images; remove it before handing on {run}")
+        notes.append(f"{PICTURES} still holds images or their names; remove it before handing on {run}")
     return Reported(run / "report.html", tuple(notes))
 
 
