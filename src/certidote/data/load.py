@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from certidote.data.archive import Member, is_archive, opened
+from certidote.data.cache import cached
 from certidote.data.cifar import is_cifar, read_cifar
 from certidote.data.decode import Reading
 from certidote.data.digits import SPLITS as DIGITS_SPLITS
@@ -16,7 +20,11 @@ from certidote.data.folder import Loaded, folder_splits, read_folder
 from certidote.data.npz import npz_splits, read_npz
 from certidote.data.parquet import parquet_files, parquet_splits, read_parquet
 from certidote.data.resize import Size, as_size, resized_dataset
+from certidote.streams import Key
 from certidote.types import ImageDataset
+
+SUBSETS = Key(0) / "data" / "subset"
+"""Decides which images "#5000" takes: public, and the same for everybody."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ def load(
         name_or_path: a name of the catalogue ("digits"), a folder with one sub-folder per class or a .zip, .tar, .tar.gz or .tar.xz
             of one (see `folder.read_folder`), an .npz file (see `npz.read_npz`), the folders or archives of the CIFAR-10 releases (see
             `cifar.read_cifar`), or a .parquet file or folder of such (see `parquet.read_parquet`). A suffix as in "digits:test" or
-            "photos.npz:test" overrides `split`. A name wins over a path; write "./digits" for a folder of that name.
+            "photos.npz:test" overrides `split`. A name wins over a path; write "./digits" for a folder of that name. At the very end
+            "#5000" takes the first 5,000 images of a fixed random order, so that smaller numbers take subsets of what larger ones take.
         split: which part to load. A file or folder that is one set has only "train".
         size: resize every image to this many pixels a side, or (height, width); see `resize.resized`.
         skip_corrupt: leave out image files that cannot be decoded; the notes count them.
@@ -81,9 +90,33 @@ def surveyed(name_or_path: str | Path, split: str = "train", *, threads: int | N
     return _loaded(name_or_path, split, Reading(skip_corrupt=True, threads=threads, survey=True))
 
 
+def without_count(name_or_path: str | Path) -> str:
+    """The name or path without "#5000" at its end."""
+    return _counted(str(name_or_path))[0]
+
+
 def _loaded(name_or_path: str | Path, split: str, reading: Reading) -> Loaded:
-    source, named_split = _resolved(name_or_path)
-    split = split if named_split is None else named_split
+    name, count = _counted(str(name_or_path))
+    source, named_split = _resolved(name)
+    found = _read(source, split if named_split is None else named_split, reading)
+    return found if count is None else replace(found, data=_first(found.data, count))
+
+
+def _first(data: ImageDataset, count: int) -> ImageDataset:
+    """So many images, in the order of their rows; which ones is decided by their number and the size of the set alone."""
+    if not data.num_classes <= count <= len(data):
+        raise ValueError(
+            f"#{count} of {len(data)} images in {data.num_classes} classes; give a number from {data.num_classes} to {len(data)}"
+        )
+    chosen = np.sort(SUBSETS.numpy().permutation(len(data))[:count])
+    subset = data.subset(torch.from_numpy(chosen))
+    missing = [name for label, name in enumerate(data.class_names) if not bool((subset.labels == label).any())]
+    if missing:
+        raise ValueError(f"#{count} leaves no image of class {missing[0]!r}; give a larger number, or leave it out")
+    return replace(subset, notes=(*data.notes, f"{count} of {len(data)} images: the first of a fixed random order"))
+
+
+def _read(source: str | Path, split: str, reading: Reading) -> Loaded:
     if isinstance(source, str):
         named = CATALOGUE[source]
         if split not in named.splits:
@@ -93,6 +126,12 @@ def _loaded(name_or_path: str | Path, split: str, reading: Reading) -> Loaded:
         return _treated(read_npz(source, split, any_size=reading.size is not None or reading.survey), reading)
     if files := parquet_files(source):
         return read_parquet(files, source, split, reading)
+    if reading.survey:
+        return _read_tree(source, split, reading)
+    return cached(source, split, reading, lambda: _read_tree(source, split, reading))
+
+
+def _read_tree(source: Path, split: str, reading: Reading) -> Loaded:
     tree = _tree(source)
     return _treated(read_cifar(tree, split), reading) if is_cifar(tree) else read_folder(tree, split, reading)
 
@@ -132,7 +171,7 @@ def named_as(test: ImageDataset, class_names: tuple[str, ...]) -> ImageDataset:
 
 def _named_splits(name_or_path: str | Path) -> tuple[str, ...]:
     """The parts that have names of their own; none of a file or folder that is one set."""
-    source, named_split = _resolved(name_or_path)
+    source, named_split = _resolved(without_count(name_or_path))
     if named_split is not None:
         return (named_split,)
     if isinstance(source, str):
@@ -146,8 +185,13 @@ def _named_splits(name_or_path: str | Path) -> tuple[str, ...]:
 
 
 def locate(name_or_path: str | Path, split: str = "train") -> tuple[str | Path, str]:
-    """What `load` would read: a name of the catalogue or an existing path, and which split of it. Raises as `load` does."""
-    source, named_split = _resolved(name_or_path)
+    """What `load` would read: a name of the catalogue or an existing path, and which split of it.
+
+    Raises: ValueError as `load` does, and for a part of a set ("#5000")."""
+    name, count = _counted(str(name_or_path))
+    if count is not None:
+        raise ValueError(f"{str(name_or_path)!r} is a part of a set, but whole sets are read here; leave out #{count}")
+    source, named_split = _resolved(name)
     return source, split if named_split is None else named_split
 
 
@@ -168,6 +212,16 @@ def _treated(data: ImageDataset, reading: Reading) -> Loaded:
     if reading.size is None or sides == reading.size:
         return Loaded(data, {}, sizes)
     return Loaded(resized_dataset(data, reading.size), {"resized": len(data)}, sizes)
+
+
+def _counted(name: str) -> tuple[str, int | None]:
+    """A name without "#5000" at its end, and that number; a path that exists as it is has none."""
+    head, mark, tail = name.rpartition("#")
+    if not mark or _existing(name) is not None:
+        return name, None
+    if not tail.isascii() or not tail.isdigit():
+        raise ValueError(f"{name!r} ends in #{tail}; give a whole number of images after the #")
+    return head, int(tail)
 
 
 def _tree(path: Path) -> Path | Member:

@@ -69,7 +69,7 @@ class Wiener:
     """
 
     def __init__(self, trusted: ImageDataset, name: str = "wiener") -> None:
-        images = trusted.images.split(chunk_size(*trusted.image_shape[1:]))
+        images = torch.split(trusted.images, chunk_size(*trusted.image_shape[1:]))
         total = sum(chunk.to(torch.float64).sum(0) for chunk in images)
         mean = torch.as_tensor(total) / (255 * len(trusted))
         transformed = (torch.fft.rfft2(chunk.to(torch.float64) / 255 - mean, norm="ortho") for chunk in images)

@@ -113,19 +113,21 @@ def workers_named(
 def has_test_split(data: str) -> bool:
     """Whether DATA has test images of its own; a name of the catalogue may name its training split, as in digits:train."""
     from certidote.data import splits_of
-    from certidote.data.load import locate
+    from certidote.data.load import locate, without_count
 
-    source, _ = locate(data)
-    return "test" in splits_of(source if isinstance(source, str) else data)
+    whole = without_count(data)
+    source, _ = locate(whole)
+    return "test" in splits_of(source if isinstance(source, str) else whole)
 
 
 def test_split_of(data: str) -> str:
     """Where DATA's own test images are; errors about a missing split come from the loader."""
-    from certidote.data.load import locate
+    from certidote.data.load import locate, without_count
 
     if has_test_split(data):
-        source, _ = locate(data)
-        return f"{source}:test" if isinstance(source, str) else data
+        whole = without_count(data)
+        source, _ = locate(whole)
+        return f"{source}:test" if isinstance(source, str) else whole
     raise ValueError(
         f"{data} has no test split of its own; give test images with --test (in any form of DATA, with the same classes)"
     )
