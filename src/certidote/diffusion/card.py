@@ -29,7 +29,7 @@ def card_text(denoiser: Denoiser) -> str:
         f"- kind: {card.kind}",
         f"- images: {shape} (channels x height x width), pixels in [0, 1]",
         f"- noise: sigma {denoiser.sigma_min:g} to {denoiser.sigma_max:g}, [0, 1] pixel units",
-        f"- trained on: {known}, data digest {card.trained_on or 'unknown'}",
+        f"- trained on: {details['data'] + ', ' if 'data' in details else ''}{known}, data digest {card.trained_on or 'unknown'}",
         f"- digest of configuration and weights: {card.digest}",
     ]
     recipe = details.get("recipe")
@@ -41,11 +41,19 @@ def card_text(denoiser: Denoiser) -> str:
     ]
     validation = details.get("validation")
     if validation:
-        names = list(validation["psnr"])
-        lines += ["", f"## PSNR on {validation['images']} held-out images, dB (higher is better)", ""]
-        lines += [f"| sigma | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-        for row, sigma in enumerate(validation["sigmas"]):
-            figures = " | ".join(f"{values[row]:.2f}" for values in validation["psnr"].values())
-            lines.append(f"| {sigma:g} | {figures} |")
+        lines += _table(f"{validation['images']} held-out images", validation)
         lines += ["", *closed_forms_in_words(validation)]
+    compared = details.get("compared")
+    if compared:
+        lines += _table(f"{compared['images']} images of {compared['data']}", compared)
+        lines += ["", "The mean over images. Widths of blur and median are the best for each sigma on other images."]
     return "\n".join(lines) + "\n"
+
+
+def _table(images: str, measured: Json) -> list[str]:
+    names = list(measured["psnr"])
+    lines = ["", f"## PSNR on {images}, dB (higher is better)", ""]
+    lines += [f"| sigma | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for row, sigma in enumerate(measured["sigmas"]):
+        lines.append(f"| {sigma:g} | {' | '.join(f'{values[row]:.2f}' for values in measured['psnr'].values())} |")
+    return lines

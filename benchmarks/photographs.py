@@ -1,0 +1,143 @@
+"""Photographs of 32x32 pixels on this machine's cores: `make bench-cifar`.
+
+Accuracy for time: networks trained on all 50,000 training images, each with the seconds of training and the share of the machine's
+peak that its arithmetic reaches. Denoisers: images a second, one thread on each core as workers have, and the same share. The peak is
+the fastest of three matrix products, measured in turn with the rest. Floating-point operations are counted by torch, two for each
+multiply-add.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from machine import busy_elsewhere, keep
+from torch.utils.flop_counter import FlopCounterMode
+
+from certidote.data import load
+from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.numerics import fast_dtype, keep_freed_memory, torch_dtype
+from certidote.streams import Key
+from certidote.training.pooled import PooledTrainer
+from certidote.training.recipe import RECIPES, Recipe
+from certidote.types import ImageDataset, Json, Lineage, Stack, View
+
+SIDES = (1024, 2048)
+"""Square matrices whose product gives the peak: the fastest of them counts."""
+
+TRAININGS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("compact", {"epochs": 2}),
+    ("compact", {"epochs": 6}),
+    ("compact-wide", {"epochs": 8}),
+)
+"""Recipe, and what is changed in it."""
+
+DENOISERS = ("cifar10-32", "tiny-imagenet-32")
+BATCH = 128
+
+
+def median_seconds(work: Callable[[], object], at_least: float = 3.0) -> float:
+    work()
+    times: list[float] = []
+    while sum(times) < at_least or len(times) < 5:
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def peak(dtype: str) -> float:
+    """GFLOP/s of the fastest product, with as many threads as are set."""
+    rates = []
+    for side in SIDES:
+        left, right = (torch.ones(side, side, dtype=torch_dtype(dtype)) for _ in range(2))
+        rates.append(2 * side**3 / median_seconds(lambda left=left, right=right: left @ right, 1.0) / 1e9)
+    return max(rates)
+
+
+def counted(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def accuracy(stack: Stack, test: ImageDataset) -> float:
+    pixels = test.pixels()
+    answers = torch.cat([stack(part).argmax(2)[0] for part in torch.split(pixels, 500)])
+    return float((answers == test.labels).double().mean())
+
+
+def trained(recipe: Recipe, train: ImageDataset, test: ImageDataset, dtype: str, key: Key) -> Json:
+    trainer = PooledTrainer(recipe, dtype)
+    view = View(train.pixels(), train.labels, train.num_classes, Lineage())
+    few = View(view.images[: recipe.batch_size], view.labels[: recipe.batch_size], view.num_classes, Lineage())
+    once = PooledTrainer(recipe.model_copy(update={"epochs": 1, "drops": ()}), dtype)
+    step = counted(lambda: once.fit([few], [key], key))
+    begin = time.perf_counter()
+    stack = trainer.fit([view], [key / "member"], key / "common")
+    seconds = time.perf_counter() - begin
+    images = len(train) * recipe.epochs
+    return {
+        "recipe": recipe.to_json(),
+        "parameters": sum(weight.numel() for weight in stack.member(0).parameters()),
+        "seconds": seconds,
+        "accuracy": accuracy(stack, test),
+        "images_per_second": images / seconds,
+        "gflops": step / recipe.batch_size * images / seconds / 1e9,
+    }
+
+
+def denoised(name: str, dtype: str) -> Json:
+    denoiser = load_denoiser(name, dtype=dtype)
+    noisy, sigma = torch.rand(BATCH, 3, 32, 32), torch.full((BATCH,), 0.25)
+    work = counted(lambda: denoiser(noisy, sigma))
+    seconds = median_seconds(lambda: denoiser(noisy, sigma))
+    return {"images_per_second": BATCH / seconds, "gflops": work / seconds / 1e9, "gflop_per_image": work / BATCH / 1e9}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.path.join(os.environ.get("CERTIDOTE_DATA", "../shared/data"), "cifar10-jpeg.tar.xz"))
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/photographs.json"))
+    options = parser.parse_args()
+    keep_freed_memory()
+    dtype, cores = fast_dtype(), len(os.sched_getaffinity(0))
+    begin = time.perf_counter()
+    train = load(options.data, "train")
+    first = time.perf_counter() - begin
+    begin = time.perf_counter()
+    test = load(options.data, "test")
+    load(options.data, "train")
+    print(f"{options.data}: training set in {first:.1f} s, it and the test set again in {time.perf_counter() - begin:.1f} s")
+    busy = busy_elsewhere()
+    torch.set_num_threads(cores)
+    rows = []
+    for name, changed in TRAININGS:
+        at_peak = peak(dtype)
+        row = trained(RECIPES[name].model_copy(update=changed), train, test, dtype, Key(0) / "photographs")
+        row |= {"name": name, "peak_gflops": at_peak, "fraction_of_peak": row["gflops"] / at_peak}
+        rows.append(row)
+        print(
+            f"{name}, {row['recipe']['epochs']} epochs: {row['accuracy']:.2%} in {row['seconds']:.0f} s, "
+            f"{row['images_per_second']:,.0f} images/s, {row['fraction_of_peak']:.0%} of the peak of {cores} threads"
+        )
+        busy = max(busy, busy_elsewhere())
+    torch.set_num_threads(1)
+    speeds = {}
+    for name in DENOISERS:
+        at_peak = peak(dtype)
+        speeds[name] = {**denoised(name, dtype), "peak_gflops": at_peak}
+        speeds[name]["fraction_of_peak"] = speeds[name]["gflops"] / at_peak
+        print(
+            f"denoiser {name}: {speeds[name]['images_per_second']:,.0f} images/s on one of {cores} cores, "
+            f"{speeds[name]['fraction_of_peak']:.0%} of its peak"
+        )
+    busy = max(busy, busy_elsewhere())
+    keep(options.out, {"data": options.data, "dtype": dtype, "threads": cores, "trainings": rows, "denoisers": speeds}, busy)
+
+
+if __name__ == "__main__":
+    main()
