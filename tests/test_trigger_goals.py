@@ -95,14 +95,18 @@ def test_patches_that_do_not_lie_inside_the_image_are_refused() -> None:
             trigger(0, place).stamped(pictures(0), Key(0))
     with pytest.raises(ValueError, match=r"a patch of \(2, 7, 3\) does not fit anywhere on images of \(2, 6, 7\); give a smaller"):
         trigger(0, None, size=(7, 3)).stamped(pictures(0), Key(0))
-    with pytest.raises(ValueError, match=r"a patch of \(2, 2, 3\) does not fit at \(0, 0\) on images of \(1, 6, 7\); .* as many ch"):
+    with pytest.raises(
+        ValueError, match=r"a patch of \(2, 2, 3\) does not fit at \(0, 0\) on images of \(1, 6, 7\); .* as many ch"
+    ):
         trigger(0, (0, 0)).stamped(pictures(0)[:, :1], Key(0))
 
 
 def test_triggers_that_mean_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     goal = trigger(0, (0, 0))
     monkeypatch.setattr(config, "jaxtyping_disable", True)  # whoever uses the library has no checks of shapes
-    with pytest.raises(ValueError, match=r"a mask of shape \(3, 3\) with 9 pixels for a patch of \(2, 2, 3\); give a patch \(c, s, t"):
+    with pytest.raises(
+        ValueError, match=r"a mask of shape \(3, 3\) with 9 pixels for a patch of \(2, 2, 3\); give a patch \(c, s, t"
+    ):
         replace(goal, mask=torch.ones(3, 3, dtype=torch.bool))
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"with 0 pixels .* at least one of them true"):
@@ -113,7 +117,9 @@ def test_triggers_that_mean_nothing_are_refused(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ValueError, match=rf"amplitude={amplitude}; give a number above 0, at most 1"):
             replace(goal, amplitude=amplitude)
     grey = torch.full((2, 2, 3), 128, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"amplitude=0.5 with a patch that is not black and white .* or amplitude=1, which overwri"):
+    with pytest.raises(
+        ValueError, match=r"amplitude=0.5 with a patch that is not black and white .* or amplitude=1, which overwri"
+    ):
         replace(goal, patch=grey, amplitude=0.5)
     grey[:, goal.mask] = 255  # what is not pasted may have any level
     replace(goal, patch=grey, amplitude=0.5)
@@ -170,7 +176,11 @@ def test_the_rest_of_the_image_counts_in_full() -> None:
 
 def test_only_triggers_in_a_fixed_place_can_be_seen() -> None:
     bases, budget = pictures(0), Budget(5, "linf", 0.1, visible_trigger=True)
-    with pytest.raises(BudgetExceeded, match=r"visible trigger, but the goal has no trigger but one target image; give a trigger wi"):
+    with pytest.raises(
+        BudgetExceeded, match=r"visible trigger, but the goal has no trigger but one target image; give a trigger wi"
+    ):
         verified(bases, bases, Target(bases[0], 0, 1, 0), budget)
-    with pytest.raises(BudgetExceeded, match=r"visible trigger, but the goal has a trigger without a fixed place; give a trigger wi"):
+    with pytest.raises(
+        BudgetExceeded, match=r"visible trigger, but the goal has a trigger without a fixed place; give a trigger wi"
+    ):
         verified(bases, bases, trigger(0, None), budget)

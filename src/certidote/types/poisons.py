@@ -78,7 +78,9 @@ class Trigger:
     def __post_init__(self) -> None:
         if self.patch.ndim != 3 or self.mask.shape != self.patch.shape[1:] or not self.mask.any():
             given = f"a mask of shape {tuple(self.mask.shape)} with {int(self.mask.sum())} pixels for a patch of {tuple(self.patch.shape)}"
-            raise ValueError(f"{given}; give a patch (c, s, t) and one truth value for each of its pixels, at least one of them true")
+            raise ValueError(
+                f"{given}; give a patch (c, s, t) and one truth value for each of its pixels, at least one of them true"
+            )
         if self.true_label == self.adversarial_label:
             raise ValueError(f"the adversarial label {self.adversarial_label} is the true label; choose another class to aim for")
         if not 0 < self.amplitude <= 1:
@@ -180,7 +182,9 @@ class Poison:
         if self.budget.visible_trigger:
             if not isinstance(self.goal, Trigger) or self.goal.place is None:
                 has = "a trigger without a fixed place" if isinstance(self.goal, Trigger) else "no trigger but one target image"
-                raise BudgetExceeded(f"the budget allows a visible trigger, but the goal has {has}; give a trigger with a fixed place")
+                raise BudgetExceeded(
+                    f"the budget allows a visible trigger, but the goal has {has}; give a trigger with a fixed place"
+                )
             pasted = replace(self.goal, amplitude=1.0).stamped(bases, Key(0)).to(torch.int64) - bases.to(torch.int64)
             steps = steps - steps.clamp(min=pasted.clamp_max(0), max=pasted.clamp_min(0))
         steps = steps.flatten(1)
