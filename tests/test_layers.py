@@ -7,7 +7,7 @@ import certidote
 
 PACKAGE = Path(certidote.__file__).parent
 LAYERS = (
-    "streams numerics types adam data attacks diffusion training certification defenses engine scenarios results reporting progress "
+    "streams numerics types adam ascent data attacks diffusion training certification defenses engine scenarios results reporting progress "
     "verbs story cli"
 ).split()
 LATER_ON_PURPOSE = {("verbs", "story")}  # the demo verb starts the story, which calls the other verbs

@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from certidote.ascent import ascend, random_start
 from certidote.attacks.adaptive import average
-from certidote.attacks.ascent import ascend, random_start
 from certidote.attacks.budget import quantize
 from certidote.attacks.selection import check_task, choose_bases, classifiers_of, trigger_of
 from certidote.streams import Key
