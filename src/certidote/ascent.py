@@ -52,10 +52,7 @@ def ascend(bases: Images, gradient: Gradient, budget: Budget, *, start: Images, 
     images = project(start, bases, budget)
     for step in range(steps):
         found = gradient(images, step)
-        if budget.norm == "linf":
-            direction = found.sign()
-        else:
-            direction = found / found.flatten(1).norm(dim=1).clamp_min(torch.finfo(found.dtype).tiny).view(-1, 1, 1, 1)
+        direction = found.sign() if budget.norm == "linf" else _unit(found)
         images = project(images + step_size * direction, bases, budget)
     return images
 
@@ -93,6 +90,15 @@ def _l2_scale(step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: f
     scale = torch.where(slope > 0, (spare / slope).clamp_min(0).sqrt(), torch.inf)
     inside = torch.minimum(step, room).square().sum(1, keepdim=True) <= epsilon**2  # t = 1: only the box acts
     return torch.where(inside, 1.0, scale.clamp_max(1))
+
+
+def _unit(vectors: Images) -> Images:
+    """Each image's divided by its l2 norm, which tiny ones reach too; zeros stay."""
+    tiny = torch.finfo(vectors.dtype).tiny
+    for order in (torch.inf, 2):  # the largest entry first, lest its square underflow
+        length = torch.linalg.vector_norm(vectors.flatten(1), ord=order, dim=1)
+        vectors = vectors / length.clamp_min(tiny).view(-1, 1, 1, 1)
+    return vectors
 
 
 def _like(numbers: np.ndarray, images: Images) -> Tensor:
