@@ -7,7 +7,8 @@ import certidote
 
 PACKAGE = Path(certidote.__file__).parent
 LAYERS = (
-    "entry streams numerics types adam muon data attacks diffusion training certification defenses engine scenarios results reporting progress "
+    "entry streams numerics types adam muon ascent data attacks diffusion training certification defenses engine scenarios results "
+    "reporting progress "
     "verbs story cli"
 ).split()
 LATER_ON_PURPOSE = {

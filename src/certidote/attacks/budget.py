@@ -1,6 +1,6 @@
 """The constraint set of one poison: a ball around its base image, cut by the box [0, 1]. Everything here is in pixel space.
 
-`project` is the exact Euclidean projection onto that set, used after every step of an attack. `quantize` stores the result in
+`project`, used after every step of an attack, is the exact Euclidean projection onto that set. `quantize` stores the result in
 8 bits without leaving the set. `Poison.verify` is the last word on both.
 """
 
@@ -10,30 +10,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from certidote.ascent import project
 from certidote.types import Budget
+
+__all__ = ["SLACK", "project", "quantize"]
 
 SLACK = 1 + 1e-12
 """Relative tolerance of `Poison.verify`: what the 8-bit levels are counted against."""
-
-
-def project(images: Float[Tensor, "n c h w"], bases: Float[Tensor, "n c h w"], budget: Budget) -> Float[Tensor, "n c h w"]:
-    """The nearest point of each image within `epsilon` of its base and inside [0, 1].
-
-    linf: the set is an interval per pixel, so clipping is exact. l2: the minimizer is clip(base + t * (image - base), 0, 1) for
-    the largest t <= 1 that keeps the norm; t is found exactly, between two sorted breakpoints, in float64.
-
-    Args:
-        images: (n, c, h, w) candidates, any values.
-        bases: (n, c, h, w) base images, in [0, 1].
-        budget: `norm` and `epsilon`, [0, 1] pixel units.
-    Returns: (n, c, h, w), dtype of `images`.
-    """
-    if budget.norm == "linf":
-        return images.clamp(min=(bases - budget.epsilon).clamp_min(0), max=(bases + budget.epsilon).clamp_max(1))
-    start = bases.to(torch.float64).flatten(1)
-    step = images.to(torch.float64).flatten(1) - start
-    scale = _l2_scale(step.abs(), torch.where(step > 0, 1 - start, start), budget.epsilon)
-    return (start + scale * step).clamp_(0, 1).to(images.dtype).view_as(images)
 
 
 def quantize(images: Float[Tensor, "n c h w"], bases: UInt8[Tensor, "n c h w"], budget: Budget) -> UInt8[Tensor, "n c h w"]:
@@ -57,23 +40,6 @@ def quantize(images: Float[Tensor, "n c h w"], bases: UInt8[Tensor, "n c h w"], 
     else:
         rounded = step.sign() * _round_inside_ball(step.abs(), radius)
     return (bases + rounded.view_as(exact)).clamp(0, 255).to(torch.uint8)
-
-
-def _l2_scale(step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: float) -> Float[Tensor, "n 1"]:
-    """Largest t in [0, 1] with ||min(t * step, room)|| <= epsilon, for each row; `step` and `room` are magnitudes.
-
-    The squared norm is a quadratic in t between the breakpoints room / step, where one more pixel stops at the box.
-    """
-    breakpoints, order = torch.where(step > 0, room / step, torch.inf).sort(1)
-    step, room = step.gather(1, order), room.gather(1, order)
-    stopped = torch.nn.functional.pad(room.square().cumsum(1), (1, 0))[:, :-1]  # pixels already at the box, before each breakpoint
-    moving = step.square().flip(1).cumsum(1).flip(1)
-    reached = torch.where(moving > 0, stopped + breakpoints.square() * moving, torch.inf)
-    segment = (reached < epsilon**2).sum(1, keepdim=True).clamp_max(step.shape[1] - 1)
-    spare, slope = epsilon**2 - stopped.gather(1, segment), moving.gather(1, segment)
-    scale = torch.where(slope > 0, (spare / slope).clamp_min(0).sqrt(), torch.inf)
-    inside = torch.minimum(step, room).square().sum(1, keepdim=True) <= epsilon**2  # t = 1: only the box acts
-    return torch.where(inside, 1.0, scale.clamp_max(1))
 
 
 def _round_inside_ball(step: Float[Tensor, "n d"], radius: float) -> Float[Tensor, "n d"]:

@@ -8,12 +8,13 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from certidote.streams import Key
-from certidote.types import FeatureExtractor, Target, Task, Trigger
+from certidote.types import FeatureExtractor, Surrogate, Target, Task, Trigger
 
 
 def check_task(task: Task) -> None:
     """Raises: ValueError, in one line, unless the goal's labels are two classes of the training set, the target is not one of its
-    images, and the bases, if the task names them, are as many distinct rows of the adversarial class as the budget allows.
+    images, a trigger lies inside them and has a fixed place if it may be seen, and the bases, if the task names them, are as many
+    distinct rows of the adversarial class as the budget allows.
     """
     goal, classes = task.goal, task.train.num_classes
     labels = [goal.adversarial_label] if goal.true_label is None else [goal.true_label, goal.adversarial_label]
@@ -33,6 +34,10 @@ def check_task(task: Task) -> None:
                 f"the target, test image {goal.test_index}, is image {int(twins[0])} of the training set too, so victims would learn "
                 "its true label; choose another target, or take it out of the training set"
             )
+    else:
+        goal.places(0, task.train.image_shape, Key(0))
+    if task.budget.visible_trigger and (isinstance(goal, Target) or goal.place is None):
+        raise ValueError("the budget allows a visible trigger; the goal must be a trigger with a fixed place")
     if task.bases is not None:
         _check_bases(task, task.bases)
 
@@ -44,6 +49,16 @@ def check_surrogates(surrogates: Sequence[FeatureExtractor]) -> None:
     for number, surrogate in enumerate(surrogates):
         if isinstance(surrogate, nn.Module) and any(module.training for module in surrogate.modules()):
             raise ValueError(f"surrogate {number} is in train mode, where crafting would change its BatchNorm; call .eval() on it")
+
+
+def classifiers_of(surrogates: Sequence[FeatureExtractor]) -> list[Surrogate]:
+    """The surrogates of an attack that looks at logits. Raises: ValueError as `check_surrogates`, or if one gives features only."""
+    check_surrogates(surrogates)
+    found = [surrogate for surrogate in surrogates if isinstance(surrogate, Surrogate)]
+    if len(found) < len(surrogates):
+        number = next(number for number, surrogate in enumerate(surrogates) if not isinstance(surrogate, Surrogate))
+        raise ValueError(f"surrogate {number} gives features only, but this attack looks at logits; give a whole classifier")
+    return found
 
 
 def choose_bases(task: Task, key: Key) -> Int64[Tensor, "m"]:

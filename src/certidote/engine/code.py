@@ -8,7 +8,19 @@ from pathlib import Path
 
 import certidote
 
-DECIDING = ("adam", "certification", "data", "defenses", "diffusion", "engine", "numerics", "streams", "training", "types")
+DECIDING = (
+    "adam",
+    "ascent",
+    "certification",
+    "data",
+    "defenses",
+    "diffusion",
+    "engine",
+    "numerics",
+    "streams",
+    "training",
+    "types",
+)
 """The parts of the package that can decide a vote or what votes prove; what only shows results may change under a run."""
 
 

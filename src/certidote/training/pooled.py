@@ -6,9 +6,12 @@ bfloat16 do. Parallel workers, one thread each, are the engine's business.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from certidote.numerics import DType, sent, torch_dtype
@@ -20,14 +23,82 @@ from certidote.training.own import is_own
 from certidote.training.recipe import Recipe
 from certidote.training.schedule import batches, check_views, rates
 from certidote.training.stacked import StackedTrainer
-from certidote.types import Json, Start, Trainer, View
+from certidote.types import Images, Json, Start, Trainer, View
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A model that is being trained, in train mode.
+
+    Attributes:
+        model: computes in `dtype` and float32 when `logits` asks it.
+        recipe: its label smoothing goes into `loss`.
+    """
+
+    model: nn.Module
+    dtype: DType
+    recipe: Recipe
+
+    def logits(self, images: Images) -> Float[Tensor, "b classes"]:
+        """In float32."""
+        with nullcontext() if self.dtype == "float32" else torch.autocast(images.device.type, dtype=torch_dtype(self.dtype)):
+            found = self.model(images)
+        return found.float()
+
+    def loss(self, images: Images, labels: Int64[Tensor, "b"]) -> Float[Tensor, ""]:
+        """The mean cross-entropy."""
+        return cross_entropy(self.logits(images), labels, label_smoothing=self.recipe.label_smoothing)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step of a training sees.
+
+    Attributes:
+        images: (b, c, h, w), augmented already.
+        labels: (b,).
+        rows: (b,) their numbers in the member's view.
+        key: the member's own coins for this step.
+    """
+
+    images: Images
+    labels: Int64[Tensor, "b"]
+    rows: Int64[Tensor, "b"]
+    key: Key
+
+
+@runtime_checkable
+class BatchLoss(Protocol):
+    """What a step of training decreases. It may use the model in any way, but leaves it in train mode."""
+
+    def __call__(self, learner: Learner, batch: Batch) -> Float[Tensor, ""]: ...
+
+    def describe(self) -> Json:
+        """What the trainer's own description has to say about it."""
+        ...
+
+
+class CrossEntropy:
+    """Plain training."""
+
+    def __call__(self, learner: Learner, batch: Batch) -> Float[Tensor, ""]:
+        return learner.loss(batch.images, batch.labels)
+
+    def describe(self) -> Json:
+        return {}
 
 
 class PooledTrainer:
     """A `Trainer` for any architecture: each member starts from its own key, and all see the same order of rows."""
 
     def __init__(
-        self, recipe: Recipe, dtype: DType = "float32", stack_size: int = 4, start: Start = "fresh", sources: str = ""
+        self,
+        recipe: Recipe,
+        dtype: DType = "float32",
+        stack_size: int = 4,
+        start: Start = "fresh",
+        sources: str = "",
+        loss: BatchLoss | None = None,
     ) -> None:
         """
         Args:
@@ -36,6 +107,7 @@ class PooledTrainer:
             stack_size: members of one job; decides what is committed together, not results.
             start: "trusted" if the recipe's architecture is the user's own and loads weights that the user vouches for.
             sources: digest of the sources of an architecture of the user's own, from `own.check_model`.
+            loss: what each step decreases; None is the plain cross-entropy.
         Raises: ValueError if stack_size is below 1.
         """
         if stack_size < 1:
@@ -46,12 +118,13 @@ class PooledTrainer:
         self.together = 1
         self.start: Start = start
         self.sources = sources
+        self.loss = loss or CrossEntropy()
 
     def describe(self) -> Json:
         described: Json = {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
         if is_own(self.recipe.architecture):
             described |= {"start": self.start, "architecture_sources": self.sources}
-        return described
+        return described | self.loss.describe()
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> ModelStack:
         """One model for each view.
@@ -82,7 +155,7 @@ class PooledTrainer:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             images = images.contiguous(memory_format=torch.channels_last)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = Optimizer(parameters, self.recipe)
+        learner, optimizer = Learner(model, self.dtype, self.recipe), Optimizer(parameters, self.recipe)
         steps = sent(torch.stack(batches(self.recipe, len(view.labels), common)), device)
         per_epoch = len(steps) // self.recipe.epochs
         augmentation = Augmentation.drawn(self.recipe, len(view.labels), key, device)
@@ -90,9 +163,7 @@ class PooledTrainer:
             batch = images[rows]
             if augmentation is not None:
                 batch = augmentation(batch, step // per_epoch, rows)
-            with nullcontext() if self.dtype == "float32" else torch.autocast(device.type, dtype=torch_dtype(self.dtype)):
-                logits = model(batch)
-            loss = cross_entropy(logits.float(), view.labels[rows], label_smoothing=self.recipe.label_smoothing)
+            loss = self.loss(learner, Batch(batch, view.labels[rows], rows, key / "loss" / step))
             optimizer.step(torch.autograd.grad(loss, parameters), rate)
         return model
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from certidote.streams import Key
@@ -23,8 +23,10 @@ class Budget:
         num_poisons: most training images that may be replaced.
         norm: in which a replaced image's movement is measured.
         epsilon: largest movement, [0, 1] pixel units.
-        visible_trigger: pixels that the goal's trigger covers are not counted: the trigger is pasted on the poisons, in plain sight
-            (a label-consistent backdoor proper). The goal must be a `Trigger` with a fixed place.
+        visible_trigger: the goal's trigger may be pasted on the poisons, in plain sight and at any strength (a label-consistent
+            backdoor proper). Movement is then counted from the nearest level between the base image and the base image with the
+            patch pasted in full, pixel by pixel; so what lies under the trigger is not free: epsilon holds there too, beyond the
+            trigger itself. The goal must be a `Trigger` with a fixed place.
     """
 
     num_poisons: int
@@ -74,15 +76,21 @@ class Trigger:
     amplitude: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mask.shape != self.patch.shape[1:] or not self.mask.any():
+        if self.patch.ndim != 3 or self.mask.shape != self.patch.shape[1:] or not self.mask.any():
             given = f"a mask of shape {tuple(self.mask.shape)} with {int(self.mask.sum())} pixels for a patch of {tuple(self.patch.shape)}"
-            raise ValueError(f"{given}; give one truth value for each pixel of the patch, at least one of them true")
+            raise ValueError(
+                f"{given}; give a patch (c, s, t) and one truth value for each of its pixels, at least one of them true"
+            )
         if self.true_label == self.adversarial_label:
             raise ValueError(f"the adversarial label {self.adversarial_label} is the true label; choose another class to aim for")
         if not 0 < self.amplitude <= 1:
             raise ValueError(f"amplitude={self.amplitude}; give a number above 0, at most 1")
-        if self.amplitude < 1 and not bool(((self.patch == 0) | (self.patch == 255)).all()):
-            raise ValueError(f"amplitude={self.amplitude} with a patch that has grey pixels; below 1 a patch is black and white")
+        pasted = self.patch[:, self.mask]
+        if self.amplitude < 1 and not bool(((pasted == 0) | (pasted == 255)).all()):
+            raise ValueError(
+                f"amplitude={self.amplitude} with a patch that is not black and white (levels 0 and 255 only); choose such a patch, or "
+                "amplitude=1, which overwrites pixels"
+            )
 
     def places(self, count: int, image_shape: tuple[int, int, int], key: Key) -> Int64[Tensor, "n 2"]:
         """(count, 2) top left corners: the fixed place, or for each image one drawn from `key`.
@@ -106,25 +114,16 @@ class Trigger:
     def stamped(self, images: UInt8[Tensor, "n c h w"], key: Key) -> UInt8[Tensor, "n c h w"]:
         """Copies of images with the patch on them; `key` draws the places if they are not fixed. Raises as `places`."""
         corners = self.places(len(images), (images.shape[1], images.shape[2], images.shape[3]), key)
-        stamped = images.clone()
-        height, width = self.mask.shape
+        down, across = self.mask.nonzero(as_tuple=True)
+        image = torch.arange(len(images)).unsqueeze(1)
+        where = (image, slice(None), corners[:, :1] + down, corners[:, 1:] + across)  # (n, pasted pixels, c)
+        pasted = self.patch[:, self.mask].T.to(images.device)
         if self.amplitude < 1:
-            added = (self.patch.to(torch.float64) / 127.5 - 1) * 255 * self.amplitude
-        for image, (top, left) in zip(stamped, corners.tolist(), strict=True):
-            region = image[:, top : top + height, left : left + width]  # a view
-            pasted = self.patch if self.amplitude == 1 else (region + added).round().clamp(0, 255).to(torch.uint8)
-            region.copy_(torch.where(self.mask, pasted, region))
+            added = (pasted.to(torch.float64) / 127.5 - 1) * 255 * self.amplitude
+            pasted = (images[where] + added).round().clamp(0, 255).to(torch.uint8)
+        stamped = images.clone()
+        stamped[where] = pasted
         return stamped
-
-    def covered(self, image_shape: tuple[int, int, int]) -> Bool[Tensor, "h w"]:
-        """Pixels of an image that the patch overwrites. Raises: ValueError if the place is not fixed, or as `places`."""
-        if self.place is None:
-            raise ValueError("every image has its trigger in another place; give the trigger a fixed place")
-        self.places(1, image_shape, Key(0))
-        covered = torch.zeros(image_shape[1:], dtype=torch.bool)
-        (top, left), (height, width) = self.place, self.mask.shape
-        covered[top : top + height, left : left + width] = self.mask
-        return covered
 
 
 Goal = Target | Trigger
@@ -170,21 +169,28 @@ class Poison:
         wrong = (train.labels[self.indices] != self.goal.adversarial_label).sum()
         if wrong:
             raise BudgetExceeded(f"{int(wrong)} base images are not of the adversarial class {self.goal.adversarial_label}")
-        steps = self.images.to(torch.int64) - train.images[self.indices].to(torch.int64)
-        if budget.visible_trigger:
-            if not isinstance(self.goal, Trigger):
-                raise BudgetExceeded("the budget allows a visible trigger, but the goal has none; its goal is one target image")
-            steps = steps * ~self.goal.covered(train.image_shape)
-        steps = steps.flatten(1)
-        if budget.norm == "linf":
-            moved = steps.abs().amax(1).to(torch.float64) / 255
-        else:
-            moved = steps.square().sum(1).to(torch.float64).sqrt() / 255
+        moved = self._movement(train.images[self.indices])
         worst = float(moved.max()) if m else 0.0
         if worst > budget.epsilon * (1 + 1e-12):
             raise BudgetExceeded(
                 f"a poison moved by {worst:.6f} in {budget.norm}, but epsilon is {budget.epsilon:.6f} ([0, 1] pixel units)"
             )
+
+    def _movement(self, bases: UInt8[Tensor, "m c h w"]) -> Float64[Tensor, "m"]:
+        """How far each poison is from what costs nothing: its base image, or if triggers may be seen, the way from there to the patch."""
+        steps = self.images.to(torch.int64) - bases.to(torch.int64)
+        if self.budget.visible_trigger:
+            if not isinstance(self.goal, Trigger) or self.goal.place is None:
+                has = "a trigger without a fixed place" if isinstance(self.goal, Trigger) else "no trigger but one target image"
+                raise BudgetExceeded(
+                    f"the budget allows a visible trigger, but the goal has {has}; give a trigger with a fixed place"
+                )
+            pasted = replace(self.goal, amplitude=1.0).stamped(bases, Key(0)).to(torch.int64) - bases.to(torch.int64)
+            steps = steps - steps.clamp(min=pasted.clamp_max(0), max=pasted.clamp_min(0))
+        steps = steps.flatten(1)
+        if self.budget.norm == "linf":
+            return steps.abs().amax(1).to(torch.float64) / 255
+        return steps.square().sum(1).to(torch.float64).sqrt() / 255
 
 
 @runtime_checkable
