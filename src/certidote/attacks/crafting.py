@@ -97,21 +97,23 @@ class Trials:
             raise ValueError("a surrogate's features of a target are all zero, so nothing can be aimed at; use a trained surrogate")
         return targets
 
-    def features(self, pixels: Images, step: int) -> Iterator[Maps]:
-        """Features of poisons, once for each draw of the defense: in step `step`, draw i has the noise of `key / "seen" / step / i`."""
-        defense = self.knowledge.defense
+    def features(self, pixels: Images, path: tuple[str, int]) -> Iterator[Maps]:
+        """Features of poisons, once for each draw of the defense, whose noise is that of a trial's key with this path below it."""
         parts = pixels.split(self.budget.num_poisons)  # a trial's noise must not depend on what it is crafted with
-        views = [seen(part, defense, key / "seen" / step) for part, key in zip(parts, self.keys, strict=True)]
+        keys = [key / path[0] / path[1] for key in self.keys]
+        views = [seen(part, self.knowledge.defense, key / "defense") for part, key in zip(parts, keys, strict=True)]
         for draw, images in enumerate(zip(*views, strict=True)):
-            masks = self.keys[0] / "dropout" / step / draw
-            yield averaged_maps(self.knowledge.surrogates, torch.cat(images), self.dropout_draws, masks)
+            yield averaged_maps(self.knowledge.surrogates, torch.cat(images), self.dropout_draws, keys[0] / "dropout" / draw)
 
     def look(self, pixels: Images, step: int, objective: Objective) -> tuple[Float[Tensor, "k"], Images]:
-        """The objective's mean over draws, and the gradient of its sum for the pixels; surrogates get no gradients."""
+        """The objective's mean over draws, new ones in each step, and the gradient of its sum for the pixels.
+
+        Surrogates get no gradients.
+        """
         values, gradients = [], []
         with torch.enable_grad():
             leaf = pixels.detach().requires_grad_()
-            for draw, maps in enumerate(self.features(leaf, step)):
+            for draw, maps in enumerate(self.features(leaf, ("look", step))):
                 value = objective(maps, draw)
                 gradients.append(torch.autograd.grad(value.sum(), [leaf])[0])
                 values.append(value.detach())
@@ -119,8 +121,9 @@ class Trials:
 
     @torch.no_grad()
     def values(self, pixels: Images, step: int, objective: Objective) -> Float[Tensor, "k"]:
-        """The objective's mean over the draws of that step."""
-        return torch.stack([objective(maps, draw) for draw, maps in enumerate(self.features(pixels, step))]).mean(0)
+        """The objective's mean over draws that no gradient has seen; images are compared under those of one step."""
+        draws = enumerate(self.features(pixels, ("judge", step)))
+        return torch.stack([objective(maps, draw) for draw, maps in draws]).mean(0)
 
     def poisons(self, pixels: Images) -> list[Poison]:
         """In 8 bits, one for each trial, their budget verified."""

@@ -41,7 +41,7 @@ def poison_frogs(
     Gradient descent with a projection onto the budget after every step. A step is taken if it lowers that poison's objective, and its next
     one is 1.1 times as long; if not, half as long. So the last iterate is the best one. It is returned in 8 bits. With
     `knowledge.defense` the objective is averaged over draws of the poisons as the defense shows them, new ones in each step; both ends of a
-    step are looked at under the same draws.
+    step are compared under the same draws, which are not those of its gradient.
 
     Args:
         task: the clean training set, the target image, and the budget; bases are drawn from the adversarial class.
@@ -141,14 +141,18 @@ def line_search(
     value, gradient = trials.look(pixels, 0, objective)
     for step in range(steps):
         if step and trials.knowledge.defense is not None:
-            value, gradient = trials.look(pixels, step, objective)  # of the new draws
+            _, gradient = trials.look(pixels, step, objective)  # under new draws
         backward = rates * l2_penalty
         moved = trials.projected((pixels - rates * gradient + backward * trials.bases) / (1 + backward))
-        moved_value, moved_gradient = trials.look(moved, step, objective)
+        if trials.knowledge.defense is None:
+            moved_value, moved_gradient = trials.look(moved, step, objective)
+        else:
+            value, moved_value = (trials.values(each, step, objective) for each in (pixels, moved))
         lower = moved_value + _penalty(trials, moved, l2_penalty) < value + _penalty(trials, pixels, l2_penalty)
         chosen = lower.view(-1, 1, 1, 1)
-        pixels, gradient = torch.where(chosen, moved, pixels), torch.where(chosen, moved_gradient, gradient)
-        value = torch.where(lower, moved_value, value)
+        pixels, value = torch.where(chosen, moved, pixels), torch.where(lower, moved_value, value)
+        if trials.knowledge.defense is None:
+            gradient = torch.where(chosen, moved_gradient, gradient)
         rates = rates * torch.where(chosen, GROW, SHRINK)
         taken += lower
     return Descent(pixels, taken)
