@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from certidote.attacks.bullseye_polytope import bullseye_polytope
+from certidote.attacks.convex_polytope import convex_polytope
+from certidote.attacks.poison_frogs import poison_frogs
 from certidote.types import Attack
 
 T = TypeVar("T")
 
 ATTACKS: dict[str, Attack] = {
+    "poison-frogs": poison_frogs,
+    "convex-polytope": convex_polytope,
     "bullseye-polytope": bullseye_polytope,
 }
 

@@ -38,7 +38,8 @@ class Budget:
         if self.num_poisons < 1:
             raise ValueError(f"num_poisons={self.num_poisons}; a budget allows at least 1 poison")
         if self.norm == "linf" and not 0 <= self.epsilon <= 1:
-            raise ValueError(f"epsilon={self.epsilon} is outside [0, 1] pixel units; for 16 of 255 levels give 16/255")
+            levels = f"{self.epsilon:g}" if 1 < self.epsilon <= 255 else "16"
+            raise ValueError(f"epsilon={self.epsilon} is outside [0, 1] pixel units; for {levels} of 255 levels give {levels}/255")
         if not self.epsilon >= 0:
             raise ValueError(f"epsilon={self.epsilon}; give a number of at least 0, in [0, 1] pixel units")
 

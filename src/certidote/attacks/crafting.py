@@ -1,0 +1,212 @@
+"""What attacks on features share: trials crafted together, what the attacker sees of their poisons, and Adam within the budget.
+
+An attack is an objective: features of poisons -> one number for each trial (or poison), smaller is better. `Trials.look` gives its
+value and gradient, through the defense if the attacker knows one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from certidote.adam import Adam
+from certidote.attacks.adaptive import seen
+from certidote.attacks.budget import project, quantize
+from certidote.attacks.features import averaged_maps, has_dropout
+from certidote.attacks.selection import check_surrogates, check_task, choose_bases, target_of
+from certidote.streams import Key
+from certidote.types import Budget, Images, Knowledge, Poison, Task, as_pixels
+
+CIFAR10_STEP = 0.04 * 0.2
+"""The polytope attacks' Adam step, 0.04 on pixels normalized with a standard deviation of 0.2, in [0, 1] pixel units."""
+
+IMAGES_TOGETHER = 128
+"""Poisons in one forward pass, of as many whole trials as fit: enough to be fast, few enough to stay in the processor's cache."""
+
+Maps = list[Float[Tensor, "n ..."]]
+"""Features of n images, one entry for each surrogate."""
+
+Objective = Callable[[Maps, int], Float[Tensor, "k"]]
+"""Features of poisons as one draw of the defense shows them, and the number of that draw -> values, one a trial or one a poison."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Trials in memory together; the poisons of a trial are next to each other.
+
+    Attributes:
+        tasks: one for each trial, all of one budget, their goals targets.
+        rows: for each trial, its base images' rows in the training set.
+        keys: one for each trial; decide noise of the defense and masks of dropout.
+        knowledge: of the attacker.
+        dropout_draws: draws of active dropout that features are averaged over; 0 for dropout off. With dropout one trial at a time.
+    """
+
+    tasks: Sequence[Task]
+    rows: Sequence[Int64[Tensor, "m"]]
+    keys: Sequence[Key]
+    knowledge: Knowledge
+    dropout_draws: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def budget(self) -> Budget:
+        return self.tasks[0].budget
+
+    @cached_property
+    def stored(self) -> UInt8[Tensor, "n c h w"]:
+        """Base images in 8 bits."""
+        return torch.cat([task.train.images[rows] for task, rows in zip(self.tasks, self.rows, strict=True)])
+
+    @cached_property
+    def bases(self) -> Images:
+        """Base images as pixels."""
+        return as_pixels(self.stored)
+
+    @cached_property
+    def targets(self) -> Images:
+        """(trials, c, h, w) target images."""
+        return as_pixels(torch.stack([target_of(task).image for task in self.tasks]))
+
+    def projected(self, pixels: Images) -> Images:
+        """Within the budget."""
+        return project(pixels, self.bases, self.budget)
+
+    @torch.no_grad()
+    def target_features(self, views: Sequence[UInt8[Tensor, "v c h w"] | None] | None = None) -> Maps:
+        """For each surrogate (trials, ...): features of the target, never defended: it is a test image.
+
+        Args:
+            views: for each trial further pictures of its target; features are then the mean over all of them. None for none.
+        Raises: ValueError if a target's features are all zero.
+        """
+        found = []
+        # One target at a time: a convolution may round a batch of one differently from a larger one.
+        for trial, target in enumerate(self.targets.unsqueeze(1)):
+            more = views[trial] if views else None
+            images = target if more is None else torch.cat([target, as_pixels(more)])
+            maps = averaged_maps(self.knowledge.surrogates, images, self.dropout_draws, self.keys[trial] / "dropout" / "target")
+            found.append([each.mean(0) for each in maps])
+        targets = [torch.stack(each) for each in zip(*found, strict=True)]
+        if any(bool((each.flatten(1) == 0).all(1).any()) for each in targets):
+            raise ValueError("a surrogate's features of a target are all zero, so nothing can be aimed at; use a trained surrogate")
+        return targets
+
+    def features(self, pixels: Images, path: tuple[str, int]) -> Iterator[Maps]:
+        """Features of poisons, once for each draw of the defense, whose noise is that of a trial's key with this path below it."""
+        parts = pixels.split(self.budget.num_poisons)  # a trial's noise must not depend on what it is crafted with
+        keys = [key / path[0] / path[1] for key in self.keys]
+        views = [seen(part, self.knowledge.defense, key / "defense") for part, key in zip(parts, keys, strict=True)]
+        for draw, images in enumerate(zip(*views, strict=True)):
+            yield averaged_maps(self.knowledge.surrogates, torch.cat(images), self.dropout_draws, keys[0] / "dropout" / draw)
+
+    def look(self, pixels: Images, step: int, objective: Objective) -> tuple[Float[Tensor, "k"], Images]:
+        """The objective's mean over draws, new ones in each step, and the gradient of its sum for the pixels.
+
+        Surrogates get no gradients.
+        """
+        values, gradients = [], []
+        with torch.enable_grad():
+            leaf = pixels.detach().requires_grad_()
+            for draw, maps in enumerate(self.features(leaf, ("look", step))):
+                value = objective(maps, draw)
+                gradients.append(torch.autograd.grad(value.sum(), [leaf])[0])
+                values.append(value.detach())
+        return torch.stack(values).mean(0), torch.stack(gradients).mean(0)
+
+    @torch.no_grad()
+    def values(self, pixels: Images, step: int, objective: Objective) -> Float[Tensor, "k"]:
+        """The objective's mean over draws that no gradient has seen; images are compared under those of one step."""
+        draws = enumerate(self.features(pixels, ("judge", step)))
+        return torch.stack([objective(maps, draw) for draw, maps in draws]).mean(0)
+
+    def poisons(self, pixels: Images) -> list[Poison]:
+        """In 8 bits, one for each trial, their budget verified."""
+        images = torch.split(quantize(pixels, self.stored, self.budget), self.budget.num_poisons)
+        found = [
+            Poison(rows, image, task.goal, task.budget)
+            for task, rows, image in zip(self.tasks, self.rows, images, strict=True)
+        ]
+        for task, poison in zip(self.tasks, found, strict=True):
+            poison.verify(task.train)
+        return found
+
+
+def craft_in_groups(
+    tasks: Sequence[Task],
+    knowledge: Knowledge,
+    keys: Sequence[Key],
+    craft: Callable[[Trials, slice], Images],
+    *,
+    dropout_draws: int = 0,
+) -> list[Poison]:
+    """Poisons of all trials, crafted group by group.
+
+    Args:
+        tasks, keys: one each for each trial; checked already.
+        craft: trials in memory together, and which of `tasks` they are -> the pixels of their poisons.
+    """
+    rows = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
+    together = 1 if dropout_draws else max(1, IMAGES_TOGETHER // tasks[0].budget.num_poisons)
+    crafted: list[Poison] = []
+    for first in range(0, len(tasks), together):
+        group = slice(first, first + together)
+        trials = Trials(tasks[group], rows[group], keys[group], knowledge, dropout_draws)
+        crafted += trials.poisons(craft(trials, group))
+    return crafted
+
+
+def adam_iterates(
+    trials: Trials, objective: Objective, start: Images, rates: Iterable[float], *, signed: bool = False, pull: float = 0.0
+) -> Iterator[Images]:
+    """Pixels after each Adam step and the projection that follows it: one tensor, which changes from step to step.
+
+    Args:
+        start: where to begin.
+        rates: size of each step, [0, 1] pixel units; there are as many steps as rates.
+        signed: give Adam the sign of the gradient instead of the gradient.
+        pull: weight of half the squared distance to the bases, which is added to the objective; 0 for none.
+    """
+    pixels = start.clone()
+    optimizer = Adam([pixels])
+    for step, rate in enumerate(rates):
+        _, gradient = trials.look(pixels, step, objective)
+        if pull:
+            gradient = gradient + pull * (pixels - trials.bases)
+        optimizer.step([gradient.sign() if signed else gradient], rate)
+        pixels.copy_(trials.projected(pixels))
+        yield pixels
+
+
+def adam(trials: Trials, objective: Objective, *, steps: int, step_size: float) -> Images:
+    """The last of so many Adam iterates that start at the bases."""
+    pixels = trials.bases
+    for pixels in adam_iterates(trials, objective, trials.bases, [step_size] * steps):
+        pass
+    return pixels
+
+
+def check_trials(
+    tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], steps: int, step_size: float, dropout_draws: int = 0
+) -> None:
+    """Raises: ValueError, in one line, for what no attack on features can craft: see the attacks."""
+    if not tasks or len(tasks) != len(keys):
+        raise ValueError(f"{len(tasks)} tasks and {len(keys)} keys; give at least one task, and one key for each")
+    if any(task.budget != tasks[0].budget for task in tasks):
+        raise ValueError("tasks crafted together must share one budget; craft each budget in its own call")
+    if steps < 1 or not step_size > 0:
+        raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
+    check_surrogates(knowledge.surrogates)
+    if dropout_draws < 0:
+        raise ValueError(f"dropout_draws={dropout_draws}; give 0 for dropout off, or the number of draws to average over")
+    for number, surrogate in enumerate(knowledge.surrogates):
+        if dropout_draws and not has_dropout(surrogate):
+            raise ValueError(f"dropout_draws={dropout_draws}, but surrogate {number} has no dropout to draw; give 0")
+    for task in tasks:
+        check_task(task)
+        target_of(task)
