@@ -4,6 +4,7 @@ import torch
 
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
+from certidote.types import ImageDataset
 
 
 def some(count: int, side: int = 8, channels: int = 3) -> torch.Tensor:
@@ -25,7 +26,7 @@ def rolled(image: torch.Tensor, down: int, right: int, fill: float) -> torch.Ten
 def test_no_shift_is_the_identity() -> None:
     images = some(4)
     for border in ("fill", "reflection"):
-        shifts = Shifts(reach=0.0, flip=False, border=border)
+        shifts = Shifts(reach=0.0, flip=False, border=border, fill=(0.5,))
         torch.testing.assert_close(shifts(images, Key(0)), images, rtol=0, atol=1e-12)
 
 
@@ -71,7 +72,7 @@ def test_mirrored_images_are_flipped_and_then_shifted() -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     images = some(2, side=5, channels=2).requires_grad_()
     for border in ("fill", "reflection"):
-        assert torch.autograd.gradcheck(lambda x, b=border: Shifts(border=b)(x, Key(3)), [images])
+        assert torch.autograd.gradcheck(lambda x, b=border: Shifts(border=b, fill=(0.5,))(x, Key(3)), [images])
 
 
 def test_shifts_reach_four_pixels_of_32_and_are_uniform() -> None:
@@ -91,12 +92,22 @@ def test_shifts_reach_four_pixels_of_32_and_are_uniform() -> None:
 
 
 def test_the_key_decides_and_half_of_the_images_are_mirrored() -> None:
-    shifts = Shifts()
+    shifts = Shifts(fill=(0.5,))
     images = some(3)
     assert torch.equal(shifts(images, Key(0)), shifts(images, Key(0)))
     assert not torch.equal(shifts(images, Key(0)), shifts(images, Key(1)))
     assert 4_750 < int(shifts.drawn(10_000, Key(0))[1].sum()) < 5_250  # 5 standard deviations
     assert not Shifts(flip=False).drawn(100, Key(0))[1].any()
+
+
+def test_the_fill_color_is_the_training_set_s_mean_unless_given() -> None:
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    images[0, 0], images[:, 1] = 255, 51
+    data = ImageDataset(images, torch.tensor([0, 1]), ("a", "b"))
+    assert Shifts().for_images(data).fill == pytest.approx((0.5, 0.2, 0.0))
+    assert Shifts(fill=(0.1,)).for_images(data).fill == (0.1,)
+    with pytest.raises(ValueError, match="0 fill colors for images of 3 channels"):
+        Shifts()(some(1), Key(0))
 
 
 def test_nonsense_is_refused() -> None:

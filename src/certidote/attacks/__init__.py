@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from certidote.attacks.bullseye_polytope import bullseye_polytope
+from certidote.attacks.sleeper_agent import sleeper_agent
+from certidote.attacks.witches_brew import witches_brew
 from certidote.types import Attack
 
 T = TypeVar("T")
 
 ATTACKS: dict[str, Attack] = {
     "bullseye-polytope": bullseye_polytope,
+    "witches-brew": witches_brew,
+    "sleeper-agent": sleeper_agent,
 }
 
 
