@@ -5,6 +5,7 @@ from functools import cache
 import torch
 
 from certidote.attacks.gradient_matching import Matching
+from certidote.attacks.sleeper_agent import sleeper_agent
 from certidote.attacks.witches_brew import witches_brew_batch
 from certidote.data.digits import SPLITS, load_digits
 from certidote.scenarios.scratch import ScratchScenario, knowledge, learner
@@ -53,3 +54,24 @@ def trial_keys() -> list[Key]:
 def brewed() -> list[Poison]:
     """The eight trials, crafted with the fixture's numbers."""
     return witches_brew_batch(targets().tasks(), clean_knowledge(), trial_keys(), MATCHING, restarts=1)
+
+
+PAIRS = ((0, 1), (3, 8), (7, 2), (5, 6), (9, 4))
+"""True and adversarial classes of the backdoors."""
+
+
+@cache
+def triggers() -> ScratchScenario[Trigger]:
+    """Five class pairs, each with a white 2x2 square in the bottom right corner."""
+    train, test = digits()
+    white, all_of_it = torch.full((1, 2, 2), 255, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.bool)
+    goals = tuple(Trigger(white, all_of_it, (6, 6), true, adversarial) for true, adversarial in PAIRS)
+    return ScratchScenario(train, test, goals, Budget(40, "linf", 0.3), RECIPE)
+
+
+@cache
+def sleepers() -> list[Poison]:
+    """The five backdoors, with four retrainings each."""
+    options = {"steps": 100, "step_size": 0.4 * 0.3, "retrains": 4, "augmentation": None}
+    tasks = enumerate(triggers().tasks())
+    return [sleeper_agent(task, clean_knowledge(), KEY / "sleeper" / number, **options) for number, task in tasks]

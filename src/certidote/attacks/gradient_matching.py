@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cross_entropy
 
 from certidote.adam import Adam
 from certidote.attacks.adaptive import seen
@@ -104,6 +104,11 @@ class Differentiated:
     model: nn.Module
     parameters: Mapping[str, Tensor]
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(iter(self.parameters.values())).device
+
     def loss(self, parameters: Mapping[str, Tensor], images: Images, labels: Int64[Tensor, "n"]) -> Float[Tensor, ""]:
         """The mean cross-entropy."""
         return cross_entropy(functional_call(self.model, dict(parameters), (images,)), labels)
@@ -125,16 +130,16 @@ class Differentiated:
 
     @torch.no_grad()
     def mean_gradient(self, images: Images, labels: Int64[Tensor, "n"], batch_size: int = IMAGES_TOGETHER) -> Float[Tensor, "d"]:
-        """The gradient of the mean loss over any number of images of any labels, a batch in memory at a time."""
-        total = torch.zeros((), dtype=images.dtype, device=images.device)
+        """The gradient of the mean loss over any number of images of any labels, a batch in memory at a time; on the surrogate's device."""
+        total = torch.zeros((), device=self.device)
         for batch, wanted in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-            found = grad(self.loss)(self.parameters, batch, wanted)
+            found = grad(self.loss)(self.parameters, batch.to(self.device), wanted.to(self.device))
             total = total + torch.cat([gradient.flatten() for gradient in found.values()]) * (len(batch) / len(images))
         return total
 
     @torch.no_grad()
     def gradient_norms(self, images: Images, labels: Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The norm of each image's own gradient, exactly, some images in memory at a time."""
+        """The norm of each image's own gradient, exactly, some images in memory at a time; on the device of the images."""
         together = max(1, NUMBERS_TOGETHER // sum(weight.numel() for weight in self.parameters.values()))
 
         def squared(parameters: Mapping[str, Tensor], image: Float[Tensor, "c h w"], label: Int64[Tensor, ""]) -> Float[Tensor, ""]:
@@ -143,11 +148,14 @@ class Differentiated:
 
         each = vmap(squared, in_dims=(None, 0, 0))
         pieces = zip(torch.split(images, together), torch.split(labels, together), strict=True)
-        return torch.cat([each(self.parameters, some, their) for some, their in pieces]).sqrt()
+        found = [each(self.parameters, some.to(self.device), their.to(self.device)) for some, their in pieces]
+        return torch.cat(found).sqrt().to(images.device)
 
 
 def differentiated(surrogates: Sequence[FeatureExtractor]) -> list[Differentiated]:
-    """Raises: ValueError if there is none, one is in train mode, or one is no module, whose parameters nobody could replace."""
+    """Raises: ValueError if there is none, one is in train mode, one is no module, whose parameters nobody could replace, or they are on
+    several devices.
+    """
     check_surrogates(surrogates)
     functions = []
     for number, surrogate in enumerate(surrogates):
@@ -157,6 +165,9 @@ def differentiated(surrogates: Sequence[FeatureExtractor]) -> list[Differentiate
                 "by its parameters: give a module"
             )
         functions.append(Differentiated(surrogate, {name: weight.detach() for name, weight in surrogate.named_parameters()}))
+    devices = {str(function.device) for function in functions}
+    if len(devices) > 1:
+        raise ValueError(f"surrogates are on {' and '.join(sorted(devices))}; move them to one device")
     return functions
 
 
@@ -189,18 +200,27 @@ class Aim:
         if loss == "squared":
             return (gradients - self.wanted).square().sum(1) / self.wanted.square().sum(1)
         if loss == "similarity":
-            return 1 - cosine_similarity(gradients, self.wanted, dim=1, eps=1e-20)
+            return 1 - _cosines(gradients, self.wanted)
         sizes = [weight.numel() for weight in self.surrogate.parameters.values()]
         pairs = zip(torch.split(gradients, sizes, 1), torch.split(self.wanted, sizes, 1), strict=True)
-        return 1 - torch.stack([cosine_similarity(made, wanted, dim=1, eps=1e-20) for made, wanted in pairs]).mean(0)
+        return 1 - torch.stack([_cosines(made, wanted) for made, wanted in pairs]).mean(0)
+
+
+def _cosines(made: Float[Tensor, "p d"], wanted: Float[Tensor, "p d"]) -> Float[Tensor, "p"]:
+    """Of the angles between rows; 0 for a row of zeros. By inner products: no further vector of all parameters is made."""
+    cosines = torch.linalg.vecdot(made, wanted)
+    for vectors in (made, wanted):
+        squares = torch.linalg.vecdot(vectors, vectors)
+        cosines = cosines * squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt()
+    return cosines
 
 
 def objective(aims: Sequence[Aim], images: Problems, labels: Int64[Tensor, "p"], matching: Matching) -> Float[Tensor, "p"]:
     """The gap of each problem, averaged over surrogates and, where batches are matched one by one, over batches. No augmentation."""
-    return _descended(aims, images, labels, matching, wants_gradient=False)[0]
+    return objective_and_gradient(aims, images, labels, matching, wants_gradient=False)[0]
 
 
-def _descended(
+def objective_and_gradient(
     aims: Sequence[Aim], images: Problems, labels: Int64[Tensor, "p"], matching: Matching, *, wants_gradient: bool = True
 ) -> tuple[Float[Tensor, "p"], Problems]:
     """The objective of each problem, and its gradient by the images (zeros if not wanted)."""
@@ -234,7 +254,7 @@ def _pulled(
     made.requires_grad_(wants_gradient)
     gaps = aim.gaps(made, matching.loss)
     if not wants_gradient:
-        return gaps.detach(), torch.zeros((), dtype=images.dtype, device=images.device)
+        return gaps.detach(), torch.zeros_like(images)
     (pull,) = torch.autograd.grad(gaps.sum(), [made])
     slopes: list[Tensor] = []
     for piece, part, share in zip(pieces, parts, shares, strict=True):
@@ -261,6 +281,7 @@ class Descent:
         keys: Sequence[Key],
         matching: Matching,
         defense: DifferentiableDefense | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         """
         Args:
@@ -269,6 +290,7 @@ class Descent:
             budget: of each problem.
             keys: one for each problem; decide where it starts, and its augmentation and the defense's noise at every step.
             defense: looked through, if the attacker knows of one.
+            device: of the surrogates.
         Raises: ValueError if there is neither one step size nor one for each channel.
         """
         self.stored, self.labels, self.budget, self.keys, self.matching, self.defense = (
@@ -301,8 +323,8 @@ class Descent:
         return values
 
     def quantized(self) -> UInt8[Tensor, "p m c h w"]:
-        """The poisons as they are stored."""
-        return quantize(self.pixels.flatten(0, 1), self.stored.flatten(0, 1), self.budget).view(self.stored.shape)
+        """The poisons as they are stored, on the CPU."""
+        return quantize(self.pixels.flatten(0, 1), self.stored.flatten(0, 1), self.budget).view(self.stored.shape).cpu()
 
     @torch.enable_grad()
     def _gradient(self, aims: Sequence[Aim], keys: Sequence[Key]) -> tuple[Float[Tensor, "p"], Problems]:
@@ -317,7 +339,7 @@ class Descent:
         for images in draws(leaf, self.defense, keys):
             if augmentation is not None and coins is not None:
                 images = augmentation.moved(images.flatten(0, 1), *coins).view(leaf.shape)
-            value, slopes = _descended(aims, images.detach(), self.labels, self.matching)
+            value, slopes = objective_and_gradient(aims, images.detach(), self.labels, self.matching)
             values.append(value)
             total += torch.autograd.grad(images, [leaf], slopes)[0]
         return torch.stack(values).mean(0), total
@@ -331,13 +353,19 @@ def draws(images: Problems, defense: DifferentiableDefense | None, keys: Sequenc
 
 def defended_objective(
     aims: Sequence[Aim],
-    images: Problems,
+    images: UInt8[Tensor, "p m c h w"],
     labels: Int64[Tensor, "p"],
     matching: Matching,
     defense: DifferentiableDefense | None,
     keys: Sequence[Key],
 ) -> Float[Tensor, "p"]:
-    """`objective` of each problem on poisons as the defense shows them, averaged over its draws; by the keys, not augmented."""
+    """`objective` of each problem on stored poisons as the defense shows them, averaged over its draws; not augmented.
+
+    Args:
+        keys: one for each problem; decide the defense's noise.
+    """
+    device = aims[0].surrogate.device
+    pixels = as_pixels(images.flatten(0, 1).to(device)).view(images.shape)
     with torch.no_grad():
-        views = draws(images, defense, keys)
-    return torch.stack([objective(aims, view, labels, matching) for view in views]).mean(0)
+        views = draws(pixels, defense, keys)
+    return torch.stack([objective(aims, view, labels.to(device), matching) for view in views]).mean(0).cpu()

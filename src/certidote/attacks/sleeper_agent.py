@@ -74,7 +74,8 @@ def sleeper_agent(
     rows = _bases(task, surrogates, selection, key / "bases")
     sources = patched_sources(task.train, trigger_of(task), key / "sources")
     label = torch.tensor([task.goal.adversarial_label])
-    descent = Descent(task.train.images[rows].unsqueeze(0), label, task.budget, [key], matching, knowledge.defense)
+    bases = task.train.images[rows].unsqueeze(0)
+    descent = Descent(bases, label, task.budget, [key], matching, knowledge.defense, surrogates[0].device)
 
     def poisons() -> Poison:
         return Poison(rows, descent.quantized()[0], task.goal, task.budget)

@@ -99,6 +99,7 @@ def witches_brew_batch(
             [keys[trial] / "restart" / restart for trial, restart in group],
             matching,
             knowledge.defense,
+            surrogates[0].device,
         )
         aims = [Aim(surrogate, each[trials]) for surrogate, each in zip(surrogates, wanted, strict=True)]
         ended += _descended(descent, aims, [keys[trial] / "choice" for trial in trials])
@@ -121,8 +122,7 @@ def _descended(descent: Descent, aims: Sequence[Aim], choice: Sequence[Key]) -> 
     for _ in range(descent.matching.steps):
         descent.step(aims)
     images = descent.quantized()
-    pixels = as_pixels(images.flatten(0, 1)).view(images.shape)
-    values = defended_objective(aims, pixels, descent.labels, descent.matching, descent.defense, choice)
+    values = defended_objective(aims, images, descent.labels, descent.matching, descent.defense, choice)
     return list(zip(values.tolist(), images, strict=True))
 
 
