@@ -1,64 +1,77 @@
-"""Shared by tests of attacks on training from scratch: all digits, and MLPs as surrogates and victims, many trained as one stack."""
+"""Shared by tests: the digits from-scratch fixture. 1,200 images to train on, the rest to test and to be targets; an MLP."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import nn
 
+from certidote.attacks.gradient_matching import Matching
+from certidote.attacks.sleeper_agent import sleeper_agent
+from certidote.attacks.witches_brew import witches_brew_batch
 from certidote.data.digits import SPLITS, load_digits
+from certidote.scenarios.scratch import ScratchScenario, knowledge, learner
 from certidote.streams import Key
-from certidote.training.models import ModelStack
 from certidote.training.recipe import Recipe
-from certidote.training.stacked import StackedTrainer
-from certidote.types import ImageDataset, Images, Lineage, Trigger, View, as_pixels
+from certidote.types import Budget, ImageDataset, Knowledge, Poison, Target
 
-RECIPE = Recipe(architecture="mlp-128", epochs=30, batch_size=64, learning_rate=0.05, nesterov=False, warm_up=0.0, drops=(15, 25))
-SHAPE = (1, 8, 8)
-
-
-@dataclass(frozen=True, eq=False)
-class Scratch:
-    train: ImageDataset
-    test: ImageDataset
-    surrogate: nn.Module
+KEY = Key(0) / "scratch fixture"
+RECIPE = Recipe(architecture="mlp-128", epochs=30, batch_size=64, learning_rate=0.05, nesterov=False, warm_up=0.0)
+TRIALS, EPSILON, NUM_POISONS = 8, 0.4, 60
+MATCHING = Matching(steps=150, step_size=0.4 * EPSILON)
 
 
 @cache
-def scratch_fixture() -> Scratch:
-    """1,200 digits to train on, 597 to test on, and a clean model (97 % of those)."""
+def digits() -> tuple[ImageDataset, ImageDataset]:
+    """Training and test set."""
     parts = [load_digits(split) for split in SPLITS]
-    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    every = ImageDataset(images, labels, parts[0].class_names)
-    train, test = every.subset(range(1_200)), every.subset(range(1_200, len(every)))
-    return Scratch(train, test, victims([train], Key(0) / "scratch fixture" / "surrogate").member(0))
+    images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    everything = ImageDataset(images, labels, parts[0].class_names)
+    return everything.subset(range(1_200)), everything.subset(range(1_200, len(everything)))
 
 
-def victims(sets: Sequence[ImageDataset], key: Key) -> ModelStack:
-    """A fresh model for each set. Equal keys pair the victims of two calls."""
-    views = [View(each.pixels(), each.labels, each.num_classes, Lineage(unsealed=("test",))) for each in sets]
-    return StackedTrainer(RECIPE).fit(views, [key / i for i in range(len(sets))], key / "common")
+@cache
+def targets() -> ScratchScenario[Target]:
+    """Eight test images, each wanted in another class."""
+    train, test = digits()
+    generator = (KEY / "targets").numpy()
+    goals = []
+    for row in generator.choice(len(test), size=TRIALS, replace=False).tolist():
+        true = int(test.labels[row])
+        goals.append(Target(test.images[row], true, (true + int(generator.integers(1, 10))) % 10, row))
+    return ScratchScenario(train, test, tuple(goals), Budget(NUM_POISONS, "linf", EPSILON), RECIPE)
 
 
-@torch.no_grad()
-def predicted(model: nn.Module, images: Images) -> torch.Tensor:
-    return model(images).argmax(1)
+@cache
+def clean_knowledge() -> Knowledge:
+    """One surrogate, of the victims' recipe, trained on the clean set."""
+    return knowledge(digits()[0], learner([RECIPE]), KEY / "attacker")
 
 
-def accuracy(model: nn.Module, test: ImageDataset) -> float:
-    return float((predicted(model, test.pixels()) == test.labels).double().mean())
+def trial_keys() -> list[Key]:
+    return [KEY / "trial" / trial / "attack" for trial in range(TRIALS)]
 
 
-def attack_success_rate(model: nn.Module, goal: Trigger, test: ImageDataset, key: Key) -> float:
-    """Share of test images predicted to be of the adversarial class once the trigger is on them.
+@cache
+def brewed() -> list[Poison]:
+    """The eight trials, crafted with the fixture's numbers."""
+    return witches_brew_batch(targets().tasks(), clean_knowledge(), trial_keys(), MATCHING, restarts=1)
 
-    Of images of the goal's true label, or of every class but the adversarial one; those that the model takes for the adversarial
-    class without any trigger are left out.
-    """
-    wanted = test.labels != goal.adversarial_label if goal.true_label is None else test.labels == goal.true_label
-    images = test.images[wanted]
-    counted = predicted(model, as_pixels(images)) != goal.adversarial_label
-    fallen = predicted(model, as_pixels(goal.stamped(images, key))) == goal.adversarial_label
-    assert int(counted.sum()) >= 20
-    return float(fallen[counted].double().mean())
+
+PAIRS = ((0, 1), (3, 8), (7, 2), (5, 6), (9, 4))
+"""True and adversarial classes of the backdoors."""
+
+
+@cache
+def triggers() -> ScratchScenario[Trigger]:
+    """Five class pairs, each with a white 2x2 square in the bottom right corner."""
+    train, test = digits()
+    white, all_of_it = torch.full((1, 2, 2), 255, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.bool)
+    goals = tuple(Trigger(white, all_of_it, (6, 6), true, adversarial) for true, adversarial in PAIRS)
+    return ScratchScenario(train, test, goals, Budget(40, "linf", 0.3), RECIPE)
+
+
+@cache
+def sleepers() -> list[Poison]:
+    """The five backdoors, with four retrainings each."""
+    options = {"steps": 100, "step_size": 0.4 * 0.3, "retrains": 4, "augmentation": None}
+    tasks = enumerate(triggers().tasks())
+    return [sleeper_agent(task, clean_knowledge(), KEY / "sleeper" / number, **options) for number, task in tasks]

@@ -64,7 +64,7 @@ def test_untrusted_pixels_are_read_in_few_places() -> None:
     assert calls["unsealed"] == {
         "defenses/plain.py",
         "defenses/deep_partition.py",
-        "scenarios/transfer.py",
+        "scenarios/victims.py",
         "types/lineage.py",
         "types/untrusted.py",
         "certification/lineage.py",

@@ -22,7 +22,8 @@ from certidote.reporting.words import length, percent, radius_in_words
 from certidote.results.files import csv_text, json_text, write_texts
 from certidote.results.record import versions
 from certidote.results.summary import wilson
-from certidote.scenarios.transfer import Outcome, TransferScenario, craft, evaluate, make_scenario
+from certidote.scenarios.transfer import TransferScenario, craft, evaluate, make_scenario
+from certidote.scenarios.victims import Outcome
 from certidote.streams import Key
 from certidote.types import Denoiser, ImageDataset, Json, Poison, Progress, Silent, Untrusted
 

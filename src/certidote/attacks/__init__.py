@@ -11,6 +11,8 @@ from typing import TypeVar
 from certidote.attacks.bullseye_polytope import bullseye_polytope
 from certidote.attacks.convex_polytope import convex_polytope
 from certidote.attacks.poison_frogs import poison_frogs
+from certidote.attacks.sleeper_agent import sleeper_agent
+from certidote.attacks.witches_brew import witches_brew
 from certidote.types import Attack
 
 T = TypeVar("T")
@@ -19,6 +21,8 @@ ATTACKS: dict[str, Attack] = {
     "poison-frogs": poison_frogs,
     "convex-polytope": convex_polytope,
     "bullseye-polytope": bullseye_polytope,
+    "witches-brew": witches_brew,
+    "sleeper-agent": sleeper_agent,
 }
 
 

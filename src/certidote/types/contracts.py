@@ -21,7 +21,8 @@ class Stack(Protocol):
     A member that diverged is marked in `failed`, (members,) bool. `member` is one of them alone: pixels -> logits (n, classes).
     """
 
-    failed: Bool[Tensor, "members"]
+    @property
+    def failed(self) -> Bool[Tensor, "members"]: ...
 
     def __call__(self, images: Images) -> Float[Tensor, "members n classes"]: ...
 

@@ -1,0 +1,371 @@
+"""Gradient matching, the shared core of Witches' Brew and Sleeper Agent: poisons that push a learner where the attacker wants it.
+
+A learner that takes a step on the poisons takes, as far as the attack succeeds, a step that decreases the attacker's loss: the mean
+gradient of the poisons' loss by the weights is made parallel to the gradient of the attacker's loss by the weights.
+
+Several independent problems (trials, restarts) are moved together. Within a step, a problem's poisons are defended and augmented
+once for all surrogates, the gradients by the weights are taken with a graph (second order), and one backward pass leads from the
+objective to the augmented pixels and from there, first order only, to the poisons. Problems that do not fit into one batch take
+their graphs one batch after the other: memory is bounded by `batch_size` images whatever the number of poisons.
+
+Source: Geiping et al. (2021); `forest/witchcoven` of its code.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cross_entropy
+
+from certidote.adam import Adam
+from certidote.attacks.adaptive import seen
+from certidote.attacks.budget import project, quantize
+from certidote.attacks.selection import check_surrogates
+from certidote.attacks.shifts import Shifts
+from certidote.streams import Key
+from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, Images, as_pixels
+
+Loss = Literal["similarity", "layers", "squared"]
+Match = Literal["full", "batch"]
+
+CIFAR10_STEP = 0.025
+"""The original's step, 0.1 on pixels normalized by standard deviations of 0.2435 to 0.2616 on CIFAR-10, in [0, 1] pixel units."""
+CIFAR10_STEPS = (0.1 * 0.2470, 0.1 * 0.2435, 0.1 * 0.2616)
+"""The same for each channel, as the original has it."""
+
+IMAGES_TOGETHER = 512
+"""Poisons of several problems in one pass, of as many whole problems as fit."""
+NUMBERS_TOGETHER = 1 << 26
+"""Numbers in per-image gradients that are in memory at a time."""
+
+Problems = Float[Tensor, "p m c h w"]
+"""The poisons of p independent problems, m each."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How poisons are moved.
+
+    Attributes:
+        steps: of signed Adam; its step falls to a tenth after 3/8, 5/8 and 7/8 of them, as the original's.
+        step_size: [0, 1] pixel units, divided by the number of surrogates; one for all channels or one for each.
+        loss: "similarity", 1 - cos over all parameters concatenated; "layers", the mean of that over single parameter tensors;
+            "squared", the squared distance relative to the squared norm of the wanted gradient.
+        match: "full", the gradient of all poisons; "batch", that of each `batch_size` poisons, as the original does.
+        batch_size: most poisons of one problem in a graph at a time.
+        augmentation: how learners will see poisons; None for as they are.
+    Raises: ValueError if a number is not positive.
+    """
+
+    steps: int = 250
+    step_size: float | tuple[float, ...] = CIFAR10_STEP
+    loss: Loss = "similarity"
+    match: Match = "full"
+    batch_size: int = IMAGES_TOGETHER
+    augmentation: Shifts | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not min(np.atleast_1d(self.step_size)) > 0:
+            given = f"steps={self.steps}, step_size={self.step_size}"
+            raise ValueError(f"{given}; both must be positive (step_size in [0, 1] pixel units)")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}; give at least 1")
+
+    def decay(self, step: int) -> float:
+        """The factor of the step size at a step, counted from 0."""
+        drops = (int(self.steps / share) for share in (2.667, 1.6, 1.142))
+        return 0.1 ** sum(step >= drop for drop in drops)
+
+    def channel_steps(self, channels: int) -> Float[Tensor, "c 1 1"]:
+        """The step of each channel. Raises: ValueError if there is neither one step nor one for each channel."""
+        steps = np.atleast_1d(np.asarray(self.step_size, dtype=np.float64))
+        if len(steps) not in (1, channels):
+            raise ValueError(f"{len(steps)} step sizes for images of {channels} channels; give one, or one for each channel")
+        return torch.from_numpy(np.broadcast_to(steps, channels).copy()).view(-1, 1, 1)
+
+
+# ------------------------------------------------------------------------------------------------------- gradients by the weights
+
+
+@dataclass(frozen=True, eq=False)
+class Differentiated:
+    """A surrogate as a function of its parameters. They share memory with its own, which never ask for gradients themselves.
+
+    Attributes:
+        model: in eval mode, so its buffers are only read.
+        parameters: by name, all of them.
+    """
+
+    model: nn.Module
+    parameters: Mapping[str, Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(iter(self.parameters.values())).device
+
+    def loss(self, parameters: Mapping[str, Tensor], images: Images, labels: Int64[Tensor, "n"]) -> Float[Tensor, ""]:
+        """The mean cross-entropy."""
+        return cross_entropy(functional_call(self.model, dict(parameters), (images,)), labels)
+
+    def gradients(self, images: Problems, labels: Int64[Tensor, "p"], *, differentiable: bool = False) -> Float[Tensor, "p d"]:
+        """The gradient of each problem's mean loss, all images of a problem labelled alike, flat over all parameters.
+
+        Args:
+            differentiable: whether the result has a graph that leads to the images.
+        """
+        each = labels[:, None].expand(images.shape[:2])
+        if len(images) > 1:
+            found = vmap(grad(self.loss), in_dims=(None, 0, 0))(self.parameters, images, each)
+            return torch.cat([gradient.flatten(1) for gradient in found.values()], 1)
+        weights = {name: weight.detach().requires_grad_() for name, weight in self.parameters.items()}
+        loss = self.loss(weights, images[0], each[0])
+        alone = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in alone]).unsqueeze(0)
+
+    @torch.no_grad()
+    def mean_gradient(self, images: Images, labels: Int64[Tensor, "n"], batch_size: int = IMAGES_TOGETHER) -> Float[Tensor, "d"]:
+        """The gradient of the mean loss over any number of images of any labels, a batch in memory at a time; on the surrogate's device."""
+        total = torch.zeros((), device=self.device)
+        for batch, wanted in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+            found = grad(self.loss)(self.parameters, batch.to(self.device), wanted.to(self.device))
+            total = total + torch.cat([gradient.flatten() for gradient in found.values()]) * (len(batch) / len(images))
+        return total
+
+    @torch.no_grad()
+    def gradient_norms(self, images: Images, labels: Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """The norm of each image's own gradient, exactly, some images in memory at a time; on the device of the images."""
+        together = max(1, NUMBERS_TOGETHER // sum(weight.numel() for weight in self.parameters.values()))
+
+        def squared(parameters: Mapping[str, Tensor], image: Float[Tensor, "c h w"], label: Int64[Tensor, ""]) -> Float[Tensor, ""]:
+            found = grad(self.loss)(parameters, image.unsqueeze(0), label.unsqueeze(0))
+            return torch.stack([gradient.square().sum() for gradient in found.values()]).sum()
+
+        each = vmap(squared, in_dims=(None, 0, 0))
+        pieces = zip(torch.split(images, together), torch.split(labels, together), strict=True)
+        found = [each(self.parameters, some.to(self.device), their.to(self.device)) for some, their in pieces]
+        return torch.cat(found).sqrt().to(images.device)
+
+
+def differentiated(surrogates: Sequence[FeatureExtractor]) -> list[Differentiated]:
+    """Raises: ValueError if there is none, one is in train mode, one is no module, whose parameters nobody could replace, or they are on
+    several devices.
+    """
+    check_surrogates(surrogates)
+    functions = []
+    for number, surrogate in enumerate(surrogates):
+        if not isinstance(surrogate, nn.Module):
+            raise ValueError(
+                f"surrogate {number}, a {type(surrogate).__name__}, is no torch.nn.Module; attacks that match gradients differentiate "
+                "by its parameters: give a module"
+            )
+        functions.append(Differentiated(surrogate, {name: weight.detach() for name, weight in surrogate.named_parameters()}))
+    devices = {str(function.device) for function in functions}
+    if len(devices) > 1:
+        raise ValueError(f"surrogates are on {' and '.join(sorted(devices))}; move them to one device")
+    return functions
+
+
+# ------------------------------------------------------------------------------------------------------------------ the objective
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """What one surrogate says about several problems.
+
+    Attributes:
+        surrogate: whose gradients are matched.
+        wanted: (p, d) gradient that the poisons of each problem shall have.
+    Raises: ValueError if one is zero everywhere or not finite.
+    """
+
+    surrogate: Differentiated
+    wanted: Float[Tensor, "p d"]
+
+    def __post_init__(self) -> None:
+        norms = self.wanted.norm(dim=1)
+        if not bool((norms > 0).all()) or not bool(norms.isfinite().all()):
+            raise ValueError(
+                "a surrogate's gradient at a target is zero or not finite, so there is nothing to match; use a surrogate that learned, "
+                "and a target that it does not already give the adversarial label"
+            )
+
+    def gaps(self, gradients: Float[Tensor, "p d"], loss: Loss) -> Float[Tensor, "p"]:
+        """How far gradients are from the wanted ones; 0 where they match."""
+        if loss == "squared":
+            return (gradients - self.wanted).square().sum(1) / self.wanted.square().sum(1)
+        if loss == "similarity":
+            return 1 - _cosines(gradients, self.wanted)
+        sizes = [weight.numel() for weight in self.surrogate.parameters.values()]
+        pairs = zip(torch.split(gradients, sizes, 1), torch.split(self.wanted, sizes, 1), strict=True)
+        return 1 - torch.stack([_cosines(made, wanted) for made, wanted in pairs]).mean(0)
+
+
+def _cosines(made: Float[Tensor, "p d"], wanted: Float[Tensor, "p d"]) -> Float[Tensor, "p"]:
+    """Of the angles between rows; 0 for a row of zeros. By inner products: no further vector of all parameters is made."""
+    cosines = torch.linalg.vecdot(made, wanted)
+    for vectors in (made, wanted):
+        squares = torch.linalg.vecdot(vectors, vectors)
+        cosines = cosines * squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt()
+    return cosines
+
+
+def objective(aims: Sequence[Aim], images: Problems, labels: Int64[Tensor, "p"], matching: Matching) -> Float[Tensor, "p"]:
+    """The gap of each problem, averaged over surrogates and, where batches are matched one by one, over batches. No augmentation."""
+    return objective_and_gradient(aims, images, labels, matching, wants_gradient=False)[0]
+
+
+def objective_and_gradient(
+    aims: Sequence[Aim], images: Problems, labels: Int64[Tensor, "p"], matching: Matching, *, wants_gradient: bool = True
+) -> tuple[Float[Tensor, "p"], Problems]:
+    """The objective of each problem, and its gradient by the images (zeros if not wanted)."""
+    values = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+    slopes = torch.zeros_like(images)
+    batches = [range(images.shape[1])]
+    if matching.match == "batch":
+        batches = [batches[0][first : first + matching.batch_size] for first in range(0, images.shape[1], matching.batch_size)]
+    for batch in batches:
+        part = slice(batch.start, batch.stop)
+        for aim in aims:
+            found, slope = _pulled(aim, images[:, part], labels, matching, wants_gradient)
+            values += found.to(torch.float64) / (len(aims) * len(batches))
+            slopes[:, part] += slope / (len(aims) * len(batches))
+    return values, slopes
+
+
+def _pulled(
+    aim: Aim, images: Problems, labels: Int64[Tensor, "p"], matching: Matching, wants_gradient: bool
+) -> tuple[Float[Tensor, "p"], Problems]:
+    """For one surrogate and one joint gradient: the gap of each problem and its gradient by the images.
+
+    That gradient is linear in the gap's gradient by the poisons' gradient, so it may be taken a piece of the images at a time; the
+    graph of a single piece is kept from the first pass, others are made again.
+    """
+    pieces = [piece.detach().requires_grad_(wants_gradient) for piece in torch.split(images, matching.batch_size, 1)]
+    shares = [piece.shape[1] / images.shape[1] for piece in pieces]
+    keep = wants_gradient and len(pieces) == 1
+    parts = [aim.surrogate.gradients(piece, labels, differentiable=keep) for piece in pieces]
+    made = torch.stack([part.detach() * share for part, share in zip(parts, shares, strict=True)]).sum(0)
+    made.requires_grad_(wants_gradient)
+    gaps = aim.gaps(made, matching.loss)
+    if not wants_gradient:
+        return gaps.detach(), torch.zeros_like(images)
+    (pull,) = torch.autograd.grad(gaps.sum(), [made])
+    slopes: list[Tensor] = []
+    for piece, part, share in zip(pieces, parts, shares, strict=True):
+        graph = part if keep else aim.surrogate.gradients(piece, labels, differentiable=True)
+        slopes += torch.autograd.grad(graph, [piece], pull * share)
+    return gaps.detach(), torch.cat(slopes, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the descent
+
+
+class Descent:
+    """The poisons of several problems on their way, moved by signed Adam: Adam on the sign of the gradient, then projection.
+
+    Attributes:
+        pixels: (p, m, c, h, w) now.
+    """
+
+    def __init__(
+        self,
+        stored: UInt8[Tensor, "p m c h w"],
+        labels: Int64[Tensor, "p"],
+        budget: Budget,
+        keys: Sequence[Key],
+        matching: Matching,
+        defense: DifferentiableDefense | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """
+        Args:
+            stored: base images.
+            labels: the adversarial label of each problem, which is that of its bases.
+            budget: of each problem.
+            keys: one for each problem; decide where it starts, and its augmentation and the defense's noise at every step.
+            defense: looked through, if the attacker knows of one.
+            device: of the surrogates.
+        Raises: ValueError if there is neither one step size nor one for each channel.
+        """
+        self.stored, self.labels, self.budget, self.keys, self.matching, self.defense = (
+            stored,
+            labels,
+            budget,
+            keys,
+            matching,
+            defense,
+        )
+        self.bases = as_pixels(stored.flatten(0, 1))
+        self.reach = matching.channel_steps(stored.shape[2]).to(self.bases)
+        shape = tuple(stored.shape[1:])
+        noise = torch.stack([torch.from_numpy((key / "start").numpy().standard_normal(shape, dtype=np.float32)) for key in keys])
+        start = self.bases + budget.epsilon * noise.flatten(0, 1).to(self.bases)
+        self.pixels: Problems = project(start, self.bases, budget).view(stored.shape)
+        self.steps_done = 0
+        self._move = torch.zeros_like(self.pixels)
+        self._adam = Adam([self._move])
+
+    def step(self, aims: Sequence[Aim]) -> Float[Tensor, "p"]:
+        """One step; returns the objective of each problem before it, as augmented and defended in this step."""
+        keys = [key / "step" / self.steps_done for key in self.keys]
+        values, slopes = self._gradient(aims, keys)
+        self._move.zero_()
+        self._adam.step([slopes.sign()], self.matching.decay(self.steps_done) / len(aims))
+        moved = (self.pixels + self._move * self.reach).flatten(0, 1)
+        self.pixels = project(moved, self.bases, self.budget).view_as(self.pixels)
+        self.steps_done += 1
+        return values
+
+    def quantized(self) -> UInt8[Tensor, "p m c h w"]:
+        """The poisons as they are stored, on the CPU."""
+        return quantize(self.pixels.flatten(0, 1), self.stored.flatten(0, 1), self.budget).view(self.stored.shape).cpu()
+
+    @torch.enable_grad()
+    def _gradient(self, aims: Sequence[Aim], keys: Sequence[Key]) -> tuple[Float[Tensor, "p"], Problems]:
+        """The objective and its gradient, averaged over the defense's draws. One augmentation serves all draws and surrogates."""
+        leaf = self.pixels.detach().requires_grad_()
+        augmentation, coins = self.matching.augmentation, None
+        if augmentation is not None:
+            drawn = [augmentation.drawn(leaf.shape[1], key / "augmentation") for key in keys]
+            coins = tuple(torch.cat(parts) for parts in zip(*drawn, strict=True))
+        values: list[Tensor] = []
+        total = torch.zeros_like(leaf)
+        for images in draws(leaf, self.defense, keys):
+            if augmentation is not None and coins is not None:
+                images = augmentation.moved(images.flatten(0, 1), *coins).view(leaf.shape)
+            value, slopes = objective_and_gradient(aims, images.detach(), self.labels, self.matching)
+            values.append(value)
+            total += torch.autograd.grad(images, [leaf], slopes)[0]
+        return torch.stack(values).mean(0), total
+
+
+def draws(images: Problems, defense: DifferentiableDefense | None, keys: Sequence[Key]) -> list[Problems]:
+    """Each draw of the defense of all problems; the noise of a problem is that of its own key, whatever it is crafted with."""
+    views = [list(seen(own, defense, key / "defense")) for own, key in zip(images, keys, strict=True)]
+    return [torch.stack(draw) for draw in zip(*views, strict=True)]
+
+
+def defended_objective(
+    aims: Sequence[Aim],
+    images: UInt8[Tensor, "p m c h w"],
+    labels: Int64[Tensor, "p"],
+    matching: Matching,
+    defense: DifferentiableDefense | None,
+    keys: Sequence[Key],
+) -> Float[Tensor, "p"]:
+    """`objective` of each problem on stored poisons as the defense shows them, averaged over its draws; not augmented.
+
+    Args:
+        keys: one for each problem; decide the defense's noise.
+    """
+    device = aims[0].surrogate.device
+    pixels = as_pixels(images.flatten(0, 1).to(device)).view(images.shape)
+    with torch.no_grad():
+        views = draws(pixels, defense, keys)
+    return torch.stack([objective(aims, view, labels.to(device), matching) for view in views]).mean(0).cpu()

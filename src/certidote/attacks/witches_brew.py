@@ -1,0 +1,138 @@
+"""Witches' Brew (Geiping et al., 2021): poisons whose training gradient is that of the target with the adversarial label.
+
+The attack belongs to training from scratch: no weights of the victim are known, only how it is trained. Surrogates are trained on
+clean data; a victim that follows the poisons' gradients follows the target's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from certidote.attacks.gradient_matching import (
+    CIFAR10_STEP,
+    IMAGES_TOGETHER,
+    Aim,
+    Descent,
+    Differentiated,
+    Loss,
+    Match,
+    Matching,
+    defended_objective,
+    differentiated,
+)
+from certidote.attacks.selection import check_task, choose_bases, target_of
+from certidote.attacks.shifts import ORIGINAL_SHIFTS, Shifts
+from certidote.streams import Key
+from certidote.types import Knowledge, Poison, Task, as_pixels
+
+
+def witches_brew(
+    task: Task,
+    knowledge: Knowledge,
+    key: Key,
+    *,
+    steps: int = 250,
+    step_size: float | tuple[float, ...] = CIFAR10_STEP,
+    restarts: int = 8,
+    loss: Loss = "similarity",
+    match: Match = "full",
+    batch_size: int = IMAGES_TOGETHER,
+    augmentation: Shifts | None = ORIGINAL_SHIFTS,
+) -> Poison:
+    """Poisons whose mean gradient by a surrogate's weights is parallel to that of CE(f(x_t), adversarial label), averaged over surrogates.
+
+    Each restart begins at the base images plus clipped Gaussian noise of std epsilon and takes `steps` steps of signed Adam, with
+    projection onto the budget after each. Of the restarts' last iterates, in 8 bits, the one with the smallest objective is kept.
+
+    Args:
+        task: the clean training set, the target image, and the budget; bases are the task's or drawn from the adversarial class.
+        knowledge: surrogates in eval mode, modules trained on clean data; neither their parameters nor their buffers change. With a
+            defense, each step looks at poisons through it, and so does the choice of the restart.
+        key: decides which base images are used, where restarts begin, augmentation and the defense's noise.
+        steps: 250 as in the original.
+        step_size: [0, 1] pixel units, divided by the number of surrogates; one number or one for each channel
+            (`gradient_matching.CIFAR10_STEPS` is the original's for CIFAR-10). On images of few pixels, where epsilon must be larger
+            for the same l2 norm, about 0.4 epsilon.
+        restarts: 8 as in the original.
+        loss: "similarity" as in the original's default; "layers" and "squared" are its alternatives.
+        match: "full" matches the gradient of all poisons, "batch" that of each `batch_size`.
+        batch_size: poisons in memory at a time, 512 as in the original.
+        augmentation: how victims will shift and mirror images; the original's by default, None for victims that do not.
+    Returns: `budget.num_poisons` poisons, their indices ascending.
+    Raises: ValueError if there is no surrogate, one is in train mode or no module, the goal or the bases do not fit the training set,
+        a surrogate already gives the target the adversarial label so surely that its gradient vanishes, or a number is not positive.
+    Source: Geiping et al. (2021), `forest/witchcoven`. Differs from the original: the restart is chosen by an evaluation without
+        augmentation, not by the noisy loss of the last step; more than `batch_size` poisons are matched jointly unless asked
+        otherwise; dropout is off; poisons are rounded to 8 bits.
+    """
+    matching = Matching(steps, step_size, loss, match, batch_size, augmentation)
+    return witches_brew_batch([task], knowledge, [key], matching, restarts=restarts)[0]
+
+
+def witches_brew_batch(
+    tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], matching: Matching, *, restarts: int = 8
+) -> list[Poison]:
+    """`witches_brew` for many trials in one loop: trial i has `tasks[i]` and `keys[i]`; trials share surrogates and training set.
+
+    No trial influences another beyond the rounding of products that are computed together.
+
+    Raises: as `witches_brew`; ValueError if there are no tasks, not one key each, the budgets differ, or `restarts` is below 1.
+    """
+    _check(tasks, keys, restarts)
+    surrogates = differentiated(knowledge.surrogates)
+    if matching.augmentation is not None:
+        matching = replace(matching, augmentation=matching.augmentation.for_images(tasks[0].train))
+    bases = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
+    wanted = [target_gradients(surrogate, tasks) for surrogate in surrogates]
+    started = [(trial, restart) for trial in range(len(tasks)) for restart in range(restarts)]
+    together = max(1, IMAGES_TOGETHER // tasks[0].budget.num_poisons)
+    ended: list[tuple[float, UInt8[Tensor, "m c h w"]]] = []
+    for group in (started[first : first + together] for first in range(0, len(started), together)):
+        trials = [trial for trial, _ in group]
+        descent = Descent(
+            torch.stack([tasks[trial].train.images[bases[trial]] for trial in trials]),
+            torch.tensor([tasks[trial].goal.adversarial_label for trial in trials]),
+            tasks[0].budget,
+            [keys[trial] / "restart" / restart for trial, restart in group],
+            matching,
+            knowledge.defense,
+            surrogates[0].device,
+        )
+        aims = [Aim(surrogate, each[trials]) for surrogate, each in zip(surrogates, wanted, strict=True)]
+        ended += _descended(descent, aims, [keys[trial] / "choice" for trial in trials])
+    poisons = []
+    for trial, task in enumerate(tasks):
+        of_trial = ended[trial * restarts : (trial + 1) * restarts]
+        poisons.append(Poison(bases[trial], min(of_trial, key=lambda end: end[0])[1], task.goal, task.budget))
+        poisons[-1].verify(task.train)
+    return poisons
+
+
+def target_gradients(surrogate: Differentiated, tasks: Sequence[Task]) -> Float[Tensor, "trials d"]:
+    """For each task, the gradient of CE(f(x_t), adversarial label) by the surrogate's weights, flat. The target is not augmented."""
+    targets = [(as_pixels(target_of(task).image.unsqueeze(0)), torch.tensor([task.goal.adversarial_label])) for task in tasks]
+    return torch.stack([surrogate.mean_gradient(*target) for target in targets])
+
+
+def _descended(descent: Descent, aims: Sequence[Aim], choice: Sequence[Key]) -> list[tuple[float, UInt8[Tensor, "m c h w"]]]:
+    """All steps; then, for each problem, the objective of its poisons in 8 bits, without augmentation, and these poisons."""
+    for _ in range(descent.matching.steps):
+        descent.step(aims)
+    images = descent.quantized()
+    values = defended_objective(aims, images, descent.labels, descent.matching, descent.defense, choice)
+    return list(zip(values.tolist(), images, strict=True))
+
+
+def _check(tasks: Sequence[Task], keys: Sequence[Key], restarts: int) -> None:
+    if not tasks or len(tasks) != len(keys):
+        raise ValueError(f"{len(tasks)} tasks and {len(keys)} keys; give at least one task, and one key for each")
+    if any(task.budget != tasks[0].budget for task in tasks):
+        raise ValueError("tasks crafted together must share one budget; craft each budget in its own call")
+    if restarts < 1:
+        raise ValueError(f"restarts={restarts}; give at least 1")
+    for task in tasks:
+        check_task(task)
+        target_of(task)

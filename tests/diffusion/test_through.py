@@ -1,0 +1,77 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from certidote.data.digits import load_digits
+from certidote.diffusion.denoiser import CATALOGUE, load
+from certidote.diffusion.through import ThroughDenoiser
+from certidote.streams import Key
+from certidote.types import DifferentiableDefense, Images
+
+KEY = Key(5) / "draw"
+
+
+def digits(count: int) -> Images:
+    return load_digits("train").pixels()[:count]
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    """Along random directions, of a random weighting of the output."""
+    defense, images = ThroughDenoiser(load(name), 0.25), digits(3)
+    generator = np.random.default_rng(0)
+    weighting = torch.from_numpy(generator.normal(size=images.shape))
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((defense(leaf, KEY).double() * weighting).sum(), [leaf])
+    errors = []
+    for _ in range(12):
+        direction = torch.from_numpy(generator.normal(size=images.shape).astype("float32"))
+        ahead, behind = (float((defense(images + s * direction, KEY).double() * weighting).sum()) for s in (1e-4, -1e-4))
+        along = float((gradient.double() * direction).sum())
+        errors.append(abs((ahead - behind) / 2e-4 - along) / float(gradient.norm()))
+    assert np.median(errors) < 0.01  # float32, and now and then a clamp or a rectifier between the two points: at most 0.025 here
+    assert max(errors) < 0.05
+
+
+def test_it_is_noise_and_one_denoiser_call() -> None:
+    denoiser, images = load("digits"), digits(4)
+    noise = torch.from_numpy(KEY.numpy().standard_normal((4, 1, 8, 8), dtype=np.float32))
+    expected = denoiser(images + 0.5 * noise, torch.full((4,), 0.5))
+    assert torch.equal(ThroughDenoiser(denoiser, 0.5)(images, KEY), expected)
+
+
+def test_the_key_decides_the_noise_and_gradients_change_no_number() -> None:
+    defense, images = ThroughDenoiser(load("digits"), 0.25, draws=3), digits(4)
+    assert isinstance(defense, DifferentiableDefense)
+    assert defense.draws == 3
+    first = defense(images, KEY)
+    assert torch.equal(defense(images, KEY), first)
+    assert not torch.equal(defense(images, KEY / 1), first)
+    recorded = defense(images.clone().requires_grad_(), KEY)
+    assert torch.equal(recorded, first)
+    recorded.sum().backward()
+    network = load("digits").network
+    assert all(weight.grad is None and not weight.requires_grad for weight in network.parameters())
+
+
+def test_without_noise_images_pass_as_they_are() -> None:
+    images = digits(2)
+    assert ThroughDenoiser(load("digits"), 0.0)(images, KEY) is images
+
+
+def test_what_the_denoiser_cannot_do_is_refused() -> None:
+    denoiser = load("digits")
+    high = f"sigma=9 exceeds this denoiser's sigma_max={denoiser.sigma_max:g} ([0, 1] pixel units); lower sigma"
+    with pytest.raises(ValueError, match=re.escape(high)):
+        ThroughDenoiser(denoiser, 9.0)
+    for sigma in (-0.25, 1e-6):
+        with pytest.raises(ValueError, match=f"sigma={sigma:.6g} is below this denoiser's sigma_min"):
+            ThroughDenoiser(denoiser, sigma)
+    with pytest.raises(ValueError, match="sigma=nan is no noise level"):
+        ThroughDenoiser(denoiser, float("nan"))
+    with pytest.raises(ValueError, match="draws=0; an attacker looks at 1 draw of the defense at least"):
+        ThroughDenoiser(denoiser, 0.25, draws=0)
+    with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\), but this denoiser takes \(1, 8, 8\)"):
+        ThroughDenoiser(denoiser, 0.25)(torch.zeros(1, 3, 8, 8), KEY)
