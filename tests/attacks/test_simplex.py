@@ -46,9 +46,7 @@ def reference(points: np.ndarray, target: np.ndarray) -> float:
 def problem(seed: int, p: int = 100, d: int = 512, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Features as they are after a ReLU, at least for the target."""
     generator = np.random.default_rng(seed)
-    return torch.from_numpy(generator.normal(size=(batch, p, d)) + 0.5), torch.from_numpy(
-        np.abs(generator.normal(size=(batch, d)))
-    )
+    return torch.from_numpy(generator.normal(size=(batch, p, d)) + 0.5), torch.from_numpy(np.abs(generator.normal(size=(batch, d))))
 
 
 def test_solver_is_certified_and_as_good_as_an_active_set_method() -> None:

@@ -85,9 +85,7 @@ def hull_objective(targets: Sequence[Float[Tensor, "trials ..."]]) -> Objective:
         points = [each.reshape(len(goal), -1, goal.shape[1]) for each, goal in zip(maps, goals, strict=True)]
         grams = torch.stack([gram(each.detach(), goal) for each, goal in zip(points, goals, strict=True)])
         known[draw] = nearest_in_hull(grams, known.get(draw)).coefficients
-        return torch.stack(
-            [residual(*terms) for terms in zip(points, goals, known[draw], strict=True)]
-        ).sum(0)
+        return torch.stack([residual(*terms) for terms in zip(points, goals, known[draw], strict=True)]).sum(0)
 
     return objective
 

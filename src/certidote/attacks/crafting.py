@@ -129,8 +129,7 @@ class Trials:
         """In 8 bits, one for each trial, their budget verified."""
         images = torch.split(quantize(pixels, self.stored, self.budget), self.budget.num_poisons)
         found = [
-            Poison(rows, image, task.goal, task.budget)
-            for task, rows, image in zip(self.tasks, self.rows, images, strict=True)
+            Poison(rows, image, task.goal, task.budget) for task, rows, image in zip(self.tasks, self.rows, images, strict=True)
         ]
         for task, poison in zip(self.tasks, found, strict=True):
             poison.verify(task.train)

@@ -23,6 +23,7 @@ from certidote.training.own import is_own
 from certidote.training.recipe import Recipe
 from certidote.training.schedule import batches, check_views, rates
 from certidote.training.stacked import StackedTrainer
+from certidote.training.warm import WarmStart
 from certidote.types import Images, Json, Start, Trainer, View
 
 
@@ -99,6 +100,7 @@ class PooledTrainer:
         start: Start = "fresh",
         sources: str = "",
         loss: BatchLoss | None = None,
+        warm: WarmStart | None = None,
     ) -> None:
         """
         Args:
@@ -108,6 +110,7 @@ class PooledTrainer:
             start: "trusted" if the recipe's architecture is the user's own and loads weights that the user vouches for.
             sources: digest of the sources of an architecture of the user's own, from `own.check_model`.
             loss: what each step decreases; None is the plain cross-entropy.
+            warm: weights that every member starts from; then `start` is what these are.
         Raises: ValueError if stack_size is below 1.
         """
         if stack_size < 1:
@@ -116,7 +119,8 @@ class PooledTrainer:
         self.dtype = dtype
         self.stack_size = stack_size
         self.together = 1
-        self.start: Start = start
+        self.start: Start = start if warm is None else warm.start
+        self.warm = warm
         self.sources = sources
         self.loss = loss or CrossEntropy()
 
@@ -124,6 +128,8 @@ class PooledTrainer:
         described: Json = {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
         if is_own(self.recipe.architecture):
             described |= {"start": self.start, "architecture_sources": self.sources}
+        if self.warm is not None:
+            described |= {"start": self.start, "initial_weights": self.warm.digest()}
         return described | self.loss.describe()
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> ModelStack:
@@ -144,6 +150,8 @@ class PooledTrainer:
         models = []
         for view, key in zip(views, keys, strict=True):
             model = build(self.recipe.architecture, image_shape, view.num_classes, key)
+            if self.warm is not None:
+                self.warm.into(model)
             with torch_seeded(key / "coins"):  # for own architectures that draw as they learn: dropout, say
                 models.append(self._train(model, view, key, common))
         return ModelStack(models)
