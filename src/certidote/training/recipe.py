@@ -139,6 +139,18 @@ def _first_line(error: ValidationError) -> str:
 RECIPES: dict[str, Recipe] = {
     "mlp": Recipe(architecture="mlp-128", epochs=16, learning_rate=0.3),
     "cnn": Recipe(architecture="cnn-32-64", epochs=16, learning_rate=0.1),
+    "compact": Recipe(
+        architecture="compact", epochs=8, batch_size=125, learning_rate=0.1, muon=0.05, momentum=0.85, weight_decay=1e-4,
+        label_smoothing=0.1, crop=2, flip=True,
+    ),
+    "compact-wide": Recipe(
+        architecture="compact-wide", epochs=8, batch_size=125, learning_rate=0.1, muon=0.05, momentum=0.85, weight_decay=1e-4,
+        label_smoothing=0.1, crop=2, flip=True,
+    ),
+    "airbench": Recipe(
+        architecture="airbench", epochs=8, batch_size=2000, learning_rate=0.67, muon=0.24, momentum=0.6, weight_decay=1e-4, warm_up=0.0,
+        label_smoothing=0.2, crop=2, flip=True,
+    ),
     "conservative": Recipe(
         architecture="resnet-18", epochs=40, batch_size=128, learning_rate=0.1, weight_decay=5e-4, warm_up=0.0, drops=(14, 24, 35),
         crop=4, flip=True,
@@ -148,7 +160,8 @@ RECIPES: dict[str, Recipe] = {
         drops=(100, 150), crop=4, flip=True,
     ),
 }  # fmt: skip
-"""The first two are tuned for a few hundred to some thousands of small images. "conservative" is how victims of Witches' Brew are trained
+"""The first two are tuned for a few hundred to some thousands of small images, "compact" and "compact-wide" on photographs of 32x32 pixels
+with two processor cores (on training images held out), "airbench" has the numbers of its source and wants a GPU. "conservative" is how victims of Witches' Brew are trained
 (Geiping et al. 2021), "benchmark" how those of the poisoning benchmark are from scratch (Schwarzschild et al. 2021): photographs of
 32x32 pixels, on a GPU. Differs from these: shifted images are filled by reflection, not with one color."""
 
