@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test slow lint bench ablation clean
+.PHONY: demo test slow lint bench bench-cifar ablation clean
 
 demo: $(VENV)/.installed
 	$(BIN)/certidote demo --out runs/demo
@@ -25,6 +25,10 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/certification_loop.py
 	$(BIN)/python benchmarks/fractions_of_peak.py
 	$(BIN)/python benchmarks/certificates.py
+
+# CIFAR-10 as JPEG from CERTIDOTE_DATA or ../shared/data; about ten minutes on a machine that does nothing else.
+bench-cifar: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/photographs.py
 
 ablation: $(VENV)/.installed
 	$(BIN)/python benchmarks/ablation.py

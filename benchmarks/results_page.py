@@ -1,0 +1,106 @@
+"""Makes the tables of docs/results.md from kept records: `python benchmarks/results_page.py`."""
+
+import json
+import statistics
+from pathlib import Path
+
+from pages import fill_table, share_at
+
+from certidote.types import Json
+
+PAGE = Path("docs/results.md")
+RESULTS = Path("results")
+MISSING = "Not measured yet.\n"
+SIGMAS = (0.1, 0.25, 0.5, 1.0)
+RADII = (0.0, 0.1, 0.25, 0.5)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def record(path: Path) -> Json | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def denoisers() -> str:
+    measured = record(RESULTS / "benchmarks" / "photograph-denoisers.json")
+    if measured is None:
+        return MISSING
+    header = ["method", *(f"sigma {sigma:g}" for sigma in measured["sigmas"])]
+    return table(header, [[name, *(f"{value:.2f}" for value in values)] for name, values in measured["psnr"].items()])
+
+
+def speed() -> str:
+    measured = record(RESULTS / "benchmarks" / "photographs.json")
+    if measured is None:
+        return MISSING
+    trainings = table(
+        ["recipe", "epochs", "parameters", "accuracy", "seconds", "images/s", "share of peak"],
+        [
+            [
+                row["name"], str(row["recipe"]["epochs"]), f"{row['parameters']:,}", f"{row['accuracy']:.2%}", f"{row['seconds']:.0f}",
+                f"{row['images_per_second']:,.0f}", f"{row['fraction_of_peak']:.0%}",
+            ]
+            for row in measured["trainings"]
+        ],
+    )  # fmt: skip
+    denoised = table(
+        ["denoiser", "images/s on one core", "share of its peak"],
+        [
+            [name, f"{row['images_per_second']:,.0f}", f"{row['fraction_of_peak']:.0%}"]
+            for name, row in measured["denoisers"].items()
+        ],
+    )
+    return f"{trainings}\n{denoised}"
+
+
+def certificates() -> str:
+    rows = []
+    for sigma in SIGMAS:
+        made = record(RESULTS / "cifar10" / f"sigma-{sigma:g}" / "certificate.json")
+        if made is not None:
+            found = made["results"]
+            shares = [f"{share_at(found['certified_accuracy'], radius):.2%}" for radius in RADII]
+            rows.append(
+                [f"{sigma:g}", f"{found['member_accuracy']:.2%}", f"{found['vote_accuracy']:.2%}", *shares, f"{found['cap']:.3f}"]
+            )
+    header = ["sigma", "one model", "vote", *(f"certified at {radius:g}" for radius in RADII), "largest possible radius"]
+    return table(header, rows) if rows else MISSING
+
+
+def utility() -> str:
+    rows = [record(file) or {} for file in sorted((RESULTS / "utility" / "rows").glob("*.json"))]
+    if not rows:
+        return MISSING
+    found: dict[tuple[float, str], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["sigma"], row["variant"]), []).append(row["accuracy"])
+    bare = statistics.mean(found[0.0, "one model"])
+    lines = [["no defense, one model (absolute)", "", f"{bare:.2%}", "", "", ""]]
+    lines += [
+        [f"no defense, {name}", "", f"{statistics.mean(values) / bare:.3f}", "", "", ""]
+        for (sigma, name), values in found.items()
+        if sigma == 0 and name != "one model"
+    ]
+    order = list(dict.fromkeys(row["variant"] for row in sorted(rows, key=lambda row: (row["sigma"], row["seed"])) if row["sigma"]))
+    holds = {row["variant"]: row["certifiable"] for row in rows}
+    for name in order:
+        values = [statistics.mean(found[sigma, name]) / bare if (sigma, name) in found else None for sigma in SIGMAS]
+        shown = ["" if value is None else f"{value:.3f}" for value in values]
+        lines.append([name, "yes" if holds[name] else "no", *shown])
+    seeds = sorted({len(values) for values in found.values()})
+    counted = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return table(["variant", "certifiable", *(f"sigma {s:g}" for s in SIGMAS)], lines) + f"\nSeeds of a cell: {counted}.\n"
+
+
+def main() -> None:
+    fill_table(PAGE, "denoisers", denoisers())
+    fill_table(PAGE, "speed", speed())
+    fill_table(PAGE, "certificate", certificates())
+    fill_table(PAGE, "utility", utility())
+
+
+if __name__ == "__main__":
+    main()
