@@ -70,6 +70,7 @@ def _say_certified(result: Any) -> None:
     if isinstance(result, verbs.Stopped):
         _say_stopped(result)
         return
+    from certidote.reporting.threats import threat_lines
     from certidote.reporting.words import certified_share, percent, radius_in_words, verdict
 
     record, results = result.record, result.record["results"]
@@ -77,7 +78,7 @@ def _say_certified(result: Any) -> None:
     if result.proved:
         share, right = percent(certified_share(record)), percent(results["vote_accuracy"])
         print(f"{verdict(record)}: certified accuracy at radius 0 is {share}; the vote is right on {right} of test images.")
-        print("\n".join(radius_in_words(record)))
+        print("\n".join([*radius_in_words(record), *threat_lines(record)]))
     else:
         print(f"The vote is right on {percent(results['vote_accuracy'])} of test images, but nothing is proved:")
         print("\n".join(f"  - {reason}" for reason in record["reasons"]))

@@ -97,7 +97,8 @@ def test_images_of_an_archive_keep_their_names(tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "packed"), "zip", root)
     made = stream(tmp_path / "packed.zip")
     assert [made.name(row) for row in range(4)] == ["ant/00000.bmp", "ant/00001.bmp", "bee/00000.bmp", "bee/00001.bmp"]
-    assert stream("digits").name(7) == "7"
+    assert made.files == stream(root).files
+    assert (made.prefix, stream("digits").files, stream("digits").name(7)) == ("", None, "7")
 
 
 def test_names_that_no_screen_or_table_can_hold_are_escaped_in_every_form(tmp_path: Path) -> None:
@@ -120,6 +121,8 @@ def test_png_names_keep_files_apart_and_in_order() -> None:
     assert png_names(("a.jpg", "a.k.jpg")) == ("a.jpg.png", "a.k.jpg.png")  # "a.k.png" would come before "a.png"
     assert png_names(("a\x1b[31m.png", "b\udcff.png", "c\\d.png")) == ("a_[31m.png", "b_.png", "c_d.png")
     assert png_names(("a\x01.png", "a\x02.png")) == ("0.png", "1.png"), "made one by that, they are numbered"
+    long = ("b" * 300 + ".jpg", "c.jpg")
+    assert png_names(long) == ("0.png", "1.png"), "members of archives may have names that no file can have"
     hostile = ("a.bmp", "a.bmp-c.png", "a.jpg")  # neither way keeps them apart and in order
     assert png_names(hostile) == ("0.png", "1.png", "2.png")
 

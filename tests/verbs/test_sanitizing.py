@@ -106,6 +106,27 @@ def test_arrays_give_an_archive_with_the_same_images(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("form", ["zip", "gztar"])
+@pytest.mark.parametrize("around", ["", "photos"])
+def test_an_archive_of_pictures_is_sanitized_as_the_folder_in_it(tmp_path: Path, form: str, around: str) -> None:
+    """The same files byte for byte, however the pictures are packed; what cannot be decoded is left out."""
+    root = tmp_path / "set" / around
+    for split, key in (("train", Key(2)), ("test", Key(3))):
+        root.mkdir(parents=True, exist_ok=True)
+        write_folder(tiny(4, 2, (1, 8, 8), key), root / split)
+    (root / "train" / "pattern-0" / "broken.png").write_bytes(b"junk")
+    packed = shutil.make_archive(str(tmp_path / "packed"), form, tmp_path / "set")
+    options = {"denoiser": "none", "seed": 1, "gallery": False, "skip_corrupt": True, "rank_suspicious": True}
+    made = sanitize(packed, out=tmp_path / "of-archive", **options).manifest  # type: ignore[arg-type]
+    sanitize(str(tmp_path / "set"), out=tmp_path / "of-folder", **options)  # type: ignore[arg-type]
+    ours, wanted = contents(tmp_path / "of-archive"), contents(tmp_path / "of-folder")
+    assert "/".join(part for part in (around, "train/pattern-1/7.png") if part) in ours
+    del ours["manifest.json"], wanted["manifest.json"]
+    assert ours == wanted
+    assert load(tmp_path / "of-archive").digest() == made["result"]["digest"]
+    assert made["result"]["name"] == "."
+
+
 def test_color_splits_and_other_formats_keep_their_layout(tmp_path: Path) -> None:
     generator = Key(3).numpy()
     for split, name, file in (
@@ -456,7 +477,9 @@ def test_no_more_cores_check_the_images_than_sanitize_them(
     write_folder(tiny(3, 2, (1, 8, 8), Key(2)), tmp_path / "set")
     monkeypatch.setattr(decode, "ThreadPoolExecutor", Counted)
     monkeypatch.setattr(decode, "_cores", lambda: 7)
-    sanitize(str(tmp_path / "set"), out=tmp_path / "out", denoiser="none", seed=1, gallery=False, workers=workers)
+    denoiser = f"linear-mmse:{tmp_path / 'set'}"  # trusted images are read on as many
+    sanitize(str(tmp_path / "set"), out=tmp_path / "out", denoiser=denoiser, seed=1, gallery=False, workers=workers)
+    assert len(asked) == 3, "checked, trusted, read back"
     assert set(asked) == {threads}
 
 

@@ -203,6 +203,12 @@ def folder_of_images(name_or_path: str | Path) -> Path | None:
     return source
 
 
+def is_archive_of_images(name_or_path: str | Path) -> bool:
+    """Whether `load` would read an archive of class folders: no folder, no array, and no CIFAR-10."""
+    source, _ = locate(name_or_path)
+    return isinstance(source, Path) and not source.is_dir() and is_archive(source) and not is_cifar(opened(source))
+
+
 def _treated(data: ImageDataset, reading: Reading) -> Loaded:
     """Images that all have one size, resized or reduced to their fingerprints as `reading` says."""
     sides = data.image_shape[1:]

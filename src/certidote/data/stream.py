@@ -30,7 +30,7 @@ from certidote.data.decode import (
     quiet_pillow,
 )
 from certidote.data.folder import check_classes_left, ignored_notes, list_images
-from certidote.data.load import folder_of_images, load_with_findings, locate
+from certidote.data.load import folder_of_images, is_archive_of_images, load_with_findings, locate
 from certidote.data.names import escaped, portable
 from certidote.data.resize import as_size
 from certidote.streams import ROW_BLOCK
@@ -38,6 +38,9 @@ from certidote.types import ImageDataset
 
 READING = Reading()
 """As the files are."""
+
+LONGEST = 255
+"""Bytes in a file's name that most systems allow; members of archives may have longer ones."""
 
 
 @runtime_checkable
@@ -100,7 +103,9 @@ class ImageStream(Protocol):
         labels: (n,) classes of all rows.
         image_shape: (c, h, w).
         digest: as `ImageDataset.digest` of the whole set.
-        folder: where the class folders lie; None for arrays.
+        folder: where the class folders lie on the disk; None for archives and arrays.
+        files: file names of each class, in the order of rows; None for arrays.
+        prefix: where the class folders lie below DATA, "train" for one of several splits; escaped for archives.
         notes: what was done to the images before they are read here, as in `ImageDataset.notes`.
         skipped: name of each corrupt file that was left out, and why.
     """
@@ -119,6 +124,12 @@ class ImageStream(Protocol):
 
     @property
     def folder(self) -> Path | None: ...
+
+    @property
+    def files(self) -> tuple[tuple[str, ...], ...] | None: ...
+
+    @property
+    def prefix(self) -> str: ...
 
     @property
     def notes(self) -> tuple[str, ...]: ...
@@ -142,7 +153,6 @@ class FolderStream:
     """The images of a folder. Made by `survey`.
 
     Attributes:
-        files: file names of each class, in the order of `read_folder`.
         block_digests: of each block, as surveyed.
     """
 
@@ -156,6 +166,7 @@ class FolderStream:
     reading: Reading
     notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    prefix: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -182,11 +193,13 @@ class FolderStream:
 
 @dataclass(frozen=True, eq=False)
 class ArrayStream:
-    """A data set in memory, cut into blocks."""
+    """A data set in memory, cut into blocks; `files` and `prefix` if it comes from an archive of class folders."""
 
     data: ImageDataset
     digest: str
     skipped: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, ...], ...] | None = None
+    prefix: str = ""
     folder: None = None
 
     @property
@@ -236,7 +249,19 @@ def stream(
     if folder is not None:
         return survey(folder, chosen, advance, Reading(as_size(size), skip_corrupt, threads))
     loaded = load_with_findings(name_or_path, split, size=size, skip_corrupt=skip_corrupt, threads=threads)
-    return ArrayStream(loaded.data, loaded.data.digest(), loaded.skipped)
+    files, prefix = _layout(loaded.data) if is_archive_of_images(name_or_path) else (None, "")
+    return ArrayStream(loaded.data, loaded.data.digest(), loaded.skipped, files, prefix)
+
+
+def _layout(data: ImageDataset) -> tuple[tuple[tuple[str, ...], ...], str]:
+    """Names of the files of each class, and of the folder around the class folders, as the images' names have them."""
+    assert data.names is not None, "members of archives have names"
+    parts = [name.split("/") for name in data.names]
+    labels = data.labels.tolist()
+    files = tuple(
+        tuple(each[-1] for each, label in zip(parts, labels, strict=True) if label == wanted) for wanted in range(data.num_classes)
+    )
+    return files, "/".join(parts[0][:-2])
 
 
 def survey(
@@ -262,7 +287,7 @@ def survey(
         del treatment.kinds["grey"]
     return FolderStream(
         folder, names, files, torch.from_numpy(labels), digests.image_shape, digests.whole(), digests.blocks(), reading,
-        treatment.notes(reading) + ignored_notes(ignored), skipped,
+        treatment.notes(reading) + ignored_notes(ignored), skipped, "" if folder == root else str(folder.relative_to(root).as_posix()),
     )  # fmt: skip
 
 
@@ -364,7 +389,7 @@ def png_names(files: tuple[str, ...]) -> tuple[str, ...]:
     """Names for PNG copies of one class's files, in an order that reading them back keeps; `names.portable` all.
 
     The suffix is replaced; where that would make two names equal or change their order, it is appended instead, and as a last
-    resort files are numbered.
+    resort files are numbered, as they are if a name is too long for a file.
     """
     digits, files = len(str(len(files))), tuple(portable(file) for file in files)
     candidates: tuple[Iterator[str], ...] = (
@@ -375,6 +400,7 @@ def png_names(files: tuple[str, ...]) -> tuple[str, ...]:
     for candidate in candidates:
         names = tuple(candidate)
         increasing = all(a < b for a, b in itertools.pairwise(names))
-        if increasing and len({name.casefold() for name in names}) == len(names):
+        short = all(len(name.encode()) <= LONGEST for name in names)
+        if short and increasing and len({name.casefold() for name in names}) == len(names):
             return names
     raise AssertionError("numbers are in order and distinct")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from certidote.data.atomic import replacing
 from certidote.data.names import portable
-from certidote.data.stream import FolderStream, ImageStream, Part, png_names
+from certidote.data.stream import ImageStream, Part, png_names
 from certidote.defenses.sanitize import as_levels, sanitized_block
 from certidote.numerics import give_back_freed_memory
 from certidote.streams import ROW_BLOCK, Key
@@ -111,12 +111,12 @@ def read_array(out: Path, block: int) -> UInt8[np.ndarray, "n c h w"]:
     return np.load(_array(out, block), allow_pickle=False)
 
 
-def output_names(source: ImageStream, prefix: str = "") -> list[str]:
-    """Path of each output image, class folders below `prefix`, every character printable; empty for array input."""
-    if not isinstance(source, FolderStream):
+def output_names(source: ImageStream) -> list[str]:
+    """Path of each output image, in the layout of the input, every character printable; empty for array input."""
+    if source.files is None:
         return []
     return [
-        "/".join(part for part in (portable(prefix), name, file) if part)
+        "/".join(part for part in (portable(source.prefix), name, file) if part)
         for name, files in zip(source.class_names, source.files, strict=True)
         for file in png_names(files)
     ]

@@ -13,6 +13,7 @@ from certidote.reporting import figures, words
 from certidote.reporting.frameworks import FRAMEWORKS, evidence_of
 from certidote.reporting.pages import both_widths, page
 from certidote.reporting.threat_map import threat_map_content
+from certidote.reporting.threats import threat_table
 from certidote.types import Json
 
 Cells = list[str]
@@ -60,7 +61,7 @@ def render(
         curve_figure=_both(figures.certified_accuracy_figure, certificates, attack) if proved else "",
         comparison=_comparison(certificates),
         threat_figure=_both(figures.threat_figure, certificates) if pixels else "",
-        threats=_threats(proved),
+        threats=threat_table(proved),
         attack=attack,
         attack_facts=_attack_facts(attack) if attack else [],
         attack_rows=_attack_rows(attack) if attack else [],
@@ -155,28 +156,6 @@ def _accuracy_at(certificate: Json, radius: float) -> float:
     if not certificate["proved"] or radius >= certificate["results"]["cap"]:
         return 0.0
     return [share for start, share in curve if start <= radius][-1]
-
-
-def _threats(proved: Sequence[Json]) -> Json:
-    """The table of altered images: one group of rows per threat, one row per certificate that records it."""
-    groups: dict[tuple[str, float], Json] = {}
-    numbers = sorted({k for each in proved for threat in each["results"]["threats"] for k, _ in threat["certified_accuracy_at_k"]})
-    shown = [numbers[i] for i in figures.spread(len(numbers), 5)] if numbers else []
-    for certificate in proved:
-        for threat in certificate["results"]["threats"]:
-            group = groups.setdefault((threat["norm"], threat["epsilon"]), {"change": words.change(threat), "note": "", "rows": []})
-            if threat["norm"] == "linf":
-                group["note"] = f"at most {words.length(threat['per_image_norm'], up=True)} in l2 norm for one image"
-            group["rows"].append((certificate["label"], _threat_cells(threat, shown)))
-    if len(proved) == 1:  # one row per threat needs no groups
-        rows = [(group["change"], cells) for group in groups.values() for _, cells in group["rows"]]
-        groups = {("", 0.0): {"change": "", "note": "", "rows": rows}} if rows else {}
-    return {"numbers": [words.counted(k, "image") for k in shown], "groups": list(groups.values())}
-
-
-def _threat_cells(threat: Json, numbers: Sequence[int]) -> Cells:
-    shares = {k: words.percent(share) for k, share in threat["certified_accuracy_at_k"]}
-    return [f"{int(threat['median_k']):,}", f"{threat['max_k']:,}", *(shares.get(k, "") for k in numbers)]
 
 
 def _attack_facts(attack: Json) -> list[tuple[str, str]]:

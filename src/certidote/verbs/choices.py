@@ -214,8 +214,10 @@ def in_bytes(size: int) -> str:
     return f"{size} bytes"
 
 
-def denoiser_named(name: str, data: "ImageDataset", dtype: str, size: str = "", skip_corrupt: bool = False) -> "Denoiser":
-    """The denoiser that `name` stands for; `size` and `skip_corrupt` are for the trusted images of a closed form."""
+def denoiser_named(
+    name: str, data: "ImageDataset", dtype: str, size: str = "", skip_corrupt: bool = False, threads: int | None = None
+) -> "Denoiser":
+    """The denoiser that `name` stands for; `size`, `skip_corrupt` and `threads` are for reading the trusted images of a closed form."""
     from certidote.diffusion.denoiser import load
 
     if name == "auto":
@@ -228,7 +230,7 @@ def denoiser_named(name: str, data: "ImageDataset", dtype: str, size: str = "", 
         name = "digits"
     kind, _, trusted = name.partition(":")
     if kind in CLOSED_FORMS and trusted:
-        loaded = _closed_form(kind, trusted, name, size, skip_corrupt)
+        loaded = _closed_form(kind, trusted, name, size, skip_corrupt, threads)
     else:
         loaded = load(name, dtype=dtype)  # type: ignore[arg-type]
     if loaded.card.image_shape is not None and loaded.card.image_shape != data.image_shape:
@@ -240,11 +242,11 @@ def denoiser_named(name: str, data: "ImageDataset", dtype: str, size: str = "", 
 CLOSED_FORMS = ("linear-mmse", "kernel")
 
 
-def _closed_form(kind: str, trusted: str, name: str, size: str, skip_corrupt: bool) -> "Denoiser":
-    from certidote.data import load
+def _closed_form(kind: str, trusted: str, name: str, size: str, skip_corrupt: bool, threads: int | None) -> "Denoiser":
+    from certidote.data import load_with_findings
     from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE
 
-    images = load(trusted, "train", size=size, skip_corrupt=skip_corrupt)
+    images = load_with_findings(trusted, "train", size=size, skip_corrupt=skip_corrupt, threads=threads).data
     return LinearMMSE(images, name) if kind == "linear-mmse" else KernelPosteriorMean(images, name=name)
 
 

@@ -54,7 +54,7 @@ def sanitize(
 ) -> Sanitized:
     """Noise and denoise every training image of DATA once and write the result: for everyday use, without a certificate.
 
-    A folder gives the same folders with PNG files, streamed block by block; arrays give sanitized.npz. Beside them: manifest.json
+    A folder, or an archive of one, gives the same folders with PNG files, block by block; arrays give sanitized.npz. Beside them: manifest.json
     and movement.csv. An interrupted run goes on with the same command.
     """
     from certidote.data.stream import stream
@@ -71,9 +71,10 @@ def sanitize(
     threads = max(1, processes)
     source = stream(data, "train", _survey_progress(progress), size=size, skip_corrupt=skip_corrupt, threads=threads)
     unfinished = _unfinished(target)
-    chosen = denoiser_named(denoiser, source, _dtype(unfinished / WORK / "config.json", dtype, device), size, skip_corrupt)  # type: ignore[arg-type]
+    number_format = _dtype(unfinished / WORK / "config.json", dtype, device)
+    chosen = denoiser_named(denoiser, source, number_format, size, skip_corrupt, threads)  # type: ignore[arg-type]
     check_sigma(sigma, chosen)
-    names = output_names(source, _prefix(data, source))
+    names = output_names(source)
     for name in {name.partition("/")[0] for name in names} & set(BESIDE):
         raise ValueError(f"a class is called {name!r}, as is a file that is written beside the class folders; rename the class")
     asked = {
@@ -143,7 +144,7 @@ def _summed_up(
     def label(row: int) -> str:
         return source.class_names[classes[row]]
 
-    prefix = escaped(_prefix(data, source))
+    prefix = "" if source.folder is None else escaped(source.prefix)  # names in an archive are whole
 
     def origin(row: int) -> str:
         return "/".join(part for part in (prefix, source.name(row)) if part)
@@ -344,19 +345,6 @@ def _processes(workers: int) -> int:
             f"workers={workers}; give a number of processes, 0 (this process, on one core) or -1 (one process for each core)"
         )
     return available_cores() if workers == -1 else workers
-
-
-def _prefix(data: str, source: Any) -> str:
-    """Where the class folders lie below DATA: "train" if it has splits."""
-    import os
-
-    from certidote.data.load import locate
-
-    known, _ = locate(data, "train")
-    if source.folder is None or not isinstance(known, Path):
-        return ""
-    below = os.path.relpath(source.folder, known)
-    return "" if below == "." else below
 
 
 def _publish(unfinished: Path, target: Path) -> None:
