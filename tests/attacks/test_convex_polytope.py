@@ -81,7 +81,8 @@ def test_gradient_is_that_of_the_distance_to_the_hull() -> None:
     """Held coefficients give the gradient of the minimum (the envelope theorem): central differences in float64."""
     generator = torch.Generator().manual_seed(3)
     target = torch.rand(1, 12, generator=generator, dtype=torch.float64)
-    points = torch.rand(4, 12, generator=generator, dtype=torch.float64).requires_grad_()
+    away = torch.eye(4, 12, dtype=torch.float64) + 0.1 * torch.rand(4, 12, generator=generator, dtype=torch.float64)
+    points = (target + away).requires_grad_()
     (gradient,) = torch.autograd.grad(hull_objective([target])([points], 0).sum(), [points])
     assert float(gradient.abs().amax(1).min()) > 0.005  # all four are in use
     for j, k in ((0, 0), (1, 5), (2, 11), (3, 3)):

@@ -1,5 +1,6 @@
 import inspect
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_the_last_image_is_the_best_and_steps_only_go_down() -> None:
         for steps in (1, 2, 5, 10, 40)
     ]
     reached.insert(0, trials.values(start, 0, objective))
-    for earlier, later in zip(reached, reached[1:], strict=False):
+    for earlier, later in pairwise(reached):
         assert bool((later <= earlier).all())
 
 
@@ -93,7 +94,7 @@ def test_adam_gives_back_its_best_image() -> None:
         trials.values(
             in_pixels(
                 poison_frogs_batch(
-                    trials.tasks, trials.knowledge, trials.keys, steps=steps, step_size=0.2, optimizer="signed-adam", watermark=0
+                    trials.tasks, trials.knowledge, trials.keys, steps=steps, step_size=0.2, optimizer="signed-adam", watermark=0.0
                 )
             ),
             0,
