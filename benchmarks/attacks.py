@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from machine import busy_elsewhere, keep
@@ -18,6 +19,8 @@ from certidote.attacks.selection import choose_bases
 from certidote.scenarios.transfer import TransferScenario, make_scenario
 from certidote.streams import Key
 from certidote.types import Budget, Images, Json, Knowledge, Task, as_pixels
+
+T = TypeVar("T")
 
 STEPS = 120
 """The toolbox's default, and ours."""
@@ -36,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/attacks.json"))
     options = parser.parse_args()
     try:
-        import art  # noqa: F401
+        import art  # noqa: F401  # the toolbox's package
     except ImportError:
         print("skipped: adversarial-robustness-toolbox is not installed; pip install 'certidote[test]'")
         return
@@ -60,7 +63,7 @@ def feature_collision(seed: int, trials: int, num_poisons: int) -> Json:
     movement, is recorded too.
     """
     scenario = make_scenario(Key(seed) / "benchmark", num_targets=trials, num_poisons=num_poisons)
-    toolbox = _feature_collision_of_toolbox(scenario)
+    toolbox, knowledge = _feature_collision_of_toolbox(scenario), Knowledge((scenario.extractor,))
     rows: list[dict[str, float]] = []
     for trial, goal in enumerate(scenario.goals):
         key = Key(seed) / "benchmark" / "trial" / trial
@@ -69,7 +72,6 @@ def feature_collision(seed: int, trials: int, num_poisons: int) -> Json:
         theirs, their_seconds = _timed(lambda bases=bases, target=target: toolbox(bases, target))
         radius = float((theirs - bases).flatten(1).norm(dim=1).mean())
         task = replace(task, budget=Budget(num_poisons, "l2", radius))
-        knowledge = Knowledge((scenario.extractor,))
         poison, our_seconds = _timed(lambda task=task, key=key: poison_frogs(task, knowledge, key, steps=STEPS))
         ours = as_pixels(poison.images)
         row = {"our_seconds": our_seconds, "toolbox_seconds": their_seconds}
@@ -120,7 +122,7 @@ def _collision(scenario: TransferScenario, images: Images, bases: Images, target
     return float(distances[0].mean()), float((distances[0] / distances[1]).mean())
 
 
-def _timed(work: Callable[[], object]) -> tuple[object, float]:
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
     """What it gives, and seconds of this process's processor time, which others on the machine do not add to."""
     begin = time.process_time()
     made = work()

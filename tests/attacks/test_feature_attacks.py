@@ -112,6 +112,36 @@ def test_through_a_defense_that_does_nothing_the_poisons_are_those_of_an_unaware
         assert torch.equal(plain.images, through.images)
 
 
+class Watched(NoisyOnce):
+    """Remembers what it was shown, and under which keys."""
+
+    def __init__(self, draws: int) -> None:
+        super().__init__(None, 0.2, draws)
+        self.keys: list[Key] = []
+        self.shown: list[torch.Tensor] = []
+
+    def __call__(self, images: torch.Tensor, key: Key) -> torch.Tensor:
+        self.keys.append(key)
+        self.shown.append(images.detach().clone())
+        return super().__call__(images, key)
+
+
+@each_attack
+def test_a_defense_has_new_noise_in_each_step_and_never_sees_the_target(name: str) -> None:
+    """Gradients of three steps, two trials and two draws: twelve streams; a line search compares both ends under others."""
+    tasks, keys, defense = [small_task(3, seed) for seed in (0, 1)], [Key(0), Key(1)], Watched(2)
+    BATCHES[name](tasks, Knowledge((Linear(0, 16, 6),), defense=defense), keys, steps=3)
+    judged = [key for key in defense.keys if "judge" in key.path]
+    looked = [key for key in defense.keys if "judge" not in key.path]
+    assert len(looked) == len(set(looked)) == 12
+    assert len(judged) == 2 * len(set(judged)) == (24 if name == "poison-frogs" else 0)
+    for trial, root in enumerate(keys):
+        bases = as_pixels(tasks[trial].train.images[choose_bases(tasks[trial], root / "bases")])
+        for key, images in zip(defense.keys, defense.shown, strict=True):
+            if key.root == root.root:
+                assert float((images - bases).abs().max()) <= 0.2 + 1e-6
+
+
 def objective_of(name: str, targets: Maps) -> Objective:
     """One number for each trial."""
     if name == "poison-frogs":

@@ -11,7 +11,7 @@ def test_feature_collision_is_nearer_at_equal_steps_and_movement_and_three_times
         pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
         import attacks
 
-        found = attacks.feature_collision(seed=1, trials=1, num_poisons=4)
+        found = attacks.feature_collision(seed=1, trials=1, num_poisons=10)
     assert found["ours"]["objective"] <= found["toolbox"]["objective"]
     assert found["rows"][0]["ours_penalized"] <= found["rows"][0]["toolbox_penalized"]
     assert found["rows"][0]["ours_moved"] <= found["rows"][0]["toolbox_moved"]
