@@ -1,6 +1,7 @@
 """Shared by tests: the digits transfer fixture (features of 0-4, heads for 5-9) and a closed-form denoiser to stand in for one."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from certidote.attacks.bullseye_polytope import bullseye_polytope_batch
+from certidote.attacks.convex_polytope import convex_polytope_batch
+from certidote.attacks.poison_frogs import poison_frogs_batch
 from certidote.data.digits import SPLITS, load_digits
 from certidote.streams import Key
 from certidote.training.extractor import ConvExtractor, pretrain
@@ -55,13 +58,36 @@ def trial_keys() -> list[Key]:
     return [Key(0) / "transfer fixture" / "trial" / i for i in range(NUM_TARGETS)]
 
 
-@cache
-def bullseye_poisons() -> list[Poison]:
-    """The fixture's ten trials, crafted with its numbers."""
+BATCHES: dict[str, Callable[..., list[Poison]]] = {
+    "poison-frogs": poison_frogs_batch,
+    "convex-polytope": convex_polytope_batch,
+    "bullseye-polytope": bullseye_polytope_batch,
+}
+"""The attacks on features, many trials at once."""
+
+OPTIONS: dict[str, dict[str, float]] = {
+    "poison-frogs": {"steps": 120},
+    "convex-polytope": {"steps": STEPS, "step_size": STEP_SIZE},
+    "bullseye-polytope": {"steps": STEPS, "step_size": STEP_SIZE},
+}
+"""What they need on the fixture."""
+
+
+def fixture_tasks(num_poisons: int = NUM_POISONS, epsilon: float = EPSILON) -> list[Task]:
+    """One task for each of the fixture's goals."""
     fixture = transfer_fixture()
-    tasks = [Task(fixture.train, goal, Budget(NUM_POISONS, "linf", EPSILON)) for goal in fixture.goals]
-    knowledge = Knowledge((fixture.extractor,))
-    return bullseye_polytope_batch(tasks, knowledge, trial_keys(), steps=STEPS, step_size=STEP_SIZE)
+    return [Task(fixture.train, goal, Budget(num_poisons, "linf", epsilon)) for goal in fixture.goals]
+
+
+@cache
+def crafted(name: str, num_poisons: int = NUM_POISONS, epsilon: float = EPSILON) -> list[Poison]:
+    """The fixture's ten trials, crafted with its numbers or others."""
+    knowledge = Knowledge((transfer_fixture().extractor,))
+    return BATCHES[name](fixture_tasks(num_poisons, epsilon), knowledge, trial_keys(), **OPTIONS[name])
+
+
+def bullseye_poisons() -> list[Poison]:
+    return crafted("bullseye-polytope")
 
 
 class KernelDenoiser:

@@ -1,71 +1,27 @@
-import copy
 import inspect
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from certidote.attacks.bullseye_polytope import CIFAR10_STEP, bullseye_polytope, bullseye_polytope_batch, center_distances
+from certidote.attacks.bullseye_polytope import bullseye_polytope, bullseye_polytope_batch, center_distances
+from certidote.attacks.crafting import CIFAR10_STEP
+from certidote.attacks.features import at_layers, maps_of
 from certidote.streams import Key
-from certidote.training.extractor import ConvExtractor
 from certidote.training.head import HeadTrainer
-from certidote.types import Budget, ImageDataset, Knowledge, Lineage, Poison, Target, Task, View, as_pixels
+from certidote.types import Budget, Knowledge, Lineage, View, as_pixels
 from false_alarms import assert_rate_is
+from fixtures_attacks import Linear, small_task
 from fixtures_transfer import (
-    EPSILON,
     NUM_POISONS,
-    NUM_TARGETS,
     STEP_SIZE,
     STEPS,
     bullseye_poisons,
+    fixture_tasks,
     transfer_fixture,
     trial_keys,
 )
-
-
-class Double:
-    """A surrogate that computes in float64, where rounding cannot decide anything."""
-
-    def __init__(self, model: ConvExtractor) -> None:
-        self.model = copy.deepcopy(model).double()
-
-    def penultimate(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model.penultimate(images.double())
-
-
-class Linear:
-    """phi(x) = x W, flattened."""
-
-    def __init__(self, seed: int, pixels: int, width: int) -> None:
-        self.weight = torch.from_numpy(np.random.default_rng(seed).normal(size=(pixels, width)).astype("float32"))
-
-    def penultimate(self, images: torch.Tensor) -> torch.Tensor:
-        return images.flatten(1) @ self.weight
-
-
-def small_task(num_poisons: int = 3, seed: int = 0, per_class: int = 8) -> Task:
-    generator = np.random.default_rng(seed)
-    images = torch.from_numpy(generator.integers(0, 256, (3 * per_class + 1, 1, 4, 4)).astype("uint8"))
-    train = ImageDataset(images[1:], torch.arange(3 * per_class) % 3, ("a", "b", "c"))
-    return Task(train, Target(images[0], 0, 1, 0), Budget(num_poisons, "linf", 0.2))
-
-
-def heads_on(sets: list[ImageDataset]) -> torch.Tensor:
-    """Predictions (trials,) of a head fitted to each set, for the fixture's target of the same number."""
-    fixture = transfer_fixture()
-    views = [View(s.pixels(), s.labels, 5, Lineage(unsealed=("test",), start="trusted")) for s in sets]
-    keys = [key / "victim" for key in trial_keys()]
-    heads = HeadTrainer(fixture.extractor).fit(views, keys, Key(0))
-    return heads(as_pixels(torch.stack([goal.image for goal in fixture.goals]))).argmax(2).diagonal()
-
-
-def test_poisons_stay_in_the_ball_and_the_box_after_rounding() -> None:
-    train = transfer_fixture().train
-    for poison in bullseye_poisons():
-        poison.verify(train)
-        moved = (poison.images.int() - train.images[poison.indices].int()).abs().max()
-        assert 0.8 * EPSILON < int(moved) / 255 <= EPSILON  # the attack uses what it has
 
 
 def test_mean_feature_reaches_the_target() -> None:
@@ -76,16 +32,6 @@ def test_mean_feature_reaches_the_target() -> None:
     after = as_pixels(torch.cat([poison.images for poison in poisons]))
     distances = [center_distances(images, centers, [fixture.extractor]) for images in (before, after)]
     assert float((distances[1] / distances[0]).median()) <= 0.40
-
-
-def test_heads_trained_on_the_poisons_fall_for_them() -> None:
-    """At least 6 of 10 (9 here; flipped sign 0, budget in the wrong space 0 to 1), and none without poison."""
-    fixture = transfer_fixture()
-    wanted = torch.tensor([goal.adversarial_label for goal in fixture.goals])
-    poisoned = heads_on([poison.apply(fixture.train) for poison in bullseye_poisons()])
-    control = heads_on([fixture.train] * NUM_TARGETS)
-    assert int((poisoned == wanted).sum()) >= 6
-    assert int((control == wanted).sum()) == 0
 
 
 def test_poisoned_set_is_assembled_in_place() -> None:
@@ -103,32 +49,6 @@ def test_poisoned_set_is_assembled_in_place() -> None:
         bases = {image.numpy().tobytes() for image in train.images[poison.indices]}
         assert not bases & {image.numpy().tobytes() for image in poisoned.images}
         assert poison.goal.image.numpy().tobytes() not in {image.numpy().tobytes() for image in poisoned.images}
-
-
-def test_surrogates_are_unchanged_to_the_last_bit() -> None:
-    extractor = transfer_fixture().extractor
-    before = copy.deepcopy(extractor.state_dict())
-    task = Task(transfer_fixture().train, transfer_fixture().goals[0], Budget(4, "linf", EPSILON))
-    bullseye_polytope(task, Knowledge((extractor,)), Key(0), steps=5, step_size=STEP_SIZE)
-    after = extractor.state_dict()
-    assert len([name for name in after if "running" in name]) == 6
-    assert all(torch.equal(before[name], after[name]) for name in after)
-    assert all(parameter.grad is None for parameter in extractor.parameters())
-
-
-def test_crafting_together_gives_the_poisons_of_crafting_alone() -> None:
-    """In float64 to the last level, in an order and in groups that differ."""
-    fixture = transfer_fixture()
-    knowledge = Knowledge((Double(fixture.extractor),))
-    tasks = [Task(fixture.train, goal, Budget(40, "linf", EPSILON)) for goal in fixture.goals[:4]]
-    keys = trial_keys()[:4]
-    together = bullseye_polytope_batch(tasks, knowledge, keys, steps=12, step_size=STEP_SIZE)
-    for trial in (3, 0):
-        alone = bullseye_polytope(tasks[trial], knowledge, keys[trial], steps=12, step_size=STEP_SIZE)
-        assert torch.equal(alone.indices, together[trial].indices)
-        assert torch.equal(alone.images, together[trial].images)
-        assert alone.goal is together[trial].goal
-    assert len({tuple(poison.indices.tolist()) for poison in together}) == 4
 
 
 def test_objective_is_the_mean_over_surrogates_of_the_norm_ratio() -> None:
@@ -155,14 +75,6 @@ def test_a_reachable_target_is_hit_in_the_middle() -> None:
     assert float(center_distances(as_pixels(poison.images), [center], [surrogate])) < 0.02
 
 
-def test_l2_budget_is_kept() -> None:
-    task = replace(small_task(4), budget=Budget(4, "l2", 0.5))
-    poison = bullseye_polytope(task, Knowledge((Linear(0, 16, 6),)), Key(0), steps=50)
-    moved = (poison.images.double() - task.train.images[poison.indices].double()).flatten(1).norm(dim=1) / 255
-    assert float(moved.max()) <= 0.5
-    assert float(moved.max()) > 0.45
-
-
 def test_bases_are_uniform_over_the_adversarial_class() -> None:
     """Each of 8 candidates is among 3 bases with probability 3/8; with replacement it would be 1 - (7/8)^3 = 0.33."""
     task, trials = small_task(3), 1_500
@@ -186,50 +98,7 @@ def test_defaults_are_the_benchmark_s() -> None:
     for attack in (bullseye_polytope, bullseye_polytope_batch):
         options = inspect.signature(attack).parameters.values()
         defaults = {option.name: option.default for option in options if option.kind is option.KEYWORD_ONLY}
-        assert defaults == {"steps": 1_200, "step_size": CIFAR10_STEP}
-
-
-def refused(task: Task, knowledge: Knowledge | None = None, **options: float) -> Poison:
-    return bullseye_polytope(task, knowledge or Knowledge((Linear(0, 16, 2),)), Key(0), **options)
-
-
-def test_surrogates_in_train_mode_are_refused() -> None:
-    extractor = copy.deepcopy(transfer_fixture().extractor)
-    extractor.body[1].train()  # one BatchNorm is enough to spoil later trials
-    with pytest.raises(
-        ValueError, match=r"surrogate 1 is in train mode, where crafting would change its BatchNorm; call .eval\(\)"
-    ):
-        refused(small_task(), Knowledge((Linear(0, 16, 2), extractor)))
-
-
-def test_what_cannot_be_crafted_is_refused() -> None:
-    task = small_task()
-    with pytest.raises(ValueError, match=r"num_poisons=9 base images are wanted, but the adversarial class 'b' has 8; lower"):
-        refused(small_task(9))
-    with pytest.raises(ValueError, match=r"the adversarial label 0 is the target's true label; choose another class"):
-        refused(replace(task, goal=replace(task.goal, adversarial_label=0)))
-    with pytest.raises(ValueError, match=r"labels 0 and 3 of the goal must lie in 0 to 2"):
-        refused(replace(task, goal=replace(task.goal, adversarial_label=3)))
-    with pytest.raises(ValueError, match=r"no surrogates given; the attack needs at least 1 model to aim at"):
-        refused(task, Knowledge(()))
-    with pytest.raises(ValueError, match=r"steps=0, step_size=0.01; both must be positive"):
-        refused(task, steps=0, step_size=0.01)
-    with pytest.raises(ValueError, match=r"step_size=-0.1; both must be positive"):
-        refused(task, steps=1, step_size=-0.1)
-    dead = Linear(0, 16, 2)
-    dead.weight.zero_()
-    with pytest.raises(ValueError, match=r"features of a target are all zero"):
-        refused(task, Knowledge((dead,)))
-
-
-def test_batches_that_do_not_fit_together_are_refused() -> None:
-    task, knowledge = small_task(), Knowledge((Linear(0, 16, 2),))
-    with pytest.raises(ValueError, match=r"0 tasks and 0 keys; give at least one task"):
-        bullseye_polytope_batch([], knowledge, [])
-    with pytest.raises(ValueError, match=r"2 tasks and 1 keys; .* one key for each"):
-        bullseye_polytope_batch([task, task], knowledge, [Key(0)])
-    with pytest.raises(ValueError, match=r"must share one budget"):
-        bullseye_polytope_batch([task, small_task(4)], knowledge, [Key(0), Key(1)])
+        assert defaults == {"steps": 1_200, "step_size": CIFAR10_STEP, "views": None, "dropout_draws": 0}
 
 
 def test_fixture_is_the_one_the_thresholds_were_measured_on() -> None:
@@ -238,3 +107,89 @@ def test_fixture_is_the_one_the_thresholds_were_measured_on() -> None:
     view = View(fixture.train.pixels(), fixture.train.labels, 5, Lineage(start="trusted"))
     logits = HeadTrainer(fixture.extractor).fit([view], [Key(0)], Key(0))(fixture.test.pixels())
     assert float((logits[0].argmax(1) == fixture.test.labels).float().mean()) > 0.95
+
+
+def test_several_views_share_a_center() -> None:
+    """The center is the mean feature of all of them, and without views, that of the target."""
+    task, surrogate = replace(small_task(4), budget=Budget(4, "linf", 1.0)), Linear(0, 16, 6)
+    views = torch.stack([small_task(4, seed).goal.image for seed in (5, 6)])
+    options = {"steps": 400, "step_size": 0.002}
+    several = bullseye_polytope(task, Knowledge((surrogate,)), Key(0), views=views, **options)
+    alone = bullseye_polytope(task, Knowledge((surrogate,)), Key(0), **options)
+    target = surrogate.penultimate(as_pixels(task.goal.image.unsqueeze(0)))
+    center = surrogate.penultimate(as_pixels(torch.cat([task.goal.image.unsqueeze(0), views]))).mean(0, keepdim=True)
+    assert float(center_distances(as_pixels(several.images), [center], [surrogate])) < 0.02
+    assert float(center_distances(as_pixels(alone.images), [center], [surrogate])) > 0.2
+    assert float(center_distances(as_pixels(alone.images), [target], [surrogate])) < 0.02
+
+
+def test_each_task_has_views_of_its_own() -> None:
+    tasks = [small_task(2, seed) for seed in (0, 1)]
+    views = [torch.stack([small_task(2, seed).goal.image for seed in seeds]) for seeds in ((5, 6), (7,))]
+    options = {"steps": 20, "step_size": 0.02}
+    knowledge, keys = Knowledge((Linear(0, 16, 6),)), [Key(0), Key(1)]
+    together = bullseye_polytope_batch(tasks, knowledge, keys, views=views, **options)
+    for i in range(2):
+        alone = bullseye_polytope(tasks[i], knowledge, keys[i], views=views[i], **options)
+        assert torch.equal(alone.images, together[i].images)
+    with pytest.raises(ValueError, match=r"^1 sets of views for 2 tasks; give one set for each task$"):
+        bullseye_polytope_batch(tasks, knowledge, keys, views=views[:1])
+    with pytest.raises(ValueError, match=r"is image 3 of the training set too"):
+        bullseye_polytope(tasks[0], knowledge, Key(0), views=tasks[0].train.images[3:4])
+    with pytest.raises(ValueError, match=r"a target of shape \(1, 4, 3\) for training images of \(1, 4, 4\)"):
+        bullseye_polytope(tasks[0], knowledge, Key(0), views=tasks[0].train.images[3:4, :, :, :3])
+
+
+def test_at_layers_of_maps_the_ratio_is_taken_over_channels_at_each_position() -> None:
+    """Written out position by position; where the target has no signal, the mean norm of the other positions stands in."""
+    model = transfer_fixture().extractor
+    surrogates = at_layers(model, ["body.5", "penultimate"])
+    generator = torch.Generator().manual_seed(0)
+    poisons, targets = torch.rand(6, 1, 8, 8, generator=generator), torch.rand(2, 1, 8, 8, generator=generator)
+    centers = maps_of(surrogates, targets)
+    centers[0][1, :, 2, 3] = 0
+    found = center_distances(poisons, centers, surrogates)
+    maps, last = maps_of(surrogates, poisons)
+    assert maps.shape == (6, 32, 4, 4)
+    for trial in range(2):
+        mean, center = maps[3 * trial : 3 * trial + 3].mean(0), centers[0][trial]
+        norms = [float(center[:, i, j].norm()) for i in range(4) for j in range(4)]
+        fallback = sum(norms) / 16
+        distances = [float((mean[:, i, j] - center[:, i, j]).norm()) for i in range(4) for j in range(4)]
+        at_maps = sum(distance / (norm or fallback) for distance, norm in zip(distances, norms, strict=True)) / 16
+        pooled = last[3 * trial : 3 * trial + 3].mean(0) - centers[1][trial]
+        assert float(found[trial]) == pytest.approx((at_maps + float(pooled.norm() / centers[1][trial].norm())) / 2, rel=1e-5)
+
+
+def test_several_layers_are_all_moved_towards_the_target() -> None:
+    model = transfer_fixture().extractor
+    surrogates = at_layers(model, ["body.5", "penultimate"])
+    task = fixture_tasks()[0]
+    poison = bullseye_polytope(task, Knowledge(surrogates), trial_keys()[0], steps=60, step_size=STEP_SIZE)
+    for surrogate in surrogates:
+        center = maps_of([surrogate], as_pixels(task.goal.image.unsqueeze(0)))
+        images = (as_pixels(task.train.images[poison.indices]), as_pixels(poison.images))
+        before, after = (float(center_distances(each, center, [surrogate])) for each in images)
+        assert after < 0.7 * before
+
+
+class Dropping(nn.Module):
+    """phi(x) = dropout of x W."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.dropout = Linear(0, 16, 6), nn.Dropout(0.3)
+
+    def penultimate(self, images: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.linear.penultimate(images))
+
+
+def test_dropout_draws_are_named_by_the_key_and_leave_the_surrogate_in_eval_mode() -> None:
+    tasks, keys, knowledge = [small_task(3, seed) for seed in (0, 1)], [Key(0), Key(1)], Knowledge((Dropping().eval(),))
+    options = {"steps": 20, "step_size": 0.02}
+    off, one, three = (bullseye_polytope_batch(tasks, knowledge, keys, dropout_draws=draws, **options) for draws in (0, 1, 3))
+    again = bullseye_polytope(tasks[1], knowledge, keys[1], dropout_draws=3, **options)
+    assert torch.equal(again.images, three[1].images)
+    assert not torch.equal(off[0].images, three[0].images)
+    assert not torch.equal(one[0].images, three[0].images)
+    assert not any(module.training for module in knowledge.surrogates[0].modules())

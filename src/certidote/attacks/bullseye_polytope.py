@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from certidote.attacks.crafting import CIFAR10_STEP, Maps, Trials, adam, check_trials, craft_in_groups
+from certidote.attacks.crafting import CIFAR10_STEP, Maps, Objective, Trials, adam, check_trials, craft_in_groups
 from certidote.attacks.features import maps_of
 from certidote.attacks.selection import check_task, target_of
 from certidote.streams import Key
@@ -65,7 +65,7 @@ def bullseye_polytope_batch(
     *,
     steps: int = 1_200,
     step_size: float = CIFAR10_STEP,
-    views: Sequence[UInt8[Tensor, "v c h w"]] | None = None,
+    views: Sequence[UInt8[Tensor, "_ c h w"]] | None = None,
     dropout_draws: int = 0,
 ) -> list[Poison]:
     """`bullseye_polytope` for many trials in one loop: trial i has `tasks[i]`, `keys[i]` and, if given, `views[i]`.
@@ -80,37 +80,47 @@ def bullseye_polytope_batch(
 
     def craft(trials: Trials, group: slice) -> Images:
         centers = trials.target_features(views[group] if views else None)
-        return adam(trials, lambda maps, _: _ratios(maps, centers), steps=steps, step_size=step_size)
+        return adam(trials, center_objective(centers), steps=steps, step_size=step_size)
 
     return craft_in_groups(tasks, knowledge, keys, craft, dropout_draws=dropout_draws)
+
+
+def center_objective(centers: Sequence[Float[Tensor, "trials ..."]]) -> Objective:
+    """For each trial ||mean_j phi(p_j) - center|| / ||center||, averaged over positions and surrogates.
+
+    A position where the center has no signal at all is measured by the mean norm of the others.
+
+    Args:
+        centers: for each surrogate, the targets' features: (trials, d), or (trials, channels, ...) at a layer of feature maps.
+    """
+
+    def objective(maps: Maps, _: int) -> Float[Tensor, "trials"]:
+        ratios = []
+        for features, center in zip(maps, centers, strict=True):
+            mean = features.view(len(center), -1, *center.shape[1:]).mean(1)
+            norms = center.norm(dim=1).view(len(center), -1)
+            norms = torch.where(norms > 0, norms, norms.mean(1, keepdim=True))
+            distances = (mean - center).norm(dim=1).view(norms.shape)
+            ratios.append((distances / norms).mean(1))
+        return torch.stack(ratios).mean(0)
+
+    return objective
 
 
 def center_distances(
     poisons: Images, centers: Sequence[Float[Tensor, "trials ..."]], surrogates: Sequence[FeatureExtractor]
 ) -> Float[Tensor, "trials"]:
-    """The objective for each trial: ||mean_j phi(p_j) - center|| / ||center||, averaged over positions and surrogates.
+    """The objective of images.
 
     Args:
         poisons: (trials * num_poisons, c, h, w), a trial's poisons next to each other.
-        centers: for each surrogate, the targets' features: (trials, d), or (trials, channels, ...) at a layer of feature maps.
+        centers: as `center_objective`.
         surrogates: as many as `centers`.
     """
-    return _ratios(maps_of(surrogates, poisons), centers)
+    return center_objective(centers)(maps_of(surrogates, poisons), 0)
 
 
-def _ratios(maps: Maps, centers: Sequence[Float[Tensor, "trials ..."]]) -> Float[Tensor, "trials"]:
-    """A position where the target has no signal at all is measured by the mean norm of the others."""
-    found = []
-    for features, center in zip(maps, centers, strict=True):
-        mean = features.view(len(center), -1, *center.shape[1:]).mean(1)
-        scale = center.norm(dim=1).flatten(1) if center.dim() > 2 else center.norm(dim=1, keepdim=True)
-        scale = torch.where(scale > 0, scale, scale.mean(1, keepdim=True))
-        distance = (mean - center).norm(dim=1).view(scale.shape)
-        found.append((distance / scale).mean(1))
-    return torch.stack(found).mean(0)
-
-
-def _check_views(tasks: Sequence[Task], views: Sequence[UInt8[Tensor, "v c h w"]] | None) -> None:
+def _check_views(tasks: Sequence[Task], views: Sequence[UInt8[Tensor, "_ c h w"]] | None) -> None:
     """Views are test images, as targets are."""
     if views is None:
         return

@@ -4,6 +4,7 @@ An attack is an objective: features of poisons -> one number for each trial (or 
 value and gradient, through the defense if the attacker knows one.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +79,7 @@ class Trials:
         return project(pixels, self.bases, self.budget)
 
     @torch.no_grad()
-    def target_features(self, views: Sequence[UInt8[Tensor, "v c h w"] | None] | None = None) -> Maps:
+    def target_features(self, views: Sequence[UInt8[Tensor, "_ c h w"]] | None = None) -> Maps:
         """For each surrogate (trials, ...): features of the target, never defended: it is a test image.
 
         Args:
@@ -88,8 +89,7 @@ class Trials:
         found = []
         # One target at a time: a convolution may round a batch of one differently from a larger one.
         for trial, target in enumerate(self.targets.unsqueeze(1)):
-            more = views[trial] if views else None
-            images = target if more is None else torch.cat([target, as_pixels(more)])
+            images = torch.cat([target, as_pixels(views[trial])]) if views else target
             maps = averaged_maps(self.knowledge.surrogates, images, self.dropout_draws, self.keys[trial] / "dropout" / "target")
             found.append([each.mean(0) for each in maps])
         targets = [torch.stack(each) for each in zip(*found, strict=True)]
@@ -184,10 +184,8 @@ def adam_iterates(
 
 def adam(trials: Trials, objective: Objective, *, steps: int, step_size: float) -> Images:
     """The last of so many Adam iterates that start at the bases."""
-    pixels = trials.bases
-    for pixels in adam_iterates(trials, objective, trials.bases, [step_size] * steps):
-        pass
-    return pixels
+    (last,) = deque(adam_iterates(trials, objective, trials.bases, [step_size] * steps), maxlen=1)
+    return last
 
 
 def check_trials(

@@ -91,7 +91,7 @@ def poison_frogs_batch(
         raise ValueError(f"unknown optimizer {optimizer!r}; choose one of: {', '.join(get_args(Optimizer))}")
 
     def craft(trials: Trials, _: slice) -> Images:
-        objective = collisions(trials.target_features())
+        objective = collision_objective(trials.target_features())
         targets = trials.targets.repeat_interleave(trials.budget.num_poisons, 0)
         start = trials.projected(watermark * targets + (1 - watermark) * trials.bases)
         if optimizer == "line-search":
@@ -102,7 +102,7 @@ def poison_frogs_batch(
     return craft_in_groups(tasks, knowledge, keys, craft)
 
 
-def collisions(targets: Sequence[Float[Tensor, "trials ..."]]) -> Objective:
+def collision_objective(targets: Sequence[Float[Tensor, "trials ..."]]) -> Objective:
     """sum_m ||phi_m(p) - phi_m(x_t)||^2 for each poison.
 
     Args:

@@ -1,0 +1,247 @@
+"""What Poison Frogs, Convex Polytope and Bullseye Polytope have in common, each of them on the digits transfer fixture."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from certidote.attacks import ATTACKS
+from certidote.attacks.bullseye_polytope import center_objective
+from certidote.attacks.convex_polytope import hull_objective
+from certidote.attacks.crafting import Maps, Objective, Trials
+from certidote.attacks.poison_frogs import collision_objective
+from certidote.attacks.selection import choose_bases
+from certidote.diffusion.denoiser import load
+from certidote.streams import Key
+from certidote.training.head import HeadTrainer
+from certidote.types import Budget, ImageDataset, Knowledge, Lineage, Poison, Task, Trigger, View, as_pixels
+from fixtures_attacks import Double, Linear, NoisyOnce, Unchanged, small_task
+from fixtures_transfer import BATCHES, EPSILON, NUM_TARGETS, OPTIONS, crafted, fixture_tasks, transfer_fixture, trial_keys
+
+each_attack = pytest.mark.parametrize("name", list(BATCHES))
+
+
+def heads_on(sets: list[ImageDataset]) -> torch.Tensor:
+    """Predictions (trials,) of a head fitted to each set, for the fixture's target of the same number."""
+    fixture = transfer_fixture()
+    views = [View(s.pixels(), s.labels, 5, Lineage(unsealed=("test",), start="trusted")) for s in sets]
+    keys = [key / "victim" for key in trial_keys()]
+    heads = HeadTrainer(fixture.extractor).fit(views, keys, Key(0))
+    return heads(as_pixels(torch.stack([goal.image for goal in fixture.goals]))).argmax(2).diagonal()
+
+
+def wanted() -> torch.Tensor:
+    return torch.tensor([goal.adversarial_label for goal in transfer_fixture().goals])
+
+
+@each_attack
+def test_poisons_stay_in_the_ball_and_the_box_after_rounding(name: str) -> None:
+    train = transfer_fixture().train
+    for poison in crafted(name):
+        poison.verify(train)
+        moved = (poison.images.int() - train.images[poison.indices].int()).abs().max()
+        assert 0.8 * EPSILON < int(moved) / 255 <= EPSILON  # the attack uses what it has
+
+
+@pytest.mark.parametrize(("name", "least"), [("bullseye-polytope", 6), ("poison-frogs", 5), ("convex-polytope", 4)])
+def test_heads_trained_on_the_poisons_fall_for_them(name: str, least: int) -> None:
+    """Of 10 targets 8, 7 and 7 here; with a flipped sign 0, with the budget in the wrong space 0 to 1."""
+    poisoned = heads_on([poison.apply(transfer_fixture().train) for poison in crafted(name)])
+    assert int((poisoned == wanted()).sum()) >= least
+
+
+def test_heads_trained_without_poison_do_not_fall() -> None:
+    assert int((heads_on([transfer_fixture().train] * NUM_TARGETS) == wanted()).sum()) == 0
+
+
+@each_attack
+def test_surrogates_are_unchanged_to_the_last_bit(name: str) -> None:
+    extractor = copy.deepcopy(transfer_fixture().extractor)
+    before = copy.deepcopy(extractor.state_dict())
+    extractor.requires_grad_(True)  # as an attacker's own would be
+    ATTACKS[name](fixture_tasks(4)[0], Knowledge((extractor,)), Key(0), **{**OPTIONS[name], "steps": 5})
+    after = extractor.state_dict()
+    assert len([name for name in after if "running" in name]) == 6
+    assert all(torch.equal(before[name], after[name]) for name in after)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in extractor.parameters())
+
+
+@each_attack
+@pytest.mark.parametrize("defense", [None, NoisyOnce(None, 0.2, 2)], ids=["unaware", "adaptive"])
+def test_crafting_together_gives_the_poisons_of_crafting_alone(name: str, defense: NoisyOnce | None) -> None:
+    """In float64 to the last level, in an order and in groups that differ."""
+    knowledge = Knowledge((Double(transfer_fixture().extractor),), defense=defense)
+    tasks, keys = fixture_tasks(40)[:4], trial_keys()[:4]
+    options = {**OPTIONS[name], "steps": 6}
+    together = BATCHES[name](tasks, knowledge, keys, **options)
+    for trial in (3, 0):
+        alone = ATTACKS[name](tasks[trial], knowledge, keys[trial], **options)
+        assert torch.equal(alone.indices, together[trial].indices)
+        assert torch.equal(alone.images, together[trial].images)
+        assert alone.goal is together[trial].goal
+    assert len({tuple(poison.indices.tolist()) for poison in together}) == 4
+
+
+@each_attack
+def test_l2_budget_is_kept(name: str) -> None:
+    task = replace(small_task(4), budget=Budget(4, "l2", 0.5))
+    poison = ATTACKS[name](task, Knowledge((Linear(0, 16, 6),)), Key(0), **{**OPTIONS[name], "steps": 60})
+    moved = (poison.images.double() - task.train.images[poison.indices].double()).flatten(1).norm(dim=1) / 255
+    assert float(moved.max()) <= 0.5
+    assert float(moved.max()) > 0.45
+
+
+@each_attack
+def test_named_bases_become_the_poisons(name: str) -> None:
+    task = replace(small_task(3), bases=torch.tensor([7, 1, 22]))
+    poison = ATTACKS[name](task, Knowledge((Linear(0, 16, 6),)), Key(0), steps=2)
+    assert poison.indices.tolist() == [1, 7, 22]
+
+
+@each_attack
+@pytest.mark.parametrize("draws", [1, 2])
+def test_through_a_defense_that_does_nothing_the_poisons_are_those_of_an_unaware_attack(name: str, draws: int) -> None:
+    extractor, options = transfer_fixture().extractor, {**OPTIONS[name], "steps": 15}
+    unaware, adaptive = (
+        BATCHES[name](fixture_tasks()[:3], Knowledge((extractor,), defense=defense), trial_keys()[:3], **options)
+        for defense in (None, Unchanged(draws))
+    )
+    for plain, through in zip(unaware, adaptive, strict=True):
+        assert torch.equal(plain.indices, through.indices)
+        assert torch.equal(plain.images, through.images)
+
+
+class Watched(NoisyOnce):
+    """Remembers what it was shown, and under which keys."""
+
+    def __init__(self, draws: int) -> None:
+        super().__init__(None, 0.2, draws)
+        self.keys: list[Key] = []
+        self.shown: list[torch.Tensor] = []
+
+    def __call__(self, images: torch.Tensor, key: Key) -> torch.Tensor:
+        self.keys.append(key)
+        self.shown.append(images.detach().clone())
+        return super().__call__(images, key)
+
+
+@each_attack
+def test_a_defense_has_new_noise_in_each_step_and_never_sees_the_target(name: str) -> None:
+    """Gradients of three steps, two trials and two draws: twelve streams; a line search compares both ends under others."""
+    tasks, keys, defense = [small_task(3, seed) for seed in (0, 1)], [Key(0), Key(1)], Watched(2)
+    BATCHES[name](tasks, Knowledge((Linear(0, 16, 6),), defense=defense), keys, steps=3)
+    judged = [key for key in defense.keys if "judge" in key.path]
+    looked = [key for key in defense.keys if "judge" not in key.path]
+    assert len(looked) == len(set(looked)) == 12
+    assert len(judged) == 2 * len(set(judged)) == (24 if name == "poison-frogs" else 0)
+    for trial, root in enumerate(keys):
+        bases = as_pixels(tasks[trial].train.images[choose_bases(tasks[trial], root / "bases")])
+        for key, images in zip(defense.keys, defense.shown, strict=True):
+            if key.root == root.root:
+                assert float((images - bases).abs().max()) <= 0.2 + 1e-6
+
+
+def objective_of(name: str, targets: Maps) -> Objective:
+    """One number for each trial."""
+    if name == "poison-frogs":
+        each = collision_objective(targets)
+        return lambda maps, draw: each(maps, draw).view(len(targets[0]), -1).mean(1)
+    return {"convex-polytope": hull_objective, "bullseye-polytope": center_objective}[name](targets)
+
+
+@each_attack
+def test_an_attack_that_sees_the_denoiser_does_better_behind_it(name: str) -> None:
+    """Paired: on each trial the defended objective, over draws that nobody crafted with, is lower than the unaware attack's."""
+    extractor, denoiser = transfer_fixture().extractor, load("digits")
+    tasks, keys = fixture_tasks(4)[:3], trial_keys()[:3]
+    rows = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
+    judge = Trials(tasks, rows, [key / "judge" for key in keys], Knowledge((extractor,), defense=NoisyOnce(denoiser, 0.5, 8)))
+    objective = objective_of(name, judge.target_features())
+    options = {"steps": 30} if name == "poison-frogs" else {"steps": 40, "step_size": 0.025}
+    found = []
+    for defense in (None, NoisyOnce(denoiser, 0.5, 1)):
+        poisons = BATCHES[name](tasks, Knowledge((extractor,), defense=defense), keys, **options)
+        found.append(judge.values(as_pixels(torch.cat([poison.images for poison in poisons])), 0, objective))
+    unaware, adaptive = found
+    assert bool((adaptive < unaware).all())
+    assert float((adaptive / unaware).mean()) < 0.95
+
+
+def refused(name: str, task: Task, knowledge: Knowledge | None = None, **options: float) -> Poison:
+    return ATTACKS[name](task, knowledge or Knowledge((Linear(0, 16, 2),)), Key(0), **options)
+
+
+@each_attack
+def test_surrogates_in_train_mode_are_refused(name: str) -> None:
+    extractor = copy.deepcopy(transfer_fixture().extractor)
+    extractor.body[1].train()  # one BatchNorm is enough to spoil later trials
+    with pytest.raises(
+        ValueError, match=r"^surrogate 1 is in train mode, where crafting would change its BatchNorm; call .eval\(\) on it$"
+    ):
+        refused(name, small_task(), Knowledge((Linear(0, 16, 2), extractor)))
+
+
+@each_attack
+def test_what_cannot_be_crafted_is_refused_in_one_line(name: str) -> None:
+    task = small_task()
+    trigger = Trigger(torch.zeros(1, 2, 2, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.bool), (0, 0), 0, 1)
+    cases = [
+        (replace(task, budget=replace(task.budget, num_poisons=9)), r"num_poisons=9 base images .* class 'b' has 8; lower"),
+        (
+            replace(task, goal=replace(task.goal, adversarial_label=0)),
+            r"the adversarial label 0 is the target's true label; choose",
+        ),
+        (replace(task, goal=replace(task.goal, adversarial_label=3)), r"labels 0 and 3 of the goal must lie in 0 to 2$"),
+        (replace(task, goal=replace(task.goal, image=task.train.images[4])), r"test image 0, is image 4 of the training set too"),
+        (
+            replace(task, bases=torch.tensor([1, 4, 4])),
+            r"base image 4 is given more than once; each base image becomes one poison$",
+        ),
+        (replace(task, bases=torch.tensor([1, 4])), r"2 base images for a budget of num_poisons=3; give as many$"),
+        (
+            replace(task, bases=torch.tensor([1, 4, 5])),
+            r"base image 5 is of class 'c'; bases must be of the adversarial class 'b'$",
+        ),
+        (replace(task, goal=trigger), r"the goal is a trigger, but this attack aims at one test image; give a target$"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(ValueError, match=message) as raised:
+            refused(name, wrong)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"^no surrogates given; the attack needs at least 1 model to aim at$"):
+        refused(name, task, Knowledge(()))
+    with pytest.raises(ValueError, match=r"^steps=0, step_size=0.01; both must be positive"):
+        refused(name, task, steps=0, step_size=0.01)
+    with pytest.raises(ValueError, match=r"step_size=-0.1; both must be positive"):
+        refused(name, task, steps=1, step_size=-0.1)
+    dead = Linear(0, 16, 2)
+    dead.weight.zero_()
+    with pytest.raises(ValueError, match=r"features of a target are all zero"):
+        refused(name, task, Knowledge((dead,)))
+
+
+@pytest.mark.parametrize("name", ["convex-polytope", "bullseye-polytope"])
+def test_dropout_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^dropout_draws=3, but surrogate 0 has no dropout to draw; give 0$"):
+        refused(name, small_task(), dropout_draws=3)
+    with pytest.raises(ValueError, match=r"^dropout_draws=-1; give 0 for dropout off"):
+        refused(name, small_task(), dropout_draws=-1)
+
+
+@each_attack
+def test_batches_that_do_not_fit_together_are_refused(name: str) -> None:
+    batch, task, knowledge = BATCHES[name], small_task(), Knowledge((Linear(0, 16, 2),))
+    with pytest.raises(ValueError, match=r"0 tasks and 0 keys; give at least one task"):
+        batch([], knowledge, [])
+    with pytest.raises(ValueError, match=r"2 tasks and 1 keys; .* one key for each"):
+        batch([task, task], knowledge, [Key(0)])
+    with pytest.raises(ValueError, match=r"must share one budget"):
+        batch([task, small_task(4)], knowledge, [Key(0), Key(1)])
+
+
+def test_epsilon_in_levels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^epsilon=8.0 is outside \[0, 1\] pixel units; for 8 of 255 levels give 8/255$"):
+        Budget(3, "linf", 8.0)
+    with pytest.raises(ValueError, match=r"^epsilon=-0.1 is outside \[0, 1\] pixel units; for 16 of 255 levels give 16/255$"):
+        Budget(3, "linf", -0.1)

@@ -1,0 +1,18 @@
+"""Against attacks of the adversarial-robustness-toolbox, in small; `benchmarks/attacks.py` measures more of it."""
+
+import warnings
+
+import pytest
+
+
+def test_feature_collision_is_nearer_at_equal_steps_and_movement_and_three_times_faster() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other packages, while they are imported
+        pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
+        import attacks
+
+        found = attacks.feature_collision(seed=1, trials=1, num_poisons=10)
+    assert found["ours"]["objective"] <= found["toolbox"]["objective"]
+    assert found["rows"][0]["ours_penalized"] <= found["rows"][0]["toolbox_penalized"]
+    assert found["rows"][0]["ours_moved"] <= found["rows"][0]["toolbox_moved"]
+    assert found["times_faster"] >= 3
