@@ -11,7 +11,7 @@ from certidote.data.digits import SPLITS, load_digits
 from certidote.scenarios.scratch import ScratchScenario, knowledge, learner
 from certidote.streams import Key
 from certidote.training.recipe import Recipe
-from certidote.types import Budget, ImageDataset, Knowledge, Poison, Target
+from certidote.types import Budget, ImageDataset, Knowledge, Poison, Target, Trigger
 
 KEY = Key(0) / "scratch fixture"
 RECIPE = Recipe(architecture="mlp-128", epochs=30, batch_size=64, learning_rate=0.05, nesterov=False, warm_up=0.0)
