@@ -128,6 +128,14 @@ def test_retraining_is_spread_evenly_and_its_set_has_the_poisons_of_that_step(mo
         assert torch.equal(aim.wanted[0], function.mean_gradient(sources, label))
 
 
+def test_optimizer_and_schedule_go_on_through_retraining() -> None:
+    """With a retraining that gives the same surrogates again, nothing changes."""
+    task, options = triggers().tasks()[0], {"steps": 12, "step_size": STEP}
+    still = replace(clean_knowledge(), retrain=lambda data, key: clean_knowledge().surrogates)
+    often, never = (sleeper_agent(task, still, Key(2), retrains=retrains, **options) for retrains in (4, 0))
+    assert torch.equal(often.images, never.images)
+
+
 def test_sources_are_all_images_of_the_true_class_with_the_trigger() -> None:
     train = digits()[0]
     goal = triggers().goals[0]
