@@ -72,6 +72,6 @@ def triggers() -> ScratchScenario[Trigger]:
 @cache
 def sleepers() -> list[Poison]:
     """The five backdoors, with four retrainings each."""
-    options = {"steps": 100, "step_size": 0.4 * 0.3, "retrains": 4, "augmentation": None}
+    options = {"steps": 100, "step_size": 0.4 * 0.3, "retrains": 4, "shift": 0.0, "flip": False}
     tasks = enumerate(triggers().tasks())
     return [sleeper_agent(task, clean_knowledge(), KEY / "sleeper" / number, **options) for number, task in tasks]

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from certidote.attacks.gradient_matching import Aim, Descent, differentiated
-from certidote.attacks.shifts import Shifts
 from certidote.attacks.sleeper_agent import largest_gradients, patched_sources, sleeper_agent
 from certidote.scenarios.scratch import evaluate_triggers
 from certidote.streams import Key
@@ -84,7 +83,7 @@ def test_surrogates_are_trained_on_the_poisons_of_that_moment() -> None:
     """Exactly 4 times, each on a set that differs in the poisons alone, with other poisons and other coins each time."""
     task, spy = triggers().tasks()[0], Spy()
     knowledge = replace(clean_knowledge(), retrain=spy)
-    options = {"steps": 10, "retrains": 4, "step_size": STEP, "augmentation": None}
+    options = {"steps": 10, "retrains": 4, "step_size": STEP, "shift": 0.0, "flip": False}
     poison = sleeper_agent(task, knowledge, Key(3), **options)
     assert len(spy.sets) == 4
     assert len(set(spy.keys)) == 4
@@ -114,7 +113,7 @@ def test_retraining_is_spread_evenly_and_its_set_has_the_poisons_of_that_step(mo
 
     monkeypatch.setattr(Descent, "step", watched)
     knowledge = replace(clean_knowledge(), retrain=spy)
-    poison = sleeper_agent(task, knowledge, Key(3), steps=25, retrains=4, step_size=STEP, augmentation=None)
+    poison = sleeper_agent(task, knowledge, Key(3), steps=25, retrains=4, step_size=STEP, shift=0.0, flip=False)
     assert torch.equal(moments[-1], poison.images)
     for data, number in zip(spy.sets, (5, 10, 15, 20), strict=True):
         assert torch.equal(data.images[poison.indices], moments[number])
@@ -177,7 +176,9 @@ def test_defaults_are_the_original_s() -> None:
         "loss": "similarity",
         "match": "full",
         "batch_size": 512,
-        "augmentation": Shifts(reach=1 / 8, flip=True, border="fill"),
+        "shift": 1 / 8,
+        "flip": True,
+        "border": "fill",
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from certidote.attacks.gradient_matching import Aim, Matching, defended_objective, differentiated
-from certidote.attacks.shifts import ORIGINAL_SHIFTS, Shifts
+from certidote.attacks.shifts import Shifts, shifts_for
 from certidote.attacks.witches_brew import target_gradients, witches_brew, witches_brew_batch
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
@@ -89,7 +89,7 @@ def test_crafting_together_gives_the_poisons_of_crafting_alone(monkeypatch: pyte
     """Trials and restarts in groups that differ, in float64."""
     knowledge = Knowledge((Double(clean_knowledge().surrogates[0]),))
     tasks, keys = [replace(task, budget=Budget(5, "linf", 0.4)) for task in targets().tasks()[:3]], trial_keys()[:3]
-    matching = replace(SHORT, augmentation=ORIGINAL_SHIFTS)
+    matching = replace(SHORT, augmentation=shifts_for(digits()[0], 1 / 8, True, "fill"))
     together = witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)
     monkeypatch.setattr(MODULE, "IMAGES_TOGETHER", 20)  # four of six at a time: the second trial is cut
     for trial, poison in enumerate(witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)):
@@ -103,7 +103,7 @@ def test_crafting_together_gives_the_poisons_of_crafting_alone(monkeypatch: pyte
 def test_the_best_restart_is_kept_by_what_it_is_without_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each restart is there alone, as a run that is made to keep it; the chosen one has the smallest objective, in 8 bits."""
     tasks, keys = targets().tasks()[:2], trial_keys()[:2]
-    matching = replace(SHORT, augmentation=ORIGINAL_SHIFTS)
+    matching = replace(SHORT, augmentation=shifts_for(digits()[0], 1 / 8, True, "fill"))
     kept = witches_brew_batch(tasks, clean_knowledge(), keys, matching, restarts=3)
     ends = MODULE._descended
     every: list[list[Poison]] = []
@@ -181,7 +181,9 @@ def test_defaults_are_the_original_s() -> None:
         "loss": "similarity",
         "match": "full",
         "batch_size": 512,
-        "augmentation": Shifts(reach=1 / 8, flip=True, border="fill"),
+        "shift": 1 / 8,
+        "flip": True,
+        "border": "fill",
     }
 
 
