@@ -103,7 +103,7 @@ def test_outcomes_on_triggers_are_rates_over_all_images_of_the_class() -> None:
             assert outcome.clean_accuracy[trial] == pytest.approx(float((plain == scenario.test.labels).double().mean()))
     assert excluded > 0
     assert not np.allclose(result.control.success_rate, result.control.switched_rate)
-    with pytest.raises(ValueError, match="no image is of the class that the trigger is for"):
+    with pytest.raises(ValueError, match="no test image is of the class '0', which the trigger is for; give other images"):
         small = replace(scenario, test=scenario.test.subset((scenario.test.labels == 9).nonzero().squeeze(1)))
         evaluate_triggers(small, poisons, key)
 

@@ -22,7 +22,7 @@ from certidote.attacks.gradient_matching import (
     Matching,
     differentiated,
 )
-from certidote.attacks.selection import base_candidates, check_task, choose_bases, trigger_of
+from certidote.attacks.selection import base_candidates, check_task, choose_bases, source_rows, trigger_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
 from certidote.types import ImageDataset, Images, Knowledge, Poison, Task, Trigger, as_pixels
@@ -83,9 +83,10 @@ def sleeper_agent(
     last_steps = [round_ * steps // (retrains + 1) for round_ in range(1, retrains + 1)]
     for step in range(steps):
         descent.step(aims)
-        for round_ in (number for number, last in enumerate(last_steps) if last == step and retrain is not None):
-            trained = retrain(poisons().apply(task.train), key / "retrain" / round_)
-            aims = source_aims(differentiated(trained), sources, task.goal.adversarial_label)
+        for round_, last in enumerate(last_steps):
+            if step == last and retrain is not None:
+                trained = retrain(poisons().apply(task.train), key / "retrain" / round_)
+                aims = source_aims(differentiated(trained), sources, task.goal.adversarial_label)
     poison = poisons()
     poison.verify(task.train)
     return poison
@@ -96,12 +97,7 @@ def patched_sources(train: ImageDataset, goal: Trigger, key: Key) -> Images:
 
     Raises: ValueError if there are none.
     """
-    chosen = train.labels != goal.adversarial_label if goal.true_label is None else train.labels == goal.true_label
-    if not chosen.any():
-        raise ValueError(
-            f"no training image is of the class {train.class_names[goal.true_label or 0]!r} that the trigger is for; nothing can carry it"
-        )
-    return as_pixels(goal.stamped(train.images[chosen], key))
+    return as_pixels(goal.stamped(train.images[source_rows(train, goal, "training")], key))
 
 
 def source_aims(surrogates: Sequence[Differentiated], sources: Images, adversarial_label: int) -> list[Aim]:
