@@ -11,7 +11,7 @@ from certidote.data.digits import SPLITS, load_digits
 from certidote.scenarios.scratch import ScratchScenario, knowledge, learner
 from certidote.streams import Key
 from certidote.training.recipe import Recipe
-from certidote.types import Budget, ImageDataset, Knowledge, Poison, Target
+from certidote.types import Budget, ImageDataset, Knowledge, Poison, Target, Trigger
 
 KEY = Key(0) / "scratch fixture"
 RECIPE = Recipe(architecture="mlp-128", epochs=30, batch_size=64, learning_rate=0.05, nesterov=False, warm_up=0.0)
@@ -72,6 +72,6 @@ def triggers() -> ScratchScenario[Trigger]:
 @cache
 def sleepers() -> list[Poison]:
     """The five backdoors, with four retrainings each."""
-    options = {"steps": 100, "step_size": 0.4 * 0.3, "retrains": 4, "augmentation": None}
+    options = {"steps": 100, "step_size": 0.4 * 0.3, "retrains": 4, "shift": 0.0, "flip": False}
     tasks = enumerate(triggers().tasks())
     return [sleeper_agent(task, clean_knowledge(), KEY / "sleeper" / number, **options) for number, task in tasks]

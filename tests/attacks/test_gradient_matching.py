@@ -391,3 +391,25 @@ def test_a_function_of_the_parameters_is_what_the_model_is() -> None:
     expected = nn.CrossEntropyLoss()(model(images), labels).detach()
     assert torch.equal(function.loss(function.parameters, images, labels), expected)
     assert all(a.data_ptr() == b.data_ptr() for a, b in zip(function.parameters.values(), model.parameters(), strict=True))
+
+
+@pytest.mark.gpu
+def test_crafting_follows_surrogates_to_their_device() -> None:
+    """Poisons come back to the CPU; the gap closes there as it does here."""
+    model = normalized_network().to("cuda")
+    (function,) = differentiated([model])
+    train, test = digits()
+    rows = (train.labels == 3).nonzero().squeeze(1)[:30]
+    aim = Aim(function, function.mean_gradient(as_pixels(test.images[:1]), torch.tensor([3])).unsqueeze(0))
+    matching = Matching(steps=40, step_size=0.1, augmentation=Shifts())
+    bases, label = train.images[rows].unsqueeze(0), torch.tensor([3])
+    descent = Descent(bases, label, Budget(30, "linf", 0.4), [Key(0)], matching, Halved(), function.device)
+    start = float(defended_objective([aim], bases, label, matching, None, [Key(0)]))
+    for _ in range(40):
+        descent.step([aim])
+    assert descent.pixels.is_cuda
+    assert not descent.quantized().is_cuda
+    assert start - float(defended_objective([aim], descent.quantized(), label, matching, None, [Key(0)])) >= 0.1
+    norms = function.gradient_norms(as_pixels(train.images[:5]), train.labels[:5])
+    expected = differentiated([model.cpu()])[0].gradient_norms(as_pixels(train.images[:5]), train.labels[:5])
+    torch.testing.assert_close(norms, expected, rtol=1e-3, atol=1e-5)

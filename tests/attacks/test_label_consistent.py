@@ -15,8 +15,8 @@ from certidote.attacks.triggers import label_consistent_corner
 from certidote.data.digits import load_digits
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, ImageDataset, Knowledge, Poison, Target, Task, Trigger, as_pixels
-from fixtures_defense import Identity, NoiseAndDenoise
 from fixtures_backdoors import SHAPE, Scratch, accuracy, attack_success_rate, predicted, scratch_fixture, victims
+from fixtures_defense import Identity, NoiseAndDenoise
 from fixtures_transfer import KernelDenoiser, transfer_fixture
 
 EPSILON = 0.3

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from certidote.attacks.shifts import Shifts
+from certidote.attacks.shifts import Shifts, shifts_for
 from certidote.streams import Key
 from certidote.types import ImageDataset
 
@@ -100,14 +100,16 @@ def test_the_key_decides_and_half_of_the_images_are_mirrored() -> None:
     assert not Shifts(flip=False).drawn(100, Key(0))[1].any()
 
 
-def test_the_fill_color_is_the_training_set_s_mean_unless_given() -> None:
+def test_attacks_fill_with_the_mean_color_of_their_training_set() -> None:
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     images[0, 0], images[:, 1] = 255, 51
     data = ImageDataset(images, torch.tensor([0, 1]), ("a", "b"))
-    assert Shifts().for_images(data).fill == pytest.approx((0.5, 0.2, 0.0))
-    assert Shifts(fill=(0.1,)).for_images(data).fill == (0.1,)
-    with pytest.raises(ValueError, match="0 fill colors for images of 3 channels"):
-        Shifts()(some(1), Key(0))
+    shifts = shifts_for(data, 0.25, False, "fill")
+    assert shifts is not None
+    assert (shifts.reach, shifts.flip, shifts.border) == (0.25, False, "fill")
+    assert shifts.fill == pytest.approx((0.5, 0.2, 0.0))
+    assert shifts_for(data, 0.0, False, "reflection") is None
+    assert shifts_for(data, 0.0, True, "reflection") is not None
 
 
 def test_nonsense_is_refused() -> None:

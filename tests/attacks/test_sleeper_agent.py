@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from certidote.attacks.gradient_matching import differentiated, objective
-from certidote.attacks.shifts import Shifts
-from certidote.attacks.sleeper_agent import largest_gradients, patched_sources, sleeper_agent, source_aims
+from certidote.attacks.gradient_matching import Aim, Descent, differentiated
+from certidote.attacks.sleeper_agent import largest_gradients, patched_sources, sleeper_agent
 from certidote.scenarios.scratch import evaluate_triggers
 from certidote.streams import Key
 from certidote.types import Budget, ImageDataset, Images, Knowledge, Poison, Surrogate, Task, Trigger, as_pixels
-from fixtures_scratch import KEY, clean_knowledge, digits, sleepers, triggers
+from fixtures_scratch import KEY, clean_knowledge, digits, sleepers, targets, triggers
 
 STEP = 0.4 * 0.3
 
@@ -81,10 +80,11 @@ class Spy:
 
 
 def test_surrogates_are_trained_on_the_poisons_of_that_moment() -> None:
-    """Exactly 4 times, each on the set with the poisons after that step; with other poisons and other coins each time."""
+    """Exactly 4 times, each on a set that differs in the poisons alone, with other poisons and other coins each time."""
     task, spy = triggers().tasks()[0], Spy()
     knowledge = replace(clean_knowledge(), retrain=spy)
-    poison = sleeper_agent(task, knowledge, Key(3), steps=25, retrains=4, step_size=STEP, augmentation=None)
+    options = {"steps": 10, "retrains": 4, "step_size": STEP, "shift": 0.0, "flip": False}
+    poison = sleeper_agent(task, knowledge, Key(3), **options)
     assert len(spy.sets) == 4
     assert len(set(spy.keys)) == 4
     others = torch.ones(len(task.train), dtype=torch.bool)
@@ -94,33 +94,45 @@ def test_surrogates_are_trained_on_the_poisons_of_that_moment() -> None:
         assert torch.equal(data.labels, task.train.labels)
         assert torch.equal(data.images[others], task.train.images[others])
         Poison(poison.indices, mine, task.goal, task.budget).verify(task.train)
-    moments = [*images, poison.images]
-    assert len({moment.numpy().tobytes() for moment in moments}) == 5
-    bases = task.train.images[poison.indices]
-    for stop, moment in zip((6, 11), images, strict=False):  # the first: after step 5, counted from 0, as a run that stops there
-        if stop == 6:
-            short = replace(knowledge, retrain=None)
-            begun = sleeper_agent(task, short, Key(3), steps=25, retrains=0, step_size=STEP, augmentation=None)
-            assert not torch.equal(begun.images, moment)
-        assert not torch.equal(moment, bases)
+    assert len({moment.numpy().tobytes() for moment in [*images, poison.images]}) == 5
+    assert torch.equal(poison.images, sleeper_agent(task, clean_knowledge(), Key(3), **options).images)
 
 
-def test_the_wanted_gradient_is_taken_on_the_new_surrogate() -> None:
-    """On the last surrogate the poisons' gradient has turned to that of the triggered sources on it; a stale one would be far off."""
+def test_retraining_is_spread_evenly_and_its_set_has_the_poisons_of_that_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After steps 5, 10, 15 and 20 of 25, counted from 0, as 50, 100, 150 and 200 of 250; each new gradient is taken on the new surrogate."""
     task, spy = triggers().tasks()[0], Spy()
-    knowledge = replace(clean_knowledge(), retrain=spy)
-    poison = sleeper_agent(task, knowledge, Key(3), steps=60, retrains=1, step_size=STEP, augmentation=None)
-    (last,) = spy.trained
-    sources = patched_sources(task.train, task.goal, Key(3) / "sources")
-    images = [task.train.images[poison.indices], spy.sets[0].images[poison.indices], poison.images]
-    aims = source_aims(differentiated([last]), sources, task.goal.adversarial_label)
-    label = torch.tensor([task.goal.adversarial_label])
-    from certidote.attacks.gradient_matching import Matching
+    moments: list[torch.Tensor] = []
+    steps: list[list[Aim]] = []
+    step = Descent.step
 
-    start, retrained, end = (1 - float(objective(aims, as_pixels(one).unsqueeze(0), label, Matching())) for one in images)
-    print(start, retrained, end)
-    assert end > retrained + 0.05
-    assert end > 0.6
+    def watched(self: Descent, aims: list[Aim]) -> torch.Tensor:
+        steps.append(aims)
+        value = step(self, aims)
+        moments.append(self.quantized()[0])
+        return value
+
+    monkeypatch.setattr(Descent, "step", watched)
+    knowledge = replace(clean_knowledge(), retrain=spy)
+    poison = sleeper_agent(task, knowledge, Key(3), steps=25, retrains=4, step_size=STEP, shift=0.0, flip=False)
+    assert torch.equal(moments[-1], poison.images)
+    for data, number in zip(spy.sets, (5, 10, 15, 20), strict=True):
+        assert torch.equal(data.images[poison.indices], moments[number])
+    models = [clean_knowledge().surrogates[0], *spy.trained]
+    sources = patched_sources(task.train, task.goal, Key(3) / "sources")
+    label = torch.full((len(sources),), task.goal.adversarial_label)
+    for number, (aim,) in enumerate(steps):
+        model = models[0 if number <= 5 else (number - 1) // 5]
+        assert aim.surrogate.model is model
+        (function,) = differentiated([model])
+        assert torch.equal(aim.wanted[0], function.mean_gradient(sources, label))
+
+
+def test_optimizer_and_schedule_go_on_through_retraining() -> None:
+    """With a retraining that gives the same surrogates again, nothing changes."""
+    task, options = triggers().tasks()[0], {"steps": 12, "step_size": STEP}
+    still = replace(clean_knowledge(), retrain=lambda data, key: clean_knowledge().surrogates)
+    often, never = (sleeper_agent(task, still, Key(2), retrains=retrains, **options) for retrains in (4, 0))
+    assert torch.equal(often.images, never.images)
 
 
 def test_sources_are_all_images_of_the_true_class_with_the_trigger() -> None:
@@ -164,7 +176,9 @@ def test_defaults_are_the_original_s() -> None:
         "loss": "similarity",
         "match": "full",
         "batch_size": 512,
-        "augmentation": Shifts(reach=1 / 8, flip=True, border="fill"),
+        "shift": 1 / 8,
+        "flip": True,
+        "border": "fill",
     }
 
 
@@ -181,10 +195,10 @@ def test_what_cannot_be_crafted_is_refused() -> None:
     with pytest.raises(ValueError, match=r"num_poisons=900 base images are wanted"):
         refused(replace(task, budget=Budget(900, "linf", 0.4)))
     empty = replace(task.train, labels=torch.where(task.train.labels == 0, 1, task.train.labels))
-    with pytest.raises(ValueError, match=r"no training image is of the class '0' that the trigger is for; nothing can carry it"):
+    with pytest.raises(
+        ValueError, match=r"no training image is of the class '0', which the trigger is for; give other images or another trigger"
+    ):
         refused(replace(task, train=empty, goal=replace(task.goal, true_label=0, adversarial_label=1)))
-    from fixtures_scratch import targets
-
     with pytest.raises(ValueError, match=r"the goal is one test image, but this attack makes a backdoor; give a trigger"):
         refused(targets().tasks()[0])
 

@@ -2,15 +2,15 @@
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
-from certidote.attacks import witches_brew as module
 from certidote.attacks.gradient_matching import Aim, Matching, defended_objective, differentiated
-from certidote.attacks.shifts import ORIGINAL_SHIFTS, Shifts
+from certidote.attacks.shifts import Shifts, shifts_for
 from certidote.attacks.witches_brew import target_gradients, witches_brew, witches_brew_batch
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
@@ -20,6 +20,7 @@ from certidote.types import Budget, DifferentiableDefense, Images, Knowledge, Po
 from fixtures_scratch import EPSILON, KEY, MATCHING, NUM_POISONS, TRIALS, brewed, clean_knowledge, digits, targets, trial_keys
 
 SHORT = Matching(steps=10, step_size=0.16)
+MODULE = sys.modules[witches_brew.__module__]  # the package has a function of that name
 
 
 def aims(tasks: list[Task], knowledge: Knowledge) -> list[Aim]:
@@ -88,9 +89,9 @@ def test_crafting_together_gives_the_poisons_of_crafting_alone(monkeypatch: pyte
     """Trials and restarts in groups that differ, in float64."""
     knowledge = Knowledge((Double(clean_knowledge().surrogates[0]),))
     tasks, keys = [replace(task, budget=Budget(5, "linf", 0.4)) for task in targets().tasks()[:3]], trial_keys()[:3]
-    matching = replace(SHORT, augmentation=ORIGINAL_SHIFTS)
+    matching = replace(SHORT, augmentation=shifts_for(digits()[0], 1 / 8, True, "fill"))
     together = witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)
-    monkeypatch.setattr(module, "IMAGES_TOGETHER", 20)  # four of six at a time: the second trial is cut
+    monkeypatch.setattr(MODULE, "IMAGES_TOGETHER", 20)  # four of six at a time: the second trial is cut
     for trial, poison in enumerate(witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)):
         assert torch.equal(poison.images, together[trial].images)
     alone = witches_brew(tasks[2], knowledge, keys[2], steps=10, step_size=0.16, restarts=2)
@@ -102,9 +103,9 @@ def test_crafting_together_gives_the_poisons_of_crafting_alone(monkeypatch: pyte
 def test_the_best_restart_is_kept_by_what_it_is_without_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each restart is there alone, as a run that is made to keep it; the chosen one has the smallest objective, in 8 bits."""
     tasks, keys = targets().tasks()[:2], trial_keys()[:2]
-    matching = replace(SHORT, augmentation=ORIGINAL_SHIFTS)
+    matching = replace(SHORT, augmentation=shifts_for(digits()[0], 1 / 8, True, "fill"))
     kept = witches_brew_batch(tasks, clean_knowledge(), keys, matching, restarts=3)
-    ends = module._descended
+    ends = MODULE._descended
     every: list[list[Poison]] = []
     for wanted in range(3):
 
@@ -112,7 +113,7 @@ def test_the_best_restart_is_kept_by_what_it_is_without_augmentation(monkeypatch
             return [(0.0 if place % 3 == wanted else 1.0, images) for place, (_, images) in enumerate(ends(*args))]
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_descended", only)
+            patch.setattr(MODULE, "_descended", only)
             every.append(witches_brew_batch(tasks, clean_knowledge(), keys, matching, restarts=3))
     values = torch.stack([gaps(poisons) for poisons in every])
     assert float((values.max(0).values - values.min(0).values).min()) > 1e-4
@@ -121,10 +122,9 @@ def test_the_best_restart_is_kept_by_what_it_is_without_augmentation(monkeypatch
 
 
 def test_more_restarts_never_leave_a_larger_gap() -> None:
-    tasks, keys = targets().tasks()[:4], trial_keys()[:4]
-    one, three = (gaps(witches_brew_batch(tasks, clean_knowledge(), keys, SHORT, restarts=n)) for n in (1, 3))
+    one, three = (gaps(witches_brew_batch(targets().tasks(), clean_knowledge(), trial_keys(), SHORT, restarts=n)) for n in (1, 3))
     assert bool((three <= one + 1e-6).all())
-    assert bool((three < one - 1e-6).any())
+    assert bool((three < one - 1e-3).any())
 
 
 # -------------------------------------------------------------------------------------------------------------- through a defense
@@ -153,17 +153,19 @@ def test_through_no_defense_it_is_the_unaware_attack() -> None:
 
 
 def test_adaptive_poisons_reach_a_lower_defended_objective_than_unaware_ones() -> None:
-    """Paired, on each of the fixture's trials: gap through noise 0.25 and the best linear denoiser, over 8 fresh draws."""
-    defense = ThroughDenoiser(load("digits-linear-mmse"), 0.25, draws=2)
-    knowledge = replace(clean_knowledge(), defense=defense)
-    matching = replace(MATCHING, steps=60)
-    aware = witches_brew_batch(targets().tasks()[:4], knowledge, trial_keys()[:4], matching, restarts=1)
-    looking = ThroughDenoiser(defense.denoiser, 0.25, draws=8)
-    unaware_gaps, aware_gaps = gaps(brewed()[:4], looking), gaps(aware, looking)
-    print(unaware_gaps, aware_gaps, gaps(unpoisoned(brewed()[:4]), looking))
-    assert bool((aware_gaps < unaware_gaps).all())
-    assert float((unaware_gaps - aware_gaps).mean()) > 0.05
-    assert bool((gaps(brewed()[:4]) < gaps(aware)).all())  # and it gives up something without the defense
+    """Paired, in each of four trials, at equal steps: the gap through noise 0.5 and the best linear denoiser, over 8 fresh draws."""
+    denoiser = load("digits-linear-mmse")
+    tasks, keys, matching = targets().tasks()[:4], trial_keys()[:4], replace(MATCHING, steps=40)
+    unaware, aware = (
+        witches_brew_batch(tasks, replace(clean_knowledge(), defense=defense), keys, matching, restarts=1)
+        for defense in (None, ThroughDenoiser(denoiser, 0.5))
+    )
+    assert all(torch.equal(mine.indices, other.indices) for mine, other in zip(aware, unaware, strict=True))
+    looking = ThroughDenoiser(denoiser, 0.5, draws=8)
+    gained = gaps(unaware, looking) - gaps(aware, looking)
+    assert float(gained.min()) > 0
+    assert float(gained.mean()) > 0.03  # from 0.21 to 0.14 here
+    assert bool((gaps(unaware) < gaps(aware)).all())  # and without the defense it gives something up
 
 
 # ------------------------------------------------------------------------------------------------------------------- what is refused
@@ -179,7 +181,9 @@ def test_defaults_are_the_original_s() -> None:
         "loss": "similarity",
         "match": "full",
         "batch_size": 512,
-        "augmentation": Shifts(reach=1 / 8, flip=True, border="fill"),
+        "shift": 1 / 8,
+        "flip": True,
+        "border": "fill",
     }
 
 

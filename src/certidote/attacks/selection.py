@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from certidote.streams import Key
-from certidote.types import FeatureExtractor, Surrogate, Target, Task, Trigger
+from certidote.types import FeatureExtractor, ImageDataset, Surrogate, Target, Task, Trigger
 
 
 def check_task(task: Task) -> None:
@@ -85,6 +85,22 @@ def base_candidates(task: Task) -> Int64[Tensor, "k"]:
             f"{len(candidates)}; lower num_poisons or choose another class"
         )
     return candidates
+
+
+def source_rows(data: ImageDataset, goal: Trigger, what: str) -> Int64[Tensor, "k"]:
+    """The rows that a trigger is for: those of its true class, or of all classes but the adversarial one. Ascending.
+
+    Args:
+        what: images these are, for the message: "training", "test".
+    Raises: ValueError if there are none.
+    """
+    if goal.true_label is None:
+        rows, kind = data.labels != goal.adversarial_label, f"of another class than {data.class_names[goal.adversarial_label]!r}"
+    else:
+        rows, kind = data.labels == goal.true_label, f"of the class {data.class_names[goal.true_label]!r}"
+    if not rows.any():
+        raise ValueError(f"no {what} image is {kind}, which the trigger is for; give other images or another trigger")
+    return rows.nonzero().squeeze(1)
 
 
 def target_of(task: Task) -> Target:

@@ -4,7 +4,7 @@ Source: the augmentation of Witches' Brew (Geiping et al. 2021), with which that
 `training.augment`, which shifts by whole pixels and uncovers reflections: `border="reflection"` comes closest to it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -27,25 +27,19 @@ class Shifts:
         reach: largest shift, as a fraction of the image's height and width: 1/8 is 4 pixels of 32, as in the original.
         flip: mirror images left to right, each with chance 1/2.
         border: what a shift uncovers: "fill", one color, or "reflection", the image in a mirror at the centers of its outer pixels.
-        fill: that color, one number for each channel or one for all, [0, 1] pixel units. None leaves it to the attack, which takes the
-            mean color of its training set: the original fills with zeros after normalization.
+        fill: that color, one number for each channel or one for all, [0, 1] pixel units. The original fills with zeros after
+            normalization, which is the mean color of its training set.
     Raises: ValueError if `reach` is outside [0, 1].
     """
 
     reach: float = 1 / 8
     flip: bool = True
     border: Border = "fill"
-    fill: tuple[float, ...] | None = None
+    fill: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:
         if not 0 <= self.reach <= 1:
             raise ValueError(f"reach={self.reach} is the largest shift as a fraction of the image's side; give one from 0 to 1")
-
-    def for_images(self, data: ImageDataset) -> "Shifts":
-        """These shifts with the mean color of a training set where no fill color was given."""
-        if self.fill is not None:
-            return self
-        return replace(self, fill=tuple((data.images.double().mean((0, 2, 3)) / 255).tolist()))
 
     def drawn(self, count: int, key: Key) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, "n"]]:
         """Shifts down and to the right, (count, 2) fractions of height and width, and which images are mirrored, (count,)."""
@@ -61,12 +55,11 @@ class Shifts:
     def moved(self, images: Images, offsets: Float[Tensor, "n 2"], mirrored: Bool[Tensor, "n"]) -> Images:
         """Images mirrored, where asked for, and then shifted; arguments as `drawn` returns them.
 
-        Raises: ValueError if the border is filled and there is neither one color nor one for each channel.
+        Raises: ValueError if there is neither one fill color nor one for each channel.
         """
         channels, height, width = images.shape[1:]
-        fill = self.fill or ()
-        if self.border == "fill" and len(fill) not in (1, channels):
-            raise ValueError(f"{len(fill)} fill colors for images of {channels} channels; give one, or one for each channel")
+        if len(self.fill) not in (1, channels):
+            raise ValueError(f"{len(self.fill)} fill colors for images of {channels} channels; give one, or one for each channel")
         offsets, mirrored = offsets.to(images), mirrored.to(images.device)
         # Where each place of the result looks: -1 and 1 are the centers of the outer pixels, 2 / (side - 1) is one pixel.
         down, right = (2 * offsets[:, axis] * side / max(side - 1, 1) for axis, side in enumerate((height, width)))
@@ -77,9 +70,12 @@ class Shifts:
         grid = torch.stack([horizontal[:, None, :].expand(shape), vertical[:, :, None].expand(shape)], 3)
         if self.border == "reflection":
             return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
-        color = torch.tensor(fill).to(images).view(1, -1, 1, 1)
+        color = torch.tensor(self.fill).to(images).view(1, -1, 1, 1)
         return functional.grid_sample(images - color, grid, padding_mode="zeros", align_corners=True) + color
 
 
-ORIGINAL_SHIFTS = Shifts()
-"""The augmentation of Witches' Brew and Sleeper Agent, in crafting and in the training of their victims."""
+def shifts_for(train: ImageDataset, shift: float, flip: bool, border: Border) -> Shifts | None:
+    """The augmentation that an attack's options ask for, with the training set's mean color as fill; None if they ask for nothing."""
+    if shift == 0 and not flip:
+        return None
+    return Shifts(shift, flip, border, tuple((train.images.double().mean((0, 2, 3)) / 255).tolist()))

@@ -5,7 +5,6 @@ are trained again on the poisoned set while it is made, so that the attack holds
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -23,8 +22,8 @@ from certidote.attacks.gradient_matching import (
     Matching,
     differentiated,
 )
-from certidote.attacks.selection import base_candidates, check_task, choose_bases, trigger_of
-from certidote.attacks.shifts import ORIGINAL_SHIFTS, Shifts
+from certidote.attacks.selection import base_candidates, check_task, choose_bases, source_rows, trigger_of
+from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
 from certidote.types import ImageDataset, Images, Knowledge, Poison, Task, Trigger, as_pixels
 
@@ -43,7 +42,9 @@ def sleeper_agent(
     loss: Loss = "similarity",
     match: Match = "full",
     batch_size: int = IMAGES_TOGETHER,
-    augmentation: Shifts | None = ORIGINAL_SHIFTS,
+    shift: float = 1 / 8,
+    flip: bool = True,
+    border: Border = "fill",
 ) -> Poison:
     """Poisons whose mean gradient is parallel to that of CE(f(s), adversarial label), averaged over training images s with the trigger.
 
@@ -57,7 +58,7 @@ def sleeper_agent(
         knowledge: surrogates in eval mode, modules trained on clean data; neither their parameters nor their buffers change. How to
             retrain, if `retrains` > 0. With a defense, each step looks at poisons through it.
         key: decides where triggers are pasted, where poisons begin, surrogates' coins, augmentation and the defense's noise.
-        steps, step_size, loss, match, batch_size, augmentation: as in `witches_brew`.
+        steps, step_size, loss, match, batch_size, shift, flip, border: as in `witches_brew`.
         retrains: 4 as in the original; 0 keeps the first surrogates.
         selection: bases, unless the task names them: "gradient-norm", the images of the adversarial class whose own gradients on the
             clean surrogates are largest, as in the original; "random" draws them.
@@ -67,10 +68,8 @@ def sleeper_agent(
     Source: Souri et al. (2022) and the code of its authors, one restart. Differs from the original: poisons that surrogates are trained
         on are rounded to 8 bits; more than `batch_size` poisons are matched jointly unless asked otherwise; dropout is off.
     """
-    matching = Matching(steps, step_size, loss, match, batch_size, augmentation)
+    matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(task.train, shift, flip, border))
     surrogates, retrain = _check(task, knowledge, retrains), knowledge.retrain
-    if augmentation is not None:
-        matching = replace(matching, augmentation=augmentation.for_images(task.train))
     rows = _bases(task, surrogates, selection, key / "bases")
     sources = patched_sources(task.train, trigger_of(task), key / "sources")
     label = torch.tensor([task.goal.adversarial_label])
@@ -84,9 +83,10 @@ def sleeper_agent(
     last_steps = [round_ * steps // (retrains + 1) for round_ in range(1, retrains + 1)]
     for step in range(steps):
         descent.step(aims)
-        for round_ in (number for number, last in enumerate(last_steps) if last == step and retrain is not None):
-            trained = retrain(poisons().apply(task.train), key / "retrain" / round_)
-            aims = source_aims(differentiated(trained), sources, task.goal.adversarial_label)
+        for round_, last in enumerate(last_steps):
+            if step == last and retrain is not None:
+                trained = retrain(poisons().apply(task.train), key / "retrain" / round_)
+                aims = source_aims(differentiated(trained), sources, task.goal.adversarial_label)
     poison = poisons()
     poison.verify(task.train)
     return poison
@@ -97,12 +97,7 @@ def patched_sources(train: ImageDataset, goal: Trigger, key: Key) -> Images:
 
     Raises: ValueError if there are none.
     """
-    chosen = train.labels != goal.adversarial_label if goal.true_label is None else train.labels == goal.true_label
-    if not chosen.any():
-        raise ValueError(
-            f"no training image is of the class {train.class_names[goal.true_label or 0]!r} that the trigger is for; nothing can carry it"
-        )
-    return as_pixels(goal.stamped(train.images[chosen], key))
+    return as_pixels(goal.stamped(train.images[source_rows(train, goal, "training")], key))
 
 
 def source_aims(surrogates: Sequence[Differentiated], sources: Images, adversarial_label: int) -> list[Aim]:

@@ -5,7 +5,6 @@ clean data; a victim that follows the poisons' gradients follows the target's.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float, UInt8
@@ -24,7 +23,7 @@ from certidote.attacks.gradient_matching import (
     differentiated,
 )
 from certidote.attacks.selection import check_task, choose_bases, target_of
-from certidote.attacks.shifts import ORIGINAL_SHIFTS, Shifts
+from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
 from certidote.types import Knowledge, Poison, Task, as_pixels
 
@@ -40,7 +39,9 @@ def witches_brew(
     loss: Loss = "similarity",
     match: Match = "full",
     batch_size: int = IMAGES_TOGETHER,
-    augmentation: Shifts | None = ORIGINAL_SHIFTS,
+    shift: float = 1 / 8,
+    flip: bool = True,
+    border: Border = "fill",
 ) -> Poison:
     """Poisons whose mean gradient by a surrogate's weights is parallel to that of CE(f(x_t), adversarial label), averaged over surrogates.
 
@@ -60,7 +61,9 @@ def witches_brew(
         loss: "similarity" as in the original's default; "layers" and "squared" are its alternatives.
         match: "full" matches the gradient of all poisons, "batch" that of each `batch_size`.
         batch_size: poisons in memory at a time, 512 as in the original.
-        augmentation: how victims will shift and mirror images; the original's by default, None for victims that do not.
+        shift, flip, border: how learners will see poisons: largest shift as a fraction of the image's side (1/8 is 4 pixels of 32, as
+            in the original), whether mirrored, and what shifts uncover: the training set's mean color, as in the original, or a
+            "reflection", as in this library's training. `shift=0, flip=False` for learners that do not augment.
     Returns: `budget.num_poisons` poisons, their indices ascending.
     Raises: ValueError if there is no surrogate, one is in train mode or no module, the goal or the bases do not fit the training set,
         a surrogate already gives the target the adversarial label so surely that its gradient vanishes, or a number is not positive.
@@ -68,7 +71,7 @@ def witches_brew(
         augmentation, not by the noisy loss of the last step; more than `batch_size` poisons are matched jointly unless asked
         otherwise; dropout is off; poisons are rounded to 8 bits.
     """
-    matching = Matching(steps, step_size, loss, match, batch_size, augmentation)
+    matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(task.train, shift, flip, border))
     return witches_brew_batch([task], knowledge, [key], matching, restarts=restarts)[0]
 
 
@@ -83,8 +86,6 @@ def witches_brew_batch(
     """
     _check(tasks, keys, restarts)
     surrogates = differentiated(knowledge.surrogates)
-    if matching.augmentation is not None:
-        matching = replace(matching, augmentation=matching.augmentation.for_images(tasks[0].train))
     bases = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
     wanted = [target_gradients(surrogate, tasks) for surrogate in surrogates]
     started = [(trial, restart) for trial in range(len(tasks)) for restart in range(restarts)]

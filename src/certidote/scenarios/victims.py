@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
+from certidote.attacks.selection import source_rows
 from certidote.streams import Key, row_blocks
 from certidote.types import (
     Goal,
@@ -221,24 +222,13 @@ def on_triggers(victims: Victims) -> BackdoorOutcome:
         for place, trial in enumerate(trials):
             goal = victims.scenario.goals[trial]
             assert isinstance(goal, Trigger)
-            rows = triggered_rows(test, goal)
+            rows = source_rows(test, goal, "test")
             stamped = goal.stamped(test.images[rows], victims.key / "trial" / trial / "places")
             fell = victims.logits(stack.member(place), stamped).argmax(1) == goal.adversarial_label
             before = plain[place, rows] == goal.adversarial_label
             rates.append(float(fell.double().mean()))
             switched.append(float(fell[~before].double().mean()))
     return BackdoorOutcome(np.array(rates), np.array(switched), np.array(accuracy))
-
-
-def triggered_rows(data: ImageDataset, goal: Trigger) -> Int64[Tensor, "k"]:
-    """The images that a trigger is for.
-
-    Raises: ValueError if there are none.
-    """
-    chosen = data.labels != goal.adversarial_label if goal.true_label is None else data.labels == goal.true_label
-    if not chosen.any():
-        raise ValueError("no image is of the class that the trigger is for; give other images")
-    return chosen.nonzero().squeeze(1)
 
 
 def as_it_is(data: Untrusted, key: Key) -> Traced:
