@@ -257,11 +257,10 @@ def _layout(data: ImageDataset) -> tuple[tuple[tuple[str, ...], ...], str]:
     """Names of the files of each class, and of the folder around the class folders, as the images' names have them."""
     assert data.names is not None, "members of archives have names"
     parts = [name.split("/") for name in data.names]
-    labels = data.labels.tolist()
-    files = tuple(
-        tuple(each[-1] for each, label in zip(parts, labels, strict=True) if label == wanted) for wanted in range(data.num_classes)
-    )
-    return files, "/".join(parts[0][:-2])
+    files: list[list[str]] = [[] for _ in data.class_names]
+    for each, label in zip(parts, data.labels.tolist(), strict=True):
+        files[label].append(each[-1])
+    return tuple(map(tuple, files)), "/".join(parts[0][:-2])
 
 
 def survey(
