@@ -59,8 +59,8 @@ def test_info(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert (found["refusals"], found["needs_size"]) == ([], False)
     assert run(monkeypatch, "data", "info", str(photos), "--size", "16", "--skip-corrupt") == 0
     said = capsys.readouterr().out
-    for part in ("train: 15 grey images of 16x16", "pattern-0 7, pattern-1 8", "2 images repeat another one exactly (1 groups, 1 of",
-                 "left out: ", "1 image of test are also in train: test/pattern-0/leak.png", train["digest"],
+    for part in ("train: 15 grey images of 16x16", "pattern-0 7, pattern-1 8", "2 images repeat another one exactly (1 group, 1 of",
+                 "left out: ", "1 image of test is also in train: test/pattern-0/leak.png", train["digest"],
                  "    14 of 20x30\n     1 of 40x30\n"):  # fmt: skip
         assert part in said
     assert "certify would refuse" not in said

@@ -15,7 +15,7 @@ def data_lines(found: Json) -> list[str]:
         lines += _part_lines(part, found["skip_corrupt"])
     for pair in found["shared"]:
         shown = ", ".join(map(escaped, pair["first"]))
-        lines.append(f"{counted(pair['images'], 'image')} of {pair['of']} are also in {pair['in']}: {shown}, ...")
+        lines.append(f"{counted(pair['images'], 'image')} of {pair['of']} {'is' if pair['images'] == 1 else 'are'} also in {pair['in']}: {shown}, ...")
     if found["needs_size"]:
         lines.append("certify and sanitize need images of one size: give --size N or HxW, here too, to see what they would work on")
     return [*lines, *(f"certify would refuse this: {refusal}" for refusal in found["refusals"])]
@@ -63,8 +63,9 @@ def _corrupt_lines(skipped: list[dict[str, str]], skip_corrupt: bool) -> list[st
 def _duplicate_lines(copies: Json) -> list[str]:
     if not copies["groups"]:
         return ["  no image repeats another one exactly"]
-    across = f"{copies['groups']:,} groups, {copies['across_classes']:,} of them with several labels"
+    across = f"{counted(copies['groups'], 'group')}, {copies['across_classes']:,} of them with several labels"
+    repeat = "1 image repeats" if copies["extra"] == 1 else f"{copies['extra']:,} images repeat"
     return [
-        f"  {copies['extra']:,} images repeat another one exactly ({across}):",
+        f"  {repeat} another one exactly ({across}):",
         *(f"    {' = '.join(map(escaped, group))}" for group in copies["first"]),
     ]
