@@ -15,7 +15,9 @@ def data_lines(found: Json) -> list[str]:
         lines += _part_lines(part, found["skip_corrupt"])
     for pair in found["shared"]:
         shown = ", ".join(map(escaped, pair["first"]))
-        lines.append(f"{counted(pair['images'], 'image')} of {pair['of']} {'is' if pair['images'] == 1 else 'are'} also in {pair['in']}: {shown}, ...")
+        lines.append(
+            f"{counted(pair['images'], 'image')} of {pair['of']} {'is' if pair['images'] == 1 else 'are'} also in {pair['in']}: {shown}, ..."
+        )
     if found["needs_size"]:
         lines.append("certify and sanitize need images of one size: give --size N or HxW, here too, to see what they would work on")
     return [*lines, *(f"certify would refuse this: {refusal}" for refusal in found["refusals"])]
