@@ -99,7 +99,7 @@ class Trials:
 
     def features(self, pixels: Images, path: tuple[str, int]) -> Iterator[Maps]:
         """Features of poisons, once for each draw of the defense, whose noise is that of a trial's key with this path below it."""
-        parts = pixels.split(self.budget.num_poisons)  # a trial's noise must not depend on what it is crafted with
+        parts = torch.split(pixels, self.budget.num_poisons)  # a trial's noise must not depend on what it is crafted with
         keys = [key / path[0] / path[1] for key in self.keys]
         views = [seen(part, self.knowledge.defense, key / "defense") for part, key in zip(parts, keys, strict=True)]
         for draw, images in enumerate(zip(*views, strict=True)):

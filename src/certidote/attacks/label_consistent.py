@@ -80,7 +80,7 @@ def harder(
         return torch.stack([cross_entropy(surrogate(images), wanted, reduction="none") for surrogate in surrogates]).mean(0)
 
     made = []
-    for number, part in enumerate(bases.split(IMAGES_TOGETHER)):
+    for number, part in enumerate(torch.split(bases, IMAGES_TOGETHER)):
         pixels, stream = as_pixels(part), key / "ascent" / number
 
         def gradient(images: Images, step: int, stream: Key = stream) -> Images:
