@@ -1,6 +1,6 @@
 """Shared by tests of attacks on training from scratch: all digits, and MLPs as surrogates and victims, many trained as one stack."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +16,8 @@ from certidote.types import ImageDataset, Images, Lineage, Trigger, View, as_pix
 
 RECIPE = Recipe(architecture="mlp-128", epochs=30, batch_size=64, learning_rate=0.05, nesterov=False, warm_up=0.0, drops=(15, 25))
 SHAPE = (1, 8, 8)
+
+Classify = Callable[[Images], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +44,15 @@ def victims(sets: Sequence[ImageDataset], key: Key) -> ModelStack:
 
 
 @torch.no_grad()
-def predicted(model: nn.Module, images: Images) -> torch.Tensor:
+def predicted(model: Classify, images: Images) -> torch.Tensor:
     return model(images).argmax(1)
 
 
-def accuracy(model: nn.Module, test: ImageDataset) -> float:
+def accuracy(model: Classify, test: ImageDataset) -> float:
     return float((predicted(model, test.pixels()) == test.labels).double().mean())
 
 
-def attack_success_rate(model: nn.Module, goal: Trigger, test: ImageDataset, key: Key) -> float:
+def attack_success_rate(model: Classify, goal: Trigger, test: ImageDataset, key: Key) -> float:
     """Share of test images predicted to be of the adversarial class once the trigger is on them.
 
     Of images of the goal's true label, or of every class but the adversarial one; those that the model takes for the adversarial
