@@ -11,9 +11,10 @@ import torch
 from jaxtyping import config
 
 from certidote.attacks import hidden_trigger as module
-from certidote.attacks.hidden_trigger import hidden_trigger, least_total, patched_sources, taken_over
+from certidote.attacks.hidden_trigger import drawn_sources, hidden_trigger, least_total, taken_over
 from certidote.attacks.triggers import checker
 from certidote.data.digits import load_digits
+from certidote.diffusion.through import ThroughDenoiser
 from certidote.streams import Key
 from certidote.training.head import HeadTrainer
 from certidote.types import (
@@ -30,8 +31,8 @@ from certidote.types import (
     View,
     as_pixels,
 )
+from fixtures_attacks import Linear, Unchanged
 from fixtures_backdoors import attack_success_rate
-from fixtures_defense import Identity, NoiseAndDenoise
 from fixtures_transfer import KernelDenoiser, transfer_fixture
 
 EPSILON, NUM_POISONS = 0.4, 30
@@ -59,8 +60,9 @@ def craft(trial: int, defense: DifferentiableDefense | None = None, **options: o
 
 @cache
 def poisons(pairing: str) -> list[Poison]:
-    options = {"pairing": pairing} | ({"pair_every": 1} if pairing == "reference" else {})
-    return [craft(trial, **options) for trial in range(len(PAIRS))]
+    if pairing == "reference":
+        return [craft(trial, pairing=pairing, pair_every=1) for trial in range(4)]
+    return [craft(trial) for trial in range(len(PAIRS))]
 
 
 def heads_on(sets: list[ImageDataset]) -> list[Callable[[Images], torch.Tensor]]:
@@ -85,20 +87,21 @@ def untriggered(heads: list[Callable[[Images], torch.Tensor]]) -> float:
 
 
 def test_triggered_images_are_taken_for_the_poisons_class() -> None:
-    """Mean of eight trials 61 %; 12 % where sources are not patched, 42 % with the references' pairing, 2 % for clean data."""
+    """Mean of eight trials 60 %; 12 % where sources are not patched, 1 % for heads of clean data, 2 % without the trigger."""
     train = transfer_fixture().train
     heads = heads_on([poison.apply(train) for poison in poisons("assignment")])
+    print("NUM", success(heads), untriggered(heads))
     clean = heads_on([train] * len(PAIRS))
     assert success(heads) >= 0.4
     assert success(clean) <= 0.05
     assert untriggered(heads) <= 0.05
 
 
-def test_poisons_reach_the_features_of_patched_sources() -> None:
+def test_poisons_reach_the_features_of_drawn_sources() -> None:
     """The sum of distances ends at a fifth of the bases' (0.17 here), and the poisons show no trigger."""
     fixture, ratios = transfer_fixture(), []
     for trial, poison in enumerate(poisons("assignment")):
-        sources = fixture.extractor.penultimate(as_pixels(patched_sources(task_of(trial), NUM_POISONS, key_of(trial))))
+        sources = fixture.extractor.penultimate(as_pixels(drawn_sources(task_of(trial), NUM_POISONS, key_of(trial))))
         bases = fixture.extractor.penultimate(as_pixels(fixture.train.images[poison.indices]))
         reached = torch.cdist(fixture.extractor.penultimate(as_pixels(poison.images)), sources).square()
         ratios.append(float(reached[torch.arange(NUM_POISONS), least_total(reached)].sum() / (bases - sources).square().sum()))
@@ -167,9 +170,11 @@ def test_the_references_pairing_loses_sources() -> None:
 
 
 def test_the_assignment_beats_the_references_pairing() -> None:
+    """Mean of the first four trials, paired: 64 % against 45 %."""
     train = transfer_fixture().train
-    better, worse = (success(heads_on([each.apply(train) for each in poisons(name)])) for name in ("assignment", "reference"))
-    assert better > worse + 0.05
+    better, worse = (heads_on([each.apply(train) for each in poisons(name)[:4]]) for name in ("assignment", "reference"))
+    print("NUMB", success(better), success(worse))
+    assert success(better) > success(worse) + 0.05
 
 
 def test_sources_are_patched_training_images_of_the_true_label_each_as_often_as_needed() -> None:
@@ -177,7 +182,7 @@ def test_sources_are_patched_training_images_of_the_true_label_each_as_often_as_
     of_class = task.train.images[task.train.labels == 0]
     stamped = {image.numpy().tobytes() for image in task.goal.stamped(of_class, Key(0))}
     for count in (30, 60, 150):
-        sources = [image.numpy().tobytes() for image in patched_sources(task, count, Key(3))]
+        sources = [image.numpy().tobytes() for image in drawn_sources(task, count, Key(3))]
         times = [sources.count(source) for source in set(sources)]
         assert len(sources) == count
         assert set(sources) <= stamped
@@ -185,64 +190,63 @@ def test_sources_are_patched_training_images_of_the_true_label_each_as_often_as_
         assert len(set(sources)) == min(count, len(stamped))
     anywhere = replace(task, goal=replace(task.goal, true_label=None, adversarial_label=0, place=None))
     others = {image.numpy().tobytes() for image in task.train.images[task.train.labels == 0]}
-    assert not others & {image.numpy().tobytes() for image in patched_sources(anywhere, 240, Key(0))}
-    assert torch.equal(patched_sources(anywhere, 9, Key(0)), patched_sources(anywhere, 9, Key(0)))
-    assert not torch.equal(patched_sources(anywhere, 9, Key(0)), patched_sources(anywhere, 9, Key(1)))
+    assert not others & {image.numpy().tobytes() for image in drawn_sources(anywhere, 240, Key(0))}
+    assert torch.equal(drawn_sources(anywhere, 9, Key(0)), drawn_sources(anywhere, 9, Key(0)))
+    assert not torch.equal(drawn_sources(anywhere, 9, Key(0)), drawn_sources(anywhere, 9, Key(1)))
 
 
-class Linear:
-    """phi(x) = x W, flattened; counts how often it is asked with gradients."""
+class Counted(Linear):
+    """Linear features that count how often they are asked with gradients."""
 
-    def __init__(self, seed: int, width: int, pixels: int = 16) -> None:
-        generator = np.random.default_rng(seed)
-        self.weight = torch.from_numpy((generator.normal(size=(pixels, width)) / 4).astype("float32"))
+    def __init__(self, seed: int, width: int) -> None:
+        super().__init__(seed, 16, width)
+        self.weight /= 4
         self.steps = 0
 
     def penultimate(self, images: torch.Tensor) -> torch.Tensor:
         self.steps += images.requires_grad
-        return images.flatten(1) @ self.weight
+        return super().penultimate(images)
 
 
-def small_task(num_poisons: int = 4, epsilon: float = 1.0, per_class: int = 8) -> Task:
+def backdoor_task(num_poisons: int = 4, epsilon: float = 1.0, per_class: int = 8) -> Task:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3 * per_class, 1, 4, 4)).astype("uint8"))
     train = ImageDataset(images, torch.arange(3 * per_class) % 3, ("a", "b", "c"))
     return Task(train, checker((1, 4, 4), 0, 1, Key(0), side=2), Budget(num_poisons, "linf", epsilon))
 
 
-def distances_of(task: Task, poison: Poison, surrogates: list[Linear], key: Key) -> list[float]:
-    """For each surrogate, the total squared distance under the best joint pairing, computed pair by pair."""
-    sources = as_pixels(patched_sources(task, len(poison.indices), key))
-    each = []
+def distance_of(task: Task, poison: Poison, surrogates: list[Counted], key: Key) -> float:
+    """The total squared distance under the best pairing, computed pair by pair."""
+    table = torch.zeros(len(poison.indices), len(poison.indices))
+    sources = as_pixels(drawn_sources(task, len(poison.indices), key))
     for surrogate in surrogates:
         p, s = surrogate.penultimate(as_pixels(poison.images)), surrogate.penultimate(sources)
-        each.append(torch.tensor([[float((a - b).square().sum()) for b in s] for a in p]))
-    pairs = least_total(torch.stack(each).sum(0))
-    return [float(table[torch.arange(len(pairs)), pairs].sum()) for table in each]
+        table += torch.tensor([[float((a - b).square().sum()) for b in s] for a in p])
+    return float(table[torch.arange(len(table)), least_total(table)].sum())
 
 
 def test_reachable_sources_are_reached_and_all_surrogates_count() -> None:
-    task, surrogates = small_task(), [Linear(0, 3), Linear(1, 3)]
-    for known in (surrogates[:1], surrogates):
+    task, surrogates = backdoor_task(), [Counted(0, 3), Counted(1, 3)]
+    for known in (surrogates[:1], surrogates[1:], surrogates):
         poison = hidden_trigger(task, Knowledge(tuple(known)), Key(0), optimizer="adam", step_size=0.01, steps=400, stop_ratio=1e-5)
-        reached = distances_of(task, poison, surrogates, Key(0))
+        reached = [distance_of(task, poison, each, Key(0)) for each in (known, surrogates)]
         assert reached[0] < 0.02
         assert (reached[1] < 0.02) == (len(known) == 2)
 
 
 def test_l2_budgets_are_kept_and_used() -> None:
-    task = small_task()
+    task = backdoor_task()
     task = replace(task, budget=Budget(4, "l2", 0.5))
-    poison = hidden_trigger(task, Knowledge((Linear(0, 9),)), Key(0), step_size=0.05)
+    poison = hidden_trigger(task, Knowledge((Counted(0, 9),)), Key(0), step_size=0.05)
     norms = (poison.images.double() - task.train.images[poison.indices].double()).flatten(1).norm(dim=1) / 255
     assert float(norms.max()) <= 0.5
     assert float(norms.max()) > 0.45
 
 
 def test_descent_ends_when_it_has_arrived_or_stands_still() -> None:
-    task = small_task()
+    task = backdoor_task()
     steps = {}
     for name, ratio, epsilon, size in (("arrived", 0.5, 1.0, 0.01), ("still", 0.0, 0.02, 0.5), ("neither", 0.0, 1.0, 1e-4)):
-        surrogate = Linear(0, 9)
+        surrogate = Counted(0, 9)
         task = replace(task, budget=Budget(4, "linf", epsilon))
         hidden_trigger(task, Knowledge((surrogate,)), Key(0), steps=400, step_size=size, stop_ratio=ratio)
         steps[name] = surrogate.steps
@@ -256,16 +260,16 @@ def test_step_size_decays() -> None:
     found = []
     for steps in (5, 6, 50):
         poison = hidden_trigger(
-            small_task(), Knowledge((Linear(0, 9),)), Key(0), steps=steps, step_size=0.02, decay=1e-9, decay_every=5
+            backdoor_task(), Knowledge((Counted(0, 9),)), Key(0), steps=steps, step_size=0.02, decay=1e-9, decay_every=5
         )
         found.append(poison.images)
     assert torch.equal(found[0], found[2])
-    undecayed = hidden_trigger(small_task(), Knowledge((Linear(0, 9),)), Key(0), steps=50, step_size=0.02).images
+    undecayed = hidden_trigger(backdoor_task(), Knowledge((Counted(0, 9),)), Key(0), steps=50, step_size=0.02).images
     assert not torch.equal(found[0], undecayed)
 
 
 def test_the_poisons_nearest_to_their_sources_are_kept() -> None:
-    task, surrogate = small_task(), Linear(0, 9)
+    task, surrogate = backdoor_task(), Counted(0, 9)
     task = replace(task, budget=Budget(4, "linf", 0.1))
     everything = replace(task, budget=Budget(8, "linf", 0.1))
     all_of_class = hidden_trigger(everything, Knowledge((surrogate,)), Key(0), steps=50, step_size=0.02)
@@ -274,51 +278,51 @@ def test_the_poisons_nearest_to_their_sources_are_kept() -> None:
     assert kept.indices.tolist() == sorted(set(kept.indices.tolist()))
     rows = [all_of_class.indices.tolist().index(row) for row in kept.indices.tolist()]
     assert torch.equal(kept.images, all_of_class.images[rows])
-    sources = surrogate.penultimate(as_pixels(patched_sources(everything, 8, Key(0))))
+    sources = surrogate.penultimate(as_pixels(drawn_sources(everything, 8, Key(0))))
     table = torch.cdist(surrogate.penultimate(as_pixels(all_of_class.images)), sources).square()
     order = table[torch.arange(8), least_total(table)].argsort()[:4]
     assert sorted(order.tolist()) == rows
 
 
 def test_poisons_beyond_one_pass_are_crafted_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = hidden_trigger(small_task(7), Knowledge((Linear(0, 9),)), Key(0), steps=30, step_size=0.02)
+    whole = hidden_trigger(backdoor_task(7), Knowledge((Counted(0, 9),)), Key(0), steps=30, step_size=0.02)
     monkeypatch.setattr(module, "IMAGES_TOGETHER", 3)
-    parts = hidden_trigger(small_task(7), Knowledge((Linear(0, 9),)), Key(0), steps=30, step_size=0.02)
+    parts = hidden_trigger(backdoor_task(7), Knowledge((Counted(0, 9),)), Key(0), steps=30, step_size=0.02)
     assert torch.equal(whole.indices, parts.indices)
     assert int((whole.images.int() - parts.images.int()).abs().max()) <= 1
 
 
 def test_named_bases_become_the_poisons() -> None:
-    task = replace(small_task(3), bases=torch.tensor([22, 4, 10]))
-    poison = hidden_trigger(task, Knowledge((Linear(0, 9),)), Key(0), steps=3)
+    task = replace(backdoor_task(3), bases=torch.tensor([22, 4, 10]))
+    poison = hidden_trigger(task, Knowledge((Counted(0, 9),)), Key(0), steps=3)
     assert poison.indices.tolist() == [4, 10, 22]
     with pytest.raises(
         ValueError, match=r"crafted_per_kept=2 asks for more base images than are kept, but the task names them; giv"
     ):
-        hidden_trigger(task, Knowledge((Linear(0, 9),)), Key(0), crafted_per_kept=2)
+        hidden_trigger(task, Knowledge((Counted(0, 9),)), Key(0), crafted_per_kept=2)
 
 
 def test_a_defense_that_changes_nothing_changes_no_poison() -> None:
     unaware = craft(0, steps=30)
     for draws in (1, 2):
-        aware = craft(0, Identity(draws), steps=30)
+        aware = craft(0, Unchanged(draws), steps=30)
         assert torch.equal(aware.indices, unaware.indices)
         assert torch.equal(aware.images, unaware.images)
 
 
 def test_an_adaptive_attacker_comes_nearer_through_the_defense() -> None:
-    """Paired trials; distance on 16 fresh draws of noise of 0.25 and the exact denoiser."""
-    fixture = transfer_fixture()
-    denoiser = KernelDenoiser(load_digits("train"))
-    judge = NoiseAndDenoise(denoiser, 0.25, 16)
-    for trial in range(3):
-        sources = fixture.extractor.penultimate(as_pixels(patched_sources(task_of(trial), NUM_POISONS, key_of(trial))))
+    """Paired trials; mean squared distance on 16 fresh draws of noise of 0.5 and the exact denoiser."""
+    fixture, denoiser = transfer_fixture(), KernelDenoiser(load_digits("trusted"))
+    judge = ThroughDenoiser(denoiser, 0.5)
+    for trial in range(4):
+        sources = fixture.extractor.penultimate(as_pixels(drawn_sources(task_of(trial), NUM_POISONS, key_of(trial))))
         reached = []
-        for defense in (None, NoiseAndDenoise(denoiser, 0.25, 2)):
+        for defense in (None, ThroughDenoiser(denoiser, 0.5, 4)):
             pixels = as_pixels(craft(trial, defense, steps=60).images)
-            draws = [fixture.extractor.penultimate(judge(pixels, Key(9) / i)) for i in range(judge.draws)]
+            draws = [fixture.extractor.penultimate(judge(pixels, Key(9) / i)) for i in range(16)]
             table = torch.stack([torch.cdist(draw, sources).square() for draw in draws]).mean(0)
             reached.append(float(table[torch.arange(NUM_POISONS), least_total(table)].mean()))
+        print("NUMA", reached)
         assert reached[1] < 0.95 * reached[0]
 
 
@@ -349,14 +353,12 @@ def test_defaults_are_the_benchmark_s() -> None:
 
 
 def refused(task: Task, **options: object) -> Poison:
-    return hidden_trigger(task, Knowledge((Linear(0, 9),)), Key(0), **options)
+    return hidden_trigger(task, Knowledge((Counted(0, 9),)), Key(0), **options)
 
 
 def test_what_cannot_be_crafted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = small_task()
-    with pytest.raises(
-        ValueError, match=r"no training image is of the true label 0, so there are no sources to put the trigger on"
-    ):
+    task = backdoor_task()
+    with pytest.raises(ValueError, match=r"no training image is of the class 'a' that the trigger is for; nothing can carry it"):
         refused(replace(task, train=replace(task.train, labels=task.train.labels.clamp_min(1))))
     with pytest.raises(ValueError, match=r"the goal is one test image, but this attack makes a backdoor; give a trigger"):
         refused(replace(task, goal=Target(torch.zeros(1, 4, 4, dtype=torch.uint8), 0, 1, 0)))
@@ -365,7 +367,7 @@ def test_what_cannot_be_crafted_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ValueError, match=r"no surrogates given"):
         hidden_trigger(task, Knowledge(()), Key(0))
     with pytest.raises(ValueError, match=r"num_poisons=9 base images are wanted, but the adversarial class 'b' has 8; lower"):
-        refused(small_task(9), crafted_per_kept=2)
+        refused(backdoor_task(9), crafted_per_kept=2)
     with pytest.raises(ValueError, match=r"steps=0, decay_every=2000, pair_every=20, crafted_per_kept=1; give whole numbers of at"):
         refused(task, steps=0)
     for options in ({"step_size": 0.0}, {"decay": 1.1}, {"stop_ratio": 1.0}):

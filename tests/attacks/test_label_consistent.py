@@ -13,10 +13,11 @@ from certidote.attacks import label_consistent as module
 from certidote.attacks.label_consistent import harder, label_consistent
 from certidote.attacks.triggers import label_consistent_corner
 from certidote.data.digits import load_digits
+from certidote.diffusion.through import ThroughDenoiser
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, ImageDataset, Knowledge, Poison, Target, Task, Trigger, as_pixels
+from fixtures_attacks import Unchanged
 from fixtures_backdoors import SHAPE, Scratch, accuracy, attack_success_rate, predicted, scratch_fixture, victims
-from fixtures_defense import Identity, NoiseAndDenoise
 from fixtures_transfer import KernelDenoiser, transfer_fixture
 
 EPSILON = 0.3
@@ -150,7 +151,7 @@ def test_a_defense_that_changes_nothing_changes_no_poison() -> None:
     fixture = scratch_fixture()
     unaware = craft(task_of(7))
     for draws in (1, 2, 4):
-        aware = label_consistent(task_of(7), knowledge_of(fixture, Identity(draws)), Key(0) / "trial" / 7)
+        aware = label_consistent(task_of(7), knowledge_of(fixture, Unchanged(draws)), Key(0) / "trial" / 7)
         assert torch.equal(aware.indices, unaware.indices)
         assert torch.equal(aware.images, unaware.images)
 
@@ -159,10 +160,10 @@ def test_an_adaptive_attacker_makes_images_hard_for_who_looks_through_the_defens
     """Paired trials; the loss on 32 fresh draws of noise of 0.5 and the exact denoiser. 5.8 to 7.9 unaware, 7.5 to 9.2
     adaptive."""
     fixture, denoiser = scratch_fixture(), KernelDenoiser(load_digits("trusted"))
-    judge = NoiseAndDenoise(denoiser, 0.5, 32)
+    judge = ThroughDenoiser(denoiser, 0.5, 32)
     for label in (0, 3, 5, 8):
         task, reached = task_of(label), []
-        for defense in (None, NoiseAndDenoise(denoiser, 0.5, 4)):
+        for defense in (None, ThroughDenoiser(denoiser, 0.5, 4)):
             poison = label_consistent(task, knowledge_of(fixture, defense), Key(label))
             bases = task.train.images[poison.indices]
             hard = as_pixels(harder(task, bases, knowledge_of(fixture, defense), Key(label), steps=20))

@@ -17,7 +17,7 @@ from torch import Tensor
 from certidote.adam import Adam
 from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
-from certidote.attacks.selection import base_candidates, check_surrogates, check_task, choose_bases, trigger_of
+from certidote.attacks.selection import base_candidates, check_surrogates, check_task, choose_bases, source_rows, trigger_of
 from certidote.streams import Key
 from certidote.types import Budget, FeatureExtractor, Images, Knowledge, Poison, Task, as_pixels
 
@@ -108,7 +108,7 @@ def hidden_trigger(
     goal, budget = trigger_of(task), task.budget
     rows = _crafted_rows(task, key / "bases", crafted_per_kept)
     stored = task.train.images[rows]
-    sources = _features(knowledge.surrogates, patched_sources(task, len(rows), key))
+    sources = _features(knowledge.surrogates, drawn_sources(task, len(rows), key))
     crafting = _Crafting(knowledge, sources, key)
     pixels, held = _descended(as_pixels(stored), budget, crafting, options)
     images = quantize(pixels, stored, budget)
@@ -121,19 +121,13 @@ def hidden_trigger(
     return poison
 
 
-def patched_sources(task: Task, count: int, key: Key) -> UInt8[Tensor, "count c h w"]:
-    """Training images of the true label (of every class but the adversarial one if there is none) with the trigger on them.
-
-    Drawn without replacement until there are none left, and then once more.
+def drawn_sources(task: Task, count: int, key: Key) -> UInt8[Tensor, "count c h w"]:
+    """Training images that the trigger is for, with the trigger on them; drawn without replacement until none are left, then again.
 
     Raises: ValueError if there are none.
     """
-    goal, labels = trigger_of(task), task.train.labels
-    wanted = labels != goal.adversarial_label if goal.true_label is None else labels == goal.true_label
-    candidates = wanted.nonzero().squeeze(1).numpy()
-    if len(candidates) == 0:
-        raise ValueError(f"no training image is of the true label {goal.true_label}, so there are no sources to put the trigger on")
-    rows = np.resize((key / "sources").numpy().permutation(candidates), count)
+    goal = trigger_of(task)
+    rows = np.resize((key / "sources").numpy().permutation(source_rows(task.train, goal).numpy()), count)
     return goal.stamped(task.train.images[torch.from_numpy(rows)], key / "places")
 
 
