@@ -1,23 +1,22 @@
 """Contract of every attack that is listed: it is tested by being listed."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from certidote.attacks import ATTACKS, find
+from certidote.attacks import ATTACKS, GOALS, find, goal_of
+from certidote.attacks.triggers import checker
 from certidote.data.tiny import tiny
 from certidote.streams import Key
-from certidote.types import Attack, Budget, Knowledge, Norm, Poison, Target, Task, Trigger
-
-BACKDOORS = {"label-consistent", "hidden-trigger", "sleeper-agent"}
-"""Attacks whose goal is a trigger."""
+from certidote.types import Attack, Budget, Knowledge, Norm, Poison, Target, Task
 
 
 class Patches(nn.Module):
-    """A surrogate that costs nothing: means over 2x2 patches, and a linear layer on them."""
+    """A surrogate that costs nothing: sums over 2x2 patches, and a linear layer on them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +26,7 @@ class Patches(nn.Module):
         self.eval()
 
     def penultimate(self, images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.avg_pool2d(images, 2).flatten(1)
+        return 4 * nn.functional.avg_pool2d(images, 2).flatten(1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.penultimate(images))
@@ -36,10 +35,9 @@ class Patches(nn.Module):
 def tiny_task(name: str, norm: Norm) -> Task:
     train, test = (tiny(10, 3, (1, 8, 8), Key(0) / split) for split in ("train", "test"))
     true = int(test.labels[0])
-    if name in BACKDOORS:
-        white = torch.full((1, 2, 2), 255, dtype=torch.uint8)
-        trigger = Trigger(white, torch.ones(2, 2, dtype=torch.bool), (6, 6), true, (true + 1) % 3)
-        return Task(train, trigger, Budget(5, norm, 0.2, visible_trigger=name == "label-consistent"))
+    if goal_of(name) != "target":
+        trigger = checker(train.image_shape, true, (true + 1) % 3, Key(0), side=2)
+        return Task(train, trigger, Budget(5, norm, 0.2, visible_trigger=goal_of(name) == "visible trigger"))
     return Task(train, Target(test.images[0], true, (true + 1) % 3, 0), Budget(5, norm, 0.2))
 
 
@@ -85,6 +83,21 @@ def test_every_attack_keeps_the_contract(name: str, norm: Norm) -> None:
     assert torch.equal(poison.images, again.images)
     assert poison.indices.tolist() != other.indices.tolist() or not torch.equal(poison.images, other.images)
     assert min(first, second) < 100 * unit_of_time()  # a second on an idle machine is 20 to 30 units
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_goals_of_the_other_kind_are_refused(name: str) -> None:
+    target, backdoor = tiny_task("bullseye-polytope", "linf"), tiny_task("hidden-trigger", "linf")
+    wrong, message = (backdoor, "give a target") if goal_of(name) == "target" else (target, "give a trigger")
+    if goal_of(name) == "visible trigger":
+        wrong, message = replace(target, budget=replace(target.budget, visible_trigger=True)), "must be a trigger"
+    with pytest.raises(ValueError, match=message):
+        ATTACKS[name](wrong, knowledge(), Key(0))
+
+
+def test_every_attack_says_what_it_is_for() -> None:
+    assert set(GOALS) == set(ATTACKS)
+    assert goal_of("somebody's own") == "target"
 
 
 def test_names_are_looked_up() -> None:

@@ -90,7 +90,6 @@ def test_triggered_images_are_taken_for_the_poisons_class() -> None:
     """Mean of eight trials 60 %; 12 % where sources are not patched, 1 % for heads of clean data, 2 % without the trigger."""
     train = transfer_fixture().train
     heads = heads_on([poison.apply(train) for poison in poisons("assignment")])
-    print("NUM", success(heads), untriggered(heads))
     clean = heads_on([train] * len(PAIRS))
     assert success(heads) >= 0.4
     assert success(clean) <= 0.05
@@ -173,7 +172,6 @@ def test_the_assignment_beats_the_references_pairing() -> None:
     """Mean of the first four trials, paired: 64 % against 45 %."""
     train = transfer_fixture().train
     better, worse = (heads_on([each.apply(train) for each in poisons(name)[:4]]) for name in ("assignment", "reference"))
-    print("NUMB", success(better), success(worse))
     assert success(better) > success(worse) + 0.05
 
 
@@ -322,7 +320,6 @@ def test_an_adaptive_attacker_comes_nearer_through_the_defense() -> None:
             draws = [fixture.extractor.penultimate(judge(pixels, Key(9) / i)) for i in range(16)]
             table = torch.stack([torch.cdist(draw, sources).square() for draw in draws]).mean(0)
             reached.append(float(table[torch.arange(NUM_POISONS), least_total(table)].mean()))
-        print("NUMA", reached)
         assert reached[1] < 0.95 * reached[0]
 
 
@@ -358,7 +355,7 @@ def refused(task: Task, **options: object) -> Poison:
 
 def test_what_cannot_be_crafted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     task = backdoor_task()
-    with pytest.raises(ValueError, match=r"no training image is of the class 'a' that the trigger is for; nothing can carry it"):
+    with pytest.raises(ValueError, match=r"no training image is of the class 'a', which the trigger is for; give other images"):
         refused(replace(task, train=replace(task.train, labels=task.train.labels.clamp_min(1))))
     with pytest.raises(ValueError, match=r"the goal is one test image, but this attack makes a backdoor; give a trigger"):
         refused(replace(task, goal=Target(torch.zeros(1, 4, 4, dtype=torch.uint8), 0, 1, 0)))

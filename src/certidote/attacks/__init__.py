@@ -1,15 +1,17 @@
 """Clean-label poisoning attacks: (task, knowledge, key) -> Poison. One file for each; this is their catalogue.
 
 Options of an attack are keyword-only parameters with the original's defaults; `functools.partial` makes a variant. A user adds
-an attack by adding a name to `ATTACKS`. What is listed here is tested by being listed.
+an attack by adding a name to `ATTACKS` (and to `GOALS`, if it makes backdoors). What is listed here is tested by being listed.
 """
 
 import difflib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from certidote.attacks.bullseye_polytope import bullseye_polytope
 from certidote.attacks.convex_polytope import convex_polytope
+from certidote.attacks.hidden_trigger import hidden_trigger
+from certidote.attacks.label_consistent import label_consistent
 from certidote.attacks.poison_frogs import poison_frogs
 from certidote.attacks.sleeper_agent import sleeper_agent
 from certidote.attacks.witches_brew import witches_brew
@@ -22,8 +24,28 @@ ATTACKS: dict[str, Attack] = {
     "convex-polytope": convex_polytope,
     "bullseye-polytope": bullseye_polytope,
     "witches-brew": witches_brew,
+    "label-consistent": label_consistent,
+    "hidden-trigger": hidden_trigger,
     "sleeper-agent": sleeper_agent,
 }
+
+Aim = Literal["target", "hidden trigger", "visible trigger"]
+GOALS: dict[str, Aim] = {
+    "poison-frogs": "target",
+    "convex-polytope": "target",
+    "bullseye-polytope": "target",
+    "witches-brew": "target",
+    "label-consistent": "visible trigger",
+    "hidden-trigger": "hidden trigger",
+    "sleeper-agent": "hidden trigger",
+}
+"""What each attack is for: one test image, or images with a trigger, which poisons never show or which they show in plain sight (the
+budget must allow a visible trigger)."""
+
+
+def goal_of(name: str) -> Aim:
+    """What this attack is for; one test image, if `GOALS` does not say."""
+    return GOALS.get(name, "target")
 
 
 def find(catalogue: Mapping[str, T], name: str, kind: str) -> T:

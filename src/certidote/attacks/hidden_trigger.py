@@ -127,7 +127,7 @@ def drawn_sources(task: Task, count: int, key: Key) -> UInt8[Tensor, "count c h 
     Raises: ValueError if there are none.
     """
     goal = trigger_of(task)
-    rows = np.resize((key / "sources").numpy().permutation(source_rows(task.train, goal).numpy()), count)
+    rows = np.resize((key / "sources").numpy().permutation(source_rows(task.train, goal, "training").numpy()), count)
     return goal.stamped(task.train.images[torch.from_numpy(rows)], key / "places")
 
 
