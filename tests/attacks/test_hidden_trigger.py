@@ -4,13 +4,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 from jaxtyping import config
 
-from certidote.attacks import hidden_trigger as module
 from certidote.attacks.hidden_trigger import drawn_sources, hidden_trigger, least_total, taken_over
 from certidote.attacks.triggers import checker
 from certidote.data.digits import load_digits
@@ -284,7 +284,7 @@ def test_the_poisons_nearest_to_their_sources_are_kept() -> None:
 
 def test_poisons_beyond_one_pass_are_crafted_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = hidden_trigger(backdoor_task(7), Knowledge((Counted(0, 9),)), Key(0), steps=30, step_size=0.02)
-    monkeypatch.setattr(module, "IMAGES_TOGETHER", 3)
+    monkeypatch.setattr(import_module("certidote.attacks.hidden_trigger"), "IMAGES_TOGETHER", 3)
     parts = hidden_trigger(backdoor_task(7), Knowledge((Counted(0, 9),)), Key(0), steps=30, step_size=0.02)
     assert torch.equal(whole.indices, parts.indices)
     assert int((whole.images.int() - parts.images.int()).abs().max()) <= 1

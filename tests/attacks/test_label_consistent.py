@@ -3,13 +3,13 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 
 import pytest
 import torch
 from jaxtyping import config
 from torch.nn.functional import cross_entropy
 
-from certidote.attacks import label_consistent as module
 from certidote.attacks.label_consistent import harder, label_consistent
 from certidote.attacks.triggers import label_consistent_corner
 from certidote.data.digits import load_digits
@@ -187,7 +187,7 @@ def test_surrogates_are_unchanged_to_the_last_bit() -> None:
 
 def test_many_poisons_are_crafted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts have noise of their own, and none is left out."""
-    monkeypatch.setattr(module, "IMAGES_TOGETHER", 4)
+    monkeypatch.setattr(import_module("certidote.attacks.label_consistent"), "IMAGES_TOGETHER", 4)
     task = task_of(4)
     bases = task.train.images[:1].repeat(10, 1, 1, 1)
     hard = harder(task, bases, knowledge_of(scratch_fixture()), Key(0), steps=2)
