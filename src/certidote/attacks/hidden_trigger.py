@@ -170,7 +170,7 @@ class _Crafting:
     def look(self, pixels: Images, held: Int64[Tensor, "p"], step: int) -> tuple[Float[Tensor, "p"], Images]:
         """Each poison's squared distance to the source it holds, summed over surrogates, and the gradient by its pixels."""
         values, gradients = [], []
-        parts = zip(pixels.split(IMAGES_TOGETHER), held.split(IMAGES_TOGETHER), strict=True)
+        parts = zip(torch.split(pixels, IMAGES_TOGETHER), torch.split(held, IMAGES_TOGETHER), strict=True)
         for number, (part, theirs) in enumerate(parts):
             wanted = [features[theirs] for features in self.sources]
 
@@ -187,7 +187,7 @@ class _Crafting:
     def all_distances(self, pixels: Images, step: int) -> Float[Tensor, "p s"]:
         """What `look` would give for every source, on the same draws."""
         rows = []
-        for number, part in enumerate(pixels.split(IMAGES_TOGETHER)):
+        for number, part in enumerate(torch.split(pixels, IMAGES_TOGETHER)):
             draws = []
             for images in seen(part, self.knowledge.defense, self.key / "seen" / step / number):
                 pairs = zip(self.knowledge.surrogates, self.sources, strict=True)
@@ -235,5 +235,5 @@ def _crafted_rows(task: Task, key: Key, times: int) -> Int64[Tensor, "p"]:
 
 @torch.no_grad()
 def _features(surrogates: Sequence[FeatureExtractor], images: UInt8[Tensor, "n c h w"]) -> Features:
-    parts = as_pixels(images).split(IMAGES_TOGETHER)
+    parts = torch.split(as_pixels(images), IMAGES_TOGETHER)
     return [torch.cat([surrogate.penultimate(part) for part in parts]) for surrogate in surrogates]
