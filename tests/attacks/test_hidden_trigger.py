@@ -169,7 +169,7 @@ def test_the_references_pairing_loses_sources() -> None:
 
 
 def test_the_assignment_beats_the_references_pairing() -> None:
-    """Mean of the first four trials, paired: 64 % against 45 %."""
+    """Mean of the first four trials, paired: 63 % against 50 %."""
     train = transfer_fixture().train
     better, worse = (heads_on([each.apply(train) for each in poisons(name)[:4]]) for name in ("assignment", "reference"))
     assert success(better) > success(worse) + 0.05
@@ -309,7 +309,8 @@ def test_a_defense_that_changes_nothing_changes_no_poison() -> None:
 
 
 def test_an_adaptive_attacker_comes_nearer_through_the_defense() -> None:
-    """Paired trials; mean squared distance on 16 fresh draws of noise of 0.5 and the exact denoiser."""
+    """Paired trials; mean squared distance on 16 fresh draws of noise of 0.5 and the exact denoiser: 177 to 213 unaware, 164 to 184
+    adaptive. (At noise of 0.1 this denoiser is all but a nearest neighbor, whose gradient leads nowhere.)"""
     fixture, denoiser = transfer_fixture(), KernelDenoiser(load_digits("trusted"))
     judge = ThroughDenoiser(denoiser, 0.5)
     for trial in range(4):
