@@ -117,7 +117,7 @@ def test_the_loss_is_part_of_what_a_run_is_configured_with() -> None:
 
 
 def test_wrong_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"epsilon=8.0 is outside \[0, 1\] pixel units; for 16 of 255 levels give 16/255"):
+    with pytest.raises(ValueError, match=r"epsilon=8.0 is outside \[0, 1\] pixel units; for 8 of 255 levels give 8/255"):
         adversarial_trainer(SHORT, 8.0)
     with pytest.raises(ValueError, match=r"steps=0, step_size=None; both must be positive"):
         adversarial_trainer(SHORT, 0.1, steps=0)
