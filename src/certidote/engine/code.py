@@ -16,6 +16,7 @@ DECIDING = (
     "defenses",
     "diffusion",
     "engine",
+    "muon",
     "numerics",
     "streams",
     "training",
