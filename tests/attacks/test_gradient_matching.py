@@ -21,6 +21,7 @@ from certidote.attacks.gradient_matching import (
     differentiated,
     objective,
     objective_and_gradient,
+    problems_together,
 )
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
@@ -195,6 +196,11 @@ def test_memory_is_bounded_by_the_batch() -> None:
     counts.clear()
     objective_and_gradient(aims, some(1, 10), torch.tensor([1]), Matching(batch_size=10))
     assert counts == [10]
+
+
+def test_problems_of_small_images_are_moved_together() -> None:
+    assert problems_together(60, (1, 8, 8)) == 8
+    assert problems_together(50, (3, 32, 32)) == 1
 
 
 # -------------------------------------------------------------------------------------------------------------------- the descent

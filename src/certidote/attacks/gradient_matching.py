@@ -38,8 +38,11 @@ CIFAR10_STEP = 0.025
 CIFAR10_STEPS = (0.1 * 0.2470, 0.1 * 0.2435, 0.1 * 0.2616)
 """The same for each channel, as the original has it."""
 
-IMAGES_TOGETHER = 512
-"""Poisons of several problems in one pass, of as many whole problems as fit."""
+BATCH_SIZE = 512
+"""Poisons of one problem in a graph at a time, as in the original."""
+PIXELS_TOGETHER = 1 << 15
+"""Pixel positions of several problems in one pass, of as many whole problems as fit: 512 images of 8x8. Small images are limited by
+the number of calls, which this saves; large ones by arithmetic, of which it makes more."""
 NUMBERS_TOGETHER = 1 << 26
 """Numbers in per-image gradients that are in memory at a time."""
 
@@ -66,7 +69,7 @@ class Matching:
     step_size: float | tuple[float, ...] = CIFAR10_STEP
     loss: Loss = "similarity"
     match: Match = "full"
-    batch_size: int = IMAGES_TOGETHER
+    batch_size: int = BATCH_SIZE
     augmentation: Shifts | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +90,11 @@ class Matching:
         if len(steps) not in (1, channels):
             raise ValueError(f"{len(steps)} step sizes for images of {channels} channels; give one, or one for each channel")
         return torch.from_numpy(np.broadcast_to(steps, channels).copy()).view(-1, 1, 1)
+
+
+def problems_together(num_poisons: int, image_shape: tuple[int, int, int]) -> int:
+    """How many problems are moved in one pass, at least 1; decides speed and memory, not results."""
+    return max(1, PIXELS_TOGETHER // (num_poisons * image_shape[1] * image_shape[2]))
 
 
 # ------------------------------------------------------------------------------------------------------- gradients by the weights
@@ -129,7 +137,7 @@ class Differentiated:
         return torch.cat([gradient.flatten() for gradient in alone]).unsqueeze(0)
 
     @torch.no_grad()
-    def mean_gradient(self, images: Images, labels: Int64[Tensor, "n"], batch_size: int = IMAGES_TOGETHER) -> Float[Tensor, "d"]:
+    def mean_gradient(self, images: Images, labels: Int64[Tensor, "n"], batch_size: int = BATCH_SIZE) -> Float[Tensor, "d"]:
         """The gradient of the mean loss over any number of images of any labels, a batch in memory at a time; on the surrogate's device."""
         total = torch.zeros((), device=self.device)
         for batch, wanted in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
