@@ -183,6 +183,17 @@ def test_problems_do_not_influence_each_other() -> None:
         torch.testing.assert_close(slope[0], slopes[i], rtol=1e-9, atol=1e-12)
 
 
+@torch.no_grad()
+def test_the_caller_s_grad_mode_does_not_matter() -> None:
+    aims = aims_at(networks(), 2)
+    images, labels = some(2, 3), torch.tensor([1, 3])
+    for problems in (1, 2):
+        some_aims = [Aim(aim.surrogate, aim.wanted[:problems]) for aim in aims]
+        values, slopes = objective_and_gradient(some_aims, images[:problems], labels[:problems], Matching())
+        torch.testing.assert_close(objective(some_aims, images[:problems], labels[:problems], Matching()), values)
+        assert bool((slopes != 0).any())
+
+
 def test_memory_is_bounded_by_the_batch() -> None:
     """No pass has more images than `batch_size`, however many poisons there are."""
     counts: list[int] = []

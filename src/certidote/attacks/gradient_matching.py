@@ -121,6 +121,7 @@ class Differentiated:
         """The mean cross-entropy."""
         return cross_entropy(functional_call(self.model, dict(parameters), (images,)), labels)
 
+    @torch.enable_grad()
     def gradients(self, images: Problems, labels: Int64[Tensor, "p"], *, differentiable: bool = False) -> Float[Tensor, "p d"]:
         """The gradient of each problem's mean loss, all images of a problem labelled alike, flat over all parameters.
 
@@ -246,6 +247,7 @@ def objective_and_gradient(
     return values, slopes
 
 
+@torch.enable_grad()
 def _pulled(
     aim: Aim, images: Problems, labels: Int64[Tensor, "p"], matching: Matching, wants_gradient: bool
 ) -> tuple[Float[Tensor, "p"], Problems]:
@@ -257,7 +259,7 @@ def _pulled(
     pieces = [piece.detach().requires_grad_(wants_gradient) for piece in torch.split(images, matching.batch_size, 1)]
     shares = [piece.shape[1] / images.shape[1] for piece in pieces]
     keep = wants_gradient and len(pieces) == 1
-    parts = [aim.surrogate.gradients(piece, labels, differentiable=keep) for piece in pieces]
+    parts = [aim.surrogate.gradients(piece if keep else piece.detach(), labels, differentiable=keep) for piece in pieces]
     made = torch.stack([part.detach() * share for part, share in zip(parts, shares, strict=True)]).sum(0)
     made.requires_grad_(wants_gradient)
     gaps = aim.gaps(made, matching.loss)
