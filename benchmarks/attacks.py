@@ -1,6 +1,6 @@
 """Our attacks against those of the adversarial-robustness-toolbox: `python benchmarks/attacks.py`, a minute.
 
-Each part crafts the same trials with both, at equal steps, and compares the objective reached and the processor time. Writes
+Each part crafts the same trials with both, at equal steps, and compares the objective reached and the time. Writes
 results/benchmarks/attacks.json and prints the ratios. A part is skipped, with the reason, where the toolbox is not installed.
 """
 
@@ -8,10 +8,12 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from gradient_matching import gradient_matching
 from machine import busy_elsewhere, keep
 
 from certidote.attacks.poison_frogs import poison_frogs
@@ -142,7 +144,16 @@ def _summary(rows: list[dict[str, float]], facts: Json) -> Json:
     }
 
 
-PARTS: dict[str, Callable[[int, int, int], Json]] = {"feature-collision": feature_collision}
+def gradient_matching_part(surrogate: str, seed: int, trials: int, num_poisons: int) -> Json:
+    """1 - cosine of the gradients, of Witches' Brew and of the toolbox's GradientMatchingAttack; time by the clock, see there."""
+    return _summary(*gradient_matching(seed, trials, num_poisons, surrogate))
+
+
+PARTS: dict[str, Callable[[int, int, int], Json]] = {
+    "feature-collision": feature_collision,
+    "gradient-matching-mlp": partial(gradient_matching_part, "mlp"),
+    "gradient-matching-cnn": partial(gradient_matching_part, "cnn"),
+}
 """(seed, trials, poisons of each) -> what `_summary` gives."""
 
 

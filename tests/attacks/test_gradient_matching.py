@@ -21,6 +21,7 @@ from certidote.attacks.gradient_matching import (
     differentiated,
     objective,
     objective_and_gradient,
+    problems_together,
 )
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
@@ -182,6 +183,17 @@ def test_problems_do_not_influence_each_other() -> None:
         torch.testing.assert_close(slope[0], slopes[i], rtol=1e-9, atol=1e-12)
 
 
+@torch.no_grad()
+def test_the_caller_s_grad_mode_does_not_matter() -> None:
+    aims = aims_at(networks(), 2)
+    images, labels = some(2, 3), torch.tensor([1, 3])
+    for problems in (1, 2):
+        some_aims = [Aim(aim.surrogate, aim.wanted[:problems]) for aim in aims]
+        values, slopes = objective_and_gradient(some_aims, images[:problems], labels[:problems], Matching())
+        torch.testing.assert_close(objective(some_aims, images[:problems], labels[:problems], Matching()), values)
+        assert bool((slopes != 0).any())
+
+
 def test_memory_is_bounded_by_the_batch() -> None:
     """No pass has more images than `batch_size`, however many poisons there are."""
     counts: list[int] = []
@@ -195,6 +207,11 @@ def test_memory_is_bounded_by_the_batch() -> None:
     counts.clear()
     objective_and_gradient(aims, some(1, 10), torch.tensor([1]), Matching(batch_size=10))
     assert counts == [10]
+
+
+def test_problems_of_small_images_are_moved_together() -> None:
+    assert problems_together(60, (1, 8, 8)) == 8
+    assert problems_together(50, (3, 32, 32)) == 1
 
 
 # -------------------------------------------------------------------------------------------------------------------- the descent

@@ -91,7 +91,7 @@ def test_crafting_together_gives_the_poisons_of_crafting_alone(monkeypatch: pyte
     tasks, keys = [replace(task, budget=Budget(5, "linf", 0.4)) for task in targets().tasks()[:3]], trial_keys()[:3]
     matching = replace(SHORT, augmentation=shifts_for(digits()[0], 1 / 8, True, "fill"))
     together = witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)
-    monkeypatch.setattr(MODULE, "IMAGES_TOGETHER", 20)  # four of six at a time: the second trial is cut
+    monkeypatch.setattr(MODULE, "problems_together", lambda *args: 3)  # three of six at a time: the second trial is cut
     for trial, poison in enumerate(witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)):
         assert torch.equal(poison.images, together[trial].images)
     alone = witches_brew(tasks[2], knowledge, keys[2], steps=10, step_size=0.16, restarts=2)

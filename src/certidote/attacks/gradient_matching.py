@@ -38,8 +38,11 @@ CIFAR10_STEP = 0.025
 CIFAR10_STEPS = (0.1 * 0.2470, 0.1 * 0.2435, 0.1 * 0.2616)
 """The same for each channel, as the original has it."""
 
-IMAGES_TOGETHER = 512
-"""Poisons of several problems in one pass, of as many whole problems as fit."""
+BATCH_SIZE = 512
+"""Poisons of one problem in a graph at a time, as in the original."""
+PIXELS_TOGETHER = 1 << 15
+"""Pixel positions of several problems in one pass, of as many whole problems as fit: 512 images of 8x8. Small images are limited by
+the number of calls, which this saves; large ones by arithmetic, of which it makes more."""
 NUMBERS_TOGETHER = 1 << 26
 """Numbers in per-image gradients that are in memory at a time."""
 
@@ -66,7 +69,7 @@ class Matching:
     step_size: float | tuple[float, ...] = CIFAR10_STEP
     loss: Loss = "similarity"
     match: Match = "full"
-    batch_size: int = IMAGES_TOGETHER
+    batch_size: int = BATCH_SIZE
     augmentation: Shifts | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +90,11 @@ class Matching:
         if len(steps) not in (1, channels):
             raise ValueError(f"{len(steps)} step sizes for images of {channels} channels; give one, or one for each channel")
         return torch.from_numpy(np.broadcast_to(steps, channels).copy()).view(-1, 1, 1)
+
+
+def problems_together(num_poisons: int, image_shape: tuple[int, int, int]) -> int:
+    """How many problems are moved in one pass, at least 1; decides speed and memory, not results."""
+    return max(1, PIXELS_TOGETHER // (num_poisons * image_shape[1] * image_shape[2]))
 
 
 # ------------------------------------------------------------------------------------------------------- gradients by the weights
@@ -113,6 +121,7 @@ class Differentiated:
         """The mean cross-entropy."""
         return cross_entropy(functional_call(self.model, dict(parameters), (images,)), labels)
 
+    @torch.enable_grad()
     def gradients(self, images: Problems, labels: Int64[Tensor, "p"], *, differentiable: bool = False) -> Float[Tensor, "p d"]:
         """The gradient of each problem's mean loss, all images of a problem labelled alike, flat over all parameters.
 
@@ -129,7 +138,7 @@ class Differentiated:
         return torch.cat([gradient.flatten() for gradient in alone]).unsqueeze(0)
 
     @torch.no_grad()
-    def mean_gradient(self, images: Images, labels: Int64[Tensor, "n"], batch_size: int = IMAGES_TOGETHER) -> Float[Tensor, "d"]:
+    def mean_gradient(self, images: Images, labels: Int64[Tensor, "n"], batch_size: int = BATCH_SIZE) -> Float[Tensor, "d"]:
         """The gradient of the mean loss over any number of images of any labels, a batch in memory at a time; on the surrogate's device."""
         total = torch.zeros((), device=self.device)
         for batch, wanted in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
@@ -238,6 +247,7 @@ def objective_and_gradient(
     return values, slopes
 
 
+@torch.enable_grad()
 def _pulled(
     aim: Aim, images: Problems, labels: Int64[Tensor, "p"], matching: Matching, wants_gradient: bool
 ) -> tuple[Float[Tensor, "p"], Problems]:
@@ -249,7 +259,7 @@ def _pulled(
     pieces = [piece.detach().requires_grad_(wants_gradient) for piece in torch.split(images, matching.batch_size, 1)]
     shares = [piece.shape[1] / images.shape[1] for piece in pieces]
     keep = wants_gradient and len(pieces) == 1
-    parts = [aim.surrogate.gradients(piece, labels, differentiable=keep) for piece in pieces]
+    parts = [aim.surrogate.gradients(piece if keep else piece.detach(), labels, differentiable=keep) for piece in pieces]
     made = torch.stack([part.detach() * share for part, share in zip(parts, shares, strict=True)]).sum(0)
     made.requires_grad_(wants_gradient)
     gaps = aim.gaps(made, matching.loss)

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from certidote.attacks.gradient_matching import (
+    BATCH_SIZE,
     CIFAR10_STEP,
-    IMAGES_TOGETHER,
     Aim,
     Descent,
     Differentiated,
@@ -41,7 +41,7 @@ def sleeper_agent(
     selection: Selection = "gradient-norm",
     loss: Loss = "similarity",
     match: Match = "full",
-    batch_size: int = IMAGES_TOGETHER,
+    batch_size: int = BATCH_SIZE,
     shift: float = 1 / 8,
     flip: bool = True,
     border: Border = "fill",

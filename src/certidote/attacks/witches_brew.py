@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from certidote.attacks.gradient_matching import (
+    BATCH_SIZE,
     CIFAR10_STEP,
-    IMAGES_TOGETHER,
     Aim,
     Descent,
     Differentiated,
@@ -21,6 +21,7 @@ from certidote.attacks.gradient_matching import (
     Matching,
     defended_objective,
     differentiated,
+    problems_together,
 )
 from certidote.attacks.selection import check_task, choose_bases, target_of
 from certidote.attacks.shifts import Border, shifts_for
@@ -38,7 +39,7 @@ def witches_brew(
     restarts: int = 8,
     loss: Loss = "similarity",
     match: Match = "full",
-    batch_size: int = IMAGES_TOGETHER,
+    batch_size: int = BATCH_SIZE,
     shift: float = 1 / 8,
     flip: bool = True,
     border: Border = "fill",
@@ -89,7 +90,7 @@ def witches_brew_batch(
     bases = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
     wanted = [target_gradients(surrogate, tasks) for surrogate in surrogates]
     started = [(trial, restart) for trial in range(len(tasks)) for restart in range(restarts)]
-    together = max(1, IMAGES_TOGETHER // tasks[0].budget.num_poisons)
+    together = problems_together(tasks[0].budget.num_poisons, tasks[0].train.image_shape)
     ended: list[tuple[float, UInt8[Tensor, "m c h w"]]] = []
     for group in (started[first : first + together] for first in range(0, len(started), together)):
         trials = [trial for trial, _ in group]
