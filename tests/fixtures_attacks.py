@@ -1,4 +1,4 @@
-"""Shared by tests of attacks on features: surrogates and tasks so small that what must come out is known, and defenses to look through."""
+"""Shared by tests of attacks on features: surrogates and tasks so small that what must come out is known."""
 
 import copy
 
@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from certidote.streams import Key
-from certidote.types import Budget, Denoiser, ImageDataset, Target, Task
+from certidote.types import Budget, ImageDataset, Target, Task
 
 
 class Linear:
@@ -28,28 +27,6 @@ class Double:
 
     def penultimate(self, images: torch.Tensor) -> torch.Tensor:
         return self.model.penultimate(images.double())
-
-
-class Unchanged:
-    """A defense that does nothing."""
-
-    def __init__(self, draws: int) -> None:
-        self.draws = draws
-
-    def __call__(self, images: torch.Tensor, key: Key) -> torch.Tensor:
-        return images
-
-
-class NoisyOnce:
-    """Noise of one draw, then what a denoiser makes of it, gradients included."""
-
-    def __init__(self, denoiser: Denoiser | None, sigma: float, draws: int) -> None:
-        self.denoiser, self.sigma, self.draws = denoiser, sigma, draws
-
-    def __call__(self, images: torch.Tensor, key: Key) -> torch.Tensor:
-        noise = torch.from_numpy(key.numpy().standard_normal(tuple(images.shape), dtype=np.float32))
-        noisy = images + self.sigma * noise
-        return noisy if self.denoiser is None else self.denoiser(noisy, torch.full((len(images),), self.sigma))
 
 
 def small_task(num_poisons: int = 3, seed: int = 0, per_class: int = 8, levels: tuple[int, int] = (0, 256)) -> Task:

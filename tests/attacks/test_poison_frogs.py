@@ -87,23 +87,13 @@ def test_adam_ends_where_the_line_search_does(optimizer: str) -> None:
 
 
 def test_adam_gives_back_its_best_image() -> None:
-    """With a step far too large its last one is worse."""
-    trials = trials_at(0.1)
+    """A first step across the whole box, and none later that could lead back: what was best is where it started."""
+    trials = trials_at(1.0)
     objective = collision_objective(trials.target_features())
-    one, many = (
-        trials.values(
-            in_pixels(
-                poison_frogs_batch(
-                    trials.tasks, trials.knowledge, trials.keys, steps=steps, step_size=0.2, optimizer="signed-adam", watermark=0.0
-                )
-            ),
-            0,
-            objective,
-        )
-        for steps in (1, 4)
-    )
-    assert float(many.mean()) < float(one.mean())
-    assert bool((one <= 1.02 * trials.values(trials.bases, 0, objective)).all())  # up to 8-bit rounding no worse than the start
+    options = {"steps": 3, "step_size": 1.0, "watermark": 0.0, "optimizer": "signed-adam"}
+    poisons = poison_frogs_batch(trials.tasks, trials.knowledge, trials.keys, **options)
+    start = trials.values(trials.bases, 0, objective)
+    assert bool((trials.values(in_pixels(poisons), 0, objective) <= 1.001 * start).all())
 
 
 def test_objective_is_the_sum_over_surrogates_of_squared_distances() -> None:

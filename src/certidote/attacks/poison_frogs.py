@@ -136,8 +136,8 @@ def line_search(
     trials: Trials, objective: Objective, start: Images, *, steps: int, step_size: float, l2_penalty: float = 0.0
 ) -> Descent:
     """Descent of each poison by itself: forward along the gradient, backward to the base, onto the budget; only downwards."""
-    pixels, taken = start, torch.zeros(len(start), dtype=torch.int64)
-    rates = torch.full((len(start), 1, 1, 1), step_size)
+    pixels, taken = start, torch.zeros(len(start), dtype=torch.int64, device=start.device)
+    rates = start.new_full((len(start), 1, 1, 1), step_size)
     value, gradient = trials.look(pixels, 0, objective)
     for step in range(steps):
         if step and trials.knowledge.defense is not None:
