@@ -23,6 +23,8 @@ _VERBS = (
     "data_info",
     "data_fetch",
     "sanitize",
+    "poison",
+    "replay",
 )
 __all__ = [
     "certify",
@@ -36,7 +38,9 @@ __all__ = [
     "load",
     "merge",
     "plan",
+    "poison",
     "predict",
+    "replay",
     "report",
     "sanitize",
     "status",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "auto (a bar on a terminal, lines elsewhere), bar, lines, json (one object a line) or quiet; on stderr"
 HIDDEN = ("pool", "label")
-GO_ON = ("certify", "sanitize", "demo", "data_fetch")
+GO_ON = ("certify", "sanitize", "demo", "data_fetch", "replay")
 """Verbs that keep what was finished before an interrupt."""
 
 
@@ -172,6 +172,25 @@ def _say_sanitized(result: Any) -> None:
     print(f"Sanitized set: {result.out}")
 
 
+def _say_poisoned(result: Any) -> None:
+    from certidote.results.pictures import goal_in_words
+
+    pack = result.pack
+    print(
+        f"{len(pack)} {'trial' if len(pack) == 1 else 'trials'} of {pack.recipe['attack']}, {pack.budget.num_poisons} poisons each:"
+    )
+    for trial, poison in enumerate(pack.poisons[:10]):
+        print(f"  {trial}: {goal_in_words(poison.goal, pack.data.classes)}")
+    if len(pack) > 10:
+        print(f"  ... and {len(pack) - 10} more")
+    print(f"Poison pack: {result.out}. Try it: certidote replay {result.out} {pack.data.name} --out RUN")
+
+
+def _say_replayed(result: Any) -> None:
+    print("\n".join(result.lines))
+    print(f"Results: {result.out / 'replay.json'}")
+
+
 def _say_demo(result: Any) -> None:
     print("\n".join(result.lines))
 
@@ -282,6 +301,8 @@ def groups() -> "dict[str, typer.Typer]":
     _command(app, verbs.predict, _say_predicted)
     _command(app, verbs.export, _say_exported)
     _command(app, verbs.sanitize, _say_sanitized)
+    _command(app, verbs.poison, _say_poisoned)
+    _command(app, verbs.replay, _say_replayed)
     _command(app, verbs.report, _say_reported)
     _command(app, verbs.threat_map, _say_map)
     _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")

@@ -106,7 +106,9 @@ class PoisonPack:
         Raises: ValueError if the set is another one, naming the first thing that differs; BudgetExceeded.
         """
         if train.image_shape != self.data.image_shape:
-            raise ValueError(f"the pack's poisons have shape {self.data.image_shape}, but the data {train.image_shape}; give its data")
+            raise ValueError(
+                f"the pack's poisons have shape {self.data.image_shape}, but the data {train.image_shape}; give its data"
+            )
         if train.class_names != self.data.classes:
             raise ValueError(f"the pack was made for classes {_few(self.data.classes)}, but the data has {_few(train.class_names)}")
         if train.digest() != self.data.digest:

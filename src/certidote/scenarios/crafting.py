@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from certidote.streams import Key
-from certidote.types import Attack, Goal, Budget, ImageDataset, Knowledge, Poison, Task
+from certidote.types import Attack, Budget, Goal, ImageDataset, Knowledge, Poison, Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,3 +53,32 @@ def target_at(test: ImageDataset, row: int, adversarial_label: int | None, key: 
         name = test.class_names[true]
         raise ValueError(f"the target, test image {row}, is of class {name!r} already, the class wanted for it; choose another")
     return Target(test.images[row], true, adversarial_label, row)
+
+
+def choose_pairs(
+    classes: int, count: int, true_label: int | None, adversarial_label: int | None, every: bool, key: Key
+) -> list[tuple[int | None, int]]:
+    """(true label, adversarial label) for each trial of a backdoor: what is given stays, what is not is drawn among the others.
+
+    Args:
+        every: images of all classes but the adversarial one are attacked; true labels are None.
+    Raises: ValueError if `count` is not positive, or the given labels are equal.
+    """
+    if count < 1:
+        raise ValueError(f"num_targets={count}; a scenario needs at least 1 trial")
+    if true_label is not None and true_label == adversarial_label:
+        raise ValueError(f"the true and the adversarial class are both class {true_label}; give two classes")
+    generator = key.numpy()
+    pairs: list[tuple[int | None, int]] = []
+    for _ in range(count):
+        after = int(generator.integers(classes)) if adversarial_label is None else adversarial_label
+        if every:
+            pairs.append((None, after))
+            continue
+        if true_label is None:
+            pairs.append(((after + int(generator.integers(1, classes))) % classes, after))
+        elif adversarial_label is None:
+            pairs.append((true_label, (true_label + int(generator.integers(1, classes))) % classes))
+        else:
+            pairs.append((true_label, after))
+    return pairs

@@ -101,7 +101,9 @@ class Retraining:
             views = [self.defense.view(data, 0, each) for each in group]
             stack = self.trainer.fit(views, group, key / "common")
             if bool(stack.failed.any()):
-                raise ValueError("a surrogate diverged (weights are not finite); lower the learning rate in a recipe file and try again")
+                raise ValueError(
+                    "a surrogate diverged (weights are not finite); lower the learning rate in a recipe file and try again"
+                )
             for index in range(len(group)):
                 model = stack.member(index)
                 assert isinstance(model, nn.Module)

@@ -6,12 +6,13 @@ victims vote on the clean test images and on the images that trials are about; o
 Victims of one trial have the same keys in both arms, so that initial weights, order and noise are paired.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from certidote.attacks.pack import PoisonPack
@@ -141,19 +142,21 @@ class Questions:
         num_tests: how many are the plain test images.
         rows: for each trial, where its images are in `asked`.
         sources: for each trial, which test images they are (with a trigger on them, or as a target).
+        single: for each trial, which of its images it counts by when trials are counted; drawn, for triggers.
     """
 
     asked: ImageDataset
     num_tests: int
     rows: tuple[range, ...]
     sources: tuple[Int64[np.ndarray, "k"], ...]
+    single: tuple[int, ...]
 
 
 def questions(pack: PoisonPack, test: ImageDataset, key: Key) -> Questions:
     """Targets as packed; for a trigger, test images of its class (at most `MOST_STAMPED`) with the trigger on them.
 
     Args:
-        key: draws the places of triggers that have no fixed one, for each trial from `key / trial`.
+        key: for each trial `key / trial` draws the places of triggers that have no fixed one, and the single image.
     Raises: ValueError if a target's test image does not exist or has another label, a patch does not fit, or no test image is left.
     """
     images, labels, rows, sources = [test.images], [test.labels], [], []
@@ -171,13 +174,14 @@ def questions(pack: PoisonPack, test: ImageDataset, key: Key) -> Questions:
             chosen = _triggered(test, goal)
             if not len(chosen):
                 raise ValueError(f"trial {trial}: no test image is of the class that its trigger is for; give other test images")
-            shown = goal.stamped(test.images[chosen], key / trial)
+            shown = goal.stamped(test.images[chosen], key / trial / "places")
         images.append(shown)
         labels.append(test.labels[chosen])
         rows.append(range(first, first := first + len(chosen)))
         sources.append(chosen.numpy())
     asked = ImageDataset(torch.cat(images), torch.cat(labels), test.class_names)
-    return Questions(asked, len(test), tuple(rows), tuple(sources))
+    single = tuple(int((key / trial / "single").numpy().integers(len(each))) for trial, each in enumerate(sources))
+    return Questions(asked, len(test), tuple(rows), tuple(sources), single)
 
 
 def _triggered(test: ImageDataset, goal: Trigger) -> Int64[Tensor, "k"]:
@@ -210,7 +214,10 @@ class TrialOutcome:
 
 
 def outcomes(trials: Trials, asked: Questions, ballots: Ballots) -> list[tuple[TrialOutcome, TrialOutcome]]:
-    """For each trial whose victims have all voted: (control, poisoned). The answer is the plurality of the defense's models."""
+    """For each trial whose victims have all voted: (control, poisoned).
+
+    The answer is the plurality of the defense's models, ties to the smaller class index; -1, no class, where all of them diverged.
+    """
     models = trials.defense.members
     labels = asked.asked.labels.numpy()
     held_out = np.ones(asked.num_tests, dtype=bool)
@@ -222,7 +229,8 @@ def outcomes(trials: Trials, asked: Questions, ballots: Ballots) -> list[tuple[T
         arms = []
         for arm in range(2):
             first = (2 * trial + arm) * models
-            answers = ballots.counts(first, first + models).argmax(axis=1).astype(np.int64)
+            counts = ballots.counts(first, first + models)
+            answers = np.where(counts.any(axis=1), counts.argmax(axis=1), -1)
             arms.append(_outcome(trials, asked, trial, answers, labels, held_out))
         found.append((arms[0], arms[1]))
     return found
@@ -244,15 +252,8 @@ def _outcome(
     return TrialOutcome(predicted, reached, ~reached & (predicted != true), before, float(tested[held_out].mean()))
 
 
-def mean_over(outcomes_of_arm: Sequence[TrialOutcome]) -> Float64[np.ndarray, "trials"]:
-    """For each trial, the share of its images that got the adversarial label: 0 or 1 for a target."""
-    return np.array([float(outcome.reached.mean()) for outcome in outcomes_of_arm])
-
-
 def content_digest(images: UInt8[Tensor, "n c h w"]) -> str:
     """SHA-256 of stored images, 64 hex digits."""
-    import hashlib
-
     return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
 
 

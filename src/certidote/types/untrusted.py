@@ -165,7 +165,9 @@ class Untrusted:
         Raises: ValueError if shapes disagree, a row does not exist, or it is trusted.
         """
         if len(images) != len(rows) or tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(f"{tuple(images.shape)} images for {len(rows)} rows of {self.image_shape} images; give one for each row")
+            raise ValueError(
+                f"{tuple(images.shape)} images for {len(rows)} rows of {self.image_shape} images; give one for each row"
+            )
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise ValueError(f"rows to replace must lie in 0 to {len(self) - 1}")
         if touched := sorted(set(rows.tolist()) & set(self.trusted)):

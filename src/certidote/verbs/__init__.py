@@ -10,7 +10,9 @@ from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_tra
 from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
 from certidote.verbs.planning import Planned, plan
+from certidote.verbs.poisoning import Poisoned, poison
 from certidote.verbs.prediction import Predicted, predict
+from certidote.verbs.replaying import Replayed, replay
 from certidote.verbs.reports import Reported, demo, report
 from certidote.verbs.runs import Merged, Status, merge, status
 from certidote.verbs.sanitizing import Sanitized, sanitize
@@ -23,7 +25,9 @@ __all__ = [
     "Merged",
     "Plan",
     "Planned",
+    "Poisoned",
     "Predicted",
+    "Replayed",
     "Reported",
     "Sanitized",
     "Status",
@@ -41,7 +45,9 @@ __all__ = [
     "export",
     "merge",
     "plan",
+    "poison",
     "predict",
+    "replay",
     "report",
     "sanitize",
     "status",
