@@ -371,6 +371,6 @@ def _is_side(value: object) -> bool:
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
-    if not all(isinstance(key, str | bytes) for key in values[::2]):
-        raise ValueError("a key is no text")
+    if not all(isinstance(key, str | bytes) or type(key) is int for key in values[::2]):
+        raise ValueError("a key is neither text nor number")
     return dict(zip(values[::2], values[1::2], strict=True))
