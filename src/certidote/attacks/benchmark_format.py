@@ -44,7 +44,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 MOST_LEVELS = 2**28
 """Of the poisons in one such file."""
 
-Levels = UInt8[np.ndarray, "c h w"]
+Levels = UInt8[np.ndarray, "_ _ _"]
 
 
 @dataclass(frozen=True)

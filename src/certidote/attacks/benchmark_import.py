@@ -23,6 +23,9 @@ from certidote.types import Budget, BudgetExceeded, Goal, ImageDataset, Poison, 
 TRUNCATED = 1
 """Levels by which a stored target may differ from the test image: normalizing, and truncating on the way back, shifts some down by one."""
 
+MOST_UNASKED = 26
+"""Levels that poisons may move without the user's having said so: epsilon 0.1 is the largest that the references use."""
+
 LARGEST_PATCH = 0.3
 """Share of an image's area that a recovered trigger may cover."""
 
@@ -43,7 +46,7 @@ def import_poisons(
         train: the set that the poisons replace rows of; the benchmark's indices count in it.
         test: its test images.
         name: what the user calls the data.
-        epsilon: linf bound, [0, 1] pixel units; None: the least number of levels that the poisons keep.
+        epsilon: linf bound, [0, 1] pixel units; None: the least number of levels that the poisons keep, up to `MOST_UNASKED`.
         target_index: the test image that the poisons are about, for files that do not say.
         attack: what to call it; "" for the dialect's name.
     Raises: ValueError, in one line, if files and data do not fit; BudgetExceeded if a poison moved further than epsilon, or its base
@@ -63,7 +66,13 @@ def import_poisons(
     check_task(Task(train, goal, poison.budget, indices))
     if epsilon is None:
         poison = _measured(poison, train)
-        notes.append(f"epsilon is what these poisons need, {round(poison.budget.epsilon * 255)}/255")
+        needed = round(poison.budget.epsilon * 255)
+        if needed > MOST_UNASKED:
+            raise ValueError(
+                f"{found.dialect}: these poisons move by {needed}/255 in linf, more than the field's do; they may be of other data or in another "
+                f"order. If it is meant, give epsilon {needed}/255"
+            )
+        notes.append(f"epsilon is what these poisons need, {needed}/255")
     if found.norms is not None:
         _check_norms(found.norms, poison, train)
     recipe = {"attack": attack or found.dialect, "scenario": {"kind": "unknown"}, "imported": {"dialect": found.dialect}}

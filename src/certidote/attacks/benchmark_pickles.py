@@ -20,10 +20,10 @@ from certidote.data.checks import Refused, check_memory, check_ratio, quoted
 from certidote.data.pickled import ARRAYS, Array, Call, Grammar, Machine, Name, reading, text
 
 MAX_FILE = 2 * 2**30
-MAX_OPCODES = 2_000_000
+MAX_OPCODES = 400_000
 """500 images have about 10,000."""
 MAX_SIDE = 4_096
-MAX_NUMBERS = 2_000_000
+MAX_NUMBERS = 200_000
 BANDS = {"RGB": 3, "L": 1}
 """Modes of images, as Pillow calls them: color and grey."""
 
@@ -323,7 +323,7 @@ def as_levels(value: Any) -> UInt8[np.ndarray, "c h w"]:
     """An image. Raises: ValueError if it is none."""
     if not isinstance(value, PickledImage) or value.levels is None:
         raise ValueError("an image is expected where there is none")
-    return np.ascontiguousarray(value.levels.transpose(2, 0, 1))
+    return value.levels.transpose(2, 0, 1).copy()
 
 
 def as_array(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
@@ -366,15 +366,21 @@ def as_list(value: Any) -> list[Any]:
 
 def _numbers(value: Any, deep: int, left: list[int]) -> Any:
     """Lists of numbers; `left` counts down, because one list in a file can be named again and again."""
-    left[0] -= 1
-    if left[0] < 0:
-        raise ValueError(f"it lists more than {MAX_NUMBERS:,} numbers one by one")
     if isinstance(value, list | tuple) and deep:
+        left[0] -= len(value)
+        if left[0] < 0:
+            raise ValueError(f"it lists more than {MAX_NUMBERS:,} numbers one by one")
+        if all(_is_number(each) for each in value):
+            return list(value)
         return [_numbers(each, deep - 1, left) for each in value]
-    if type(value) in (int, float, bool) and (type(value) is float or abs(value) < 2**63):
+    if _is_number(value):
         return value
     if isinstance(value, Array | Tensor):
         array = as_array(value)
         if array.size == 1:
             return array.reshape(-1)[0].item()
     raise ValueError("numbers are expected where there are none")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) in (int, bool) and abs(value) < 2**63)
