@@ -85,7 +85,8 @@ def test_names_of_the_catalogue_have_their_own_splits(monkeypatch):
 
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(
-        ValueError, match=r"no data set is called 'digts'.*did you mean 'digits'\?.*give a name \(digits, digits-0-4, digits-5-9\), or a folder with one"
+        ValueError,
+        match=r"no data set is called 'digts'.*did you mean 'digits'\?.*give a name \(digits, digits-0-4, digits-5-9\), or a folder with one",
     ):
         load("digts")
     with pytest.raises(ValueError, match=r"did you mean 'digits:test'\?"):

@@ -3,9 +3,11 @@
 import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from certidote.streams import Key
 from certidote.types import Attack, Budget, Goal, ImageDataset, Knowledge, Poison, Task
@@ -39,21 +41,21 @@ def options_of(attack: Attack) -> dict[str, Any]:
 
 
 def checked_options(name: str, attack: Attack, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options for an attack, each of the kind its default has.
+    """Options for an attack, each of the type that its parameter says.
 
     Args:
         name: of the attack, for messages.
-        given: names and values, as TOML has them.
-    Raises: ValueError for an option that the attack does not have, naming the nearest, or a value of another kind.
+        given: names and values, as TOML has them; the text "none" stands for None.
+    Raises: ValueError for an option that the attack does not have, naming the nearest, or a value of another type.
     """
-    known, found = options_of(attack), {}
+    known, types, found = options_of(attack), get_type_hints(attack), {}
     for option, value in given.items():
         if option not in known:
             near = get_close_matches(option, known, n=1, cutoff=0.3)
             hint = f"did you mean {near[0]!r}? " if near else ""
             has = f"its options are: {', '.join(known)}" if known else "it has no options"
             raise ValueError(f"attack {name!r} has no option {option!r}; {hint}{has}")
-        found[option] = _of_kind(option, value, known[option])
+        found[option] = _of_type(option, value, types[option], known[option])
     return found
 
 
@@ -83,17 +85,24 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _of_kind(option: str, value: Any, default: Any) -> Any:
-    """The value, where its kind is the default's; whole numbers are floats too, and lists are tuples."""
-    if isinstance(value, list) and isinstance(default, tuple):
-        return tuple(value)
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if default is None or type(value) is type(default):
-        return value
-    raise ValueError(f"option {option}={value!r} is {_kind(value)}; give {_kind(default)}, as its default {default!r}")
+def _of_type(option: str, value: Any, kind: Any, default: Any) -> Any:
+    """The value as the parameter's type; lists are tuples, and tables the fields of a dataclass."""
+    value = tuple(value) if isinstance(value, list) else value
+    if value == "none":
+        value = None
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=not isinstance(value, dict))
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise ValueError(f"option {option}={value!r}: {said[0].lower()}{said[1:]}; its default is {default!r}") from None
 
 
-def _kind(value: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list", list: "a list"}
-    return names.get(type(value), type(value).__name__)
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON: tuples are lists, dataclasses are objects."""
+    return {name: _plain(value) for name, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

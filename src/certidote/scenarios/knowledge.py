@@ -5,14 +5,16 @@ Each way also says, as JSON, how it was made, and gives the files that must trav
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-from torch import nn
-
+from certidote.defenses.sanitize import sanitized
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.scenarios.frozen import Extractor, card_of, check_features, kept, pretrained, weights_of
+from certidote.scenarios.scratch import knowledge, learner
+from certidote.scenarios.victims import as_it_is
 from certidote.streams import Key
 from certidote.training.recipe import Recipe
-from certidote.types import ImageDataset, Json, Knowledge, Scheme, Surrogate, Trainer, Untrusted, as_pixels
+from certidote.types import Denoiser, ImageDataset, Json, Knowledge, Traced, Untrusted, as_pixels
 
 EXTRACTOR = "extractor.safetensors"
 """The victims' extractor, beside the poisons of a pack."""
@@ -78,67 +80,36 @@ def transfer_setting(
     return Setting(Knowledge(tuple(made[:surrogates]), defense=through), described, {EXTRACTOR: weights_of(victim)})
 
 
-@dataclass(frozen=True, eq=False)
-class Retraining:
-    """`Knowledge.retrain`: surrogates trained from scratch as the attacker believes that victims are.
-
-    Args:
-        trainer: of a recipe.
-        defense: what surrogates see of a training set.
-        count: surrogates at a time.
-    """
-
-    trainer: Trainer
-    defense: Scheme
-    count: int
-
-    def __call__(self, train: ImageDataset, key: Key) -> tuple[Surrogate, ...]:
-        data = Untrusted(train)
-        keys = [key / "surrogates" / k for k in range(self.count)]
-        found: list[Surrogate] = []
-        for first in range(0, self.count, self.trainer.stack_size):
-            group = keys[first : first + self.trainer.stack_size]
-            views = [self.defense.view(data, 0, each) for each in group]
-            stack = self.trainer.fit(views, group, key / "common")
-            if bool(stack.failed.any()):
-                raise ValueError(
-                    "a surrogate diverged (weights are not finite); lower the learning rate in a recipe file and try again"
-                )
-            for index in range(len(group)):
-                model = stack.member(index)
-                assert isinstance(model, nn.Module)
-                assert isinstance(model, Surrogate)
-                model.requires_grad_(True)  # attacks on losses differentiate for the weights, and change none
-                found.append(model)
-        return tuple(found)
-
-
 def scratch_setting(
     train: ImageDataset,
-    retrain: Retraining,
     recipe: Recipe,
     key: Key,
     *,
+    surrogates: int = 1,
     through: ThroughDenoiser | None = None,
+    device: str = "cpu",
 ) -> Setting:
     """Surrogates trained from scratch on the clean set; victims are trained from scratch by the same recipe.
 
     Args:
         train: the clean set.
-        retrain: how surrogates are made; an attacker who sees through a defense trains them through it.
         recipe: of surrogates and victims.
-        key: their streams.
-        through: the defense that the attacker sees through.
-    Raises: ValueError if one diverges.
+        key: the surrogates' streams.
+        surrogates: how many of them the attacker aims at.
+        through: the defense that the attacker sees through, and trains surrogates through.
+        device: where they are trained.
+    Raises: ValueError if one diverges, or `surrogates` is below 1.
     """
-    _check_count(retrain.count)
-    described: Json = {
-        "kind": "scratch",
-        "recipe": recipe.to_json(),
-        "surrogates": retrain.count,
-        "surrogates_see": retrain.defense.describe(),
-    }
-    return Setting(Knowledge(retrain(train, key), retrain, through), described)
+    _check_count(surrogates)
+    sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
+    known = knowledge(train, learner([recipe] * surrogates, sanitize=sanitize, device=device), key, through)
+    described: Json = {"kind": "scratch", "recipe": recipe.to_json(), "surrogates": surrogates}
+    return Setting(known, described)
+
+
+def sanitized_by(denoiser: Denoiser, sigma: float, data: Untrusted, key: Key) -> Traced:
+    """`sanitized`, as a `Sanitizer` takes its arguments."""
+    return sanitized(data, denoiser, sigma, key)
 
 
 def victim_extractor(described: Json, content: bytes, where: str) -> Extractor:

@@ -6,8 +6,6 @@ The scenario in which Bullseye Polytope works, small enough for a demo.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from certidote.attacks.bullseye_polytope import bullseye_polytope_batch
 from certidote.data.digits import load_some_digits
 from certidote.scenarios.goals import choose_targets

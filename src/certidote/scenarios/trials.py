@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from certidote.attacks.pack import PoisonPack
+from certidote.scenarios.victims import triggered_rows
 from certidote.streams import Key
 from certidote.types import (
     Ballots,
@@ -172,8 +173,6 @@ def questions(pack: PoisonPack, test: ImageDataset, key: Key) -> Questions:
                 )
         else:
             chosen = _triggered(test, goal)
-            if not len(chosen):
-                raise ValueError(f"trial {trial}: no test image is of the class that its trigger is for; give other test images")
             shown = goal.stamped(test.images[chosen], key / trial / "places")
         images.append(shown)
         labels.append(test.labels[chosen])
@@ -185,10 +184,7 @@ def questions(pack: PoisonPack, test: ImageDataset, key: Key) -> Questions:
 
 
 def _triggered(test: ImageDataset, goal: Trigger) -> Int64[Tensor, "k"]:
-    if goal.true_label is None:
-        chosen = (test.labels != goal.adversarial_label).nonzero().squeeze(1)
-    else:
-        chosen = (test.labels == goal.true_label).nonzero().squeeze(1)
+    chosen = triggered_rows(test, goal)
     if len(chosen) <= MOST_STAMPED:
         return chosen
     return chosen[torch.linspace(0, len(chosen) - 1, MOST_STAMPED).round().long()]

@@ -102,7 +102,7 @@ def poison(
     from certidote.data.checks import check_same_classes
     from certidote.data.names import escaped
     from certidote.results.record import versions
-    from certidote.scenarios.crafting import Crafting, checked_options
+    from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
     from certidote.streams import Key, fresh_root
     from certidote.types import Silent
 
@@ -134,7 +134,7 @@ def poison(
     poisons = _crafted(crafting, workers, device, progress)
     made = {
         "attack": attack,
-        "options": _plain(chosen_options),
+        "options": plain({**options_of(function), **chosen_options}),
         "scenario": setting.described,
         "seen_through": None if not through else {"denoiser": escaped(through), "sigma": sigma, "draws": draws},
         "trigger": trigger or None,
@@ -279,19 +279,12 @@ def _setting(
 ) -> "Setting":  # fmt: skip
     """Train what the attacker knows."""
     from certidote.data import load
-    from certidote.defenses.one_shot import OneShot
-    from certidote.defenses.plain import PlainTraining
-    from certidote.scenarios.knowledge import Retraining, scratch_setting, transfer_setting
+    from certidote.scenarios.knowledge import scratch_setting, transfer_setting
 
     if scenario == "scratch":
         used = recipe_named(recipe, train_set)
-        sees = (
-            PlainTraining(device=device)
-            if through is None or not through.sigma
-            else OneShot(through.denoiser, through.sigma, device=device)
-        )
-        retrain = Retraining(trainer_named(used, train_set, "float32", False), sees, surrogates)
-        return scratch_setting(train_set, retrain, used, key, through=through)
+        trainer_named(used, train_set, "float32", False)  # refuses what does not fit the images
+        return scratch_setting(train_set, used, key, surrogates=surrogates, through=through, device=device)
     name = pretrain or _trusted_of(data)
     trusted = load(name, "train", size=size, skip_corrupt=skip_corrupt)
     small = recipe == "auto" and trusted.images[0].numel() <= 256
@@ -326,10 +319,6 @@ def _crafted(crafting: Any, workers: int, device: str, progress: "Progress") -> 
             progress.advance(len(crafted))
     progress.finish()
     return [found[trial] for trial in range(number)]
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
 def _gallery(pack: "PoisonPack", train_set: "ImageDataset", attack: str) -> str:
