@@ -25,6 +25,9 @@ _VERBS = (
     "sanitize",
     "poison",
     "replay",
+    "pack_info",
+    "pack_import",
+    "pack_export",
 )
 __all__ = [
     "certify",
@@ -37,6 +40,9 @@ __all__ = [
     "export",
     "load",
     "merge",
+    "pack_export",
+    "pack_import",
+    "pack_info",
     "plan",
     "poison",
     "predict",

@@ -9,6 +9,7 @@ from certidote.verbs.datasets import data_fetch, data_info
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
+from certidote.verbs.packs import pack_export, pack_import, pack_info
 from certidote.verbs.planning import Planned, plan
 from certidote.verbs.poisoning import Poisoned, poison
 from certidote.verbs.prediction import Predicted, predict
@@ -44,6 +45,9 @@ __all__ = [
     "denoiser_train",
     "export",
     "merge",
+    "pack_export",
+    "pack_import",
+    "pack_info",
     "plan",
     "poison",
     "predict",

@@ -54,6 +54,9 @@ def poison(
     true_class: Annotated[
         str, typer.Option(help="with --trigger: name of the class whose images shall be misclassified; all: every other one")
     ] = "",
+    trigger_side: Annotated[
+        int | None, typer.Option(help="with --trigger: pixels a side, for triggers of any size; default: the original's")
+    ] = None,
     num_poisons: Annotated[int | None, typer.Option(help="training images replaced in each trial; default: 1 % of DATA")] = None,
     poison_fraction: Annotated[float | None, typer.Option(help="the same as a share of DATA, in (0, 1]")] = None,
     epsilon: Annotated[str, typer.Option(help="bound on a poison's change, [0, 1] pixel units, as in 16/255 or 0.06")] = "16/255",
@@ -111,6 +114,8 @@ def poison(
     check_device(device)
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, _options(option or [], options))
+    if trigger_side is not None and not trigger:
+        raise ValueError("--trigger-side goes with --trigger; leave it out")
     _check_together(scenario, targets, target, trigger, true_class, adversarial_class, through, sigma, draws, pretrain, grey_box)
     size_of_epsilon = epsilon_named(epsilon, norm)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
@@ -120,7 +125,7 @@ def poison(
     budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible_trigger)
     root = fresh_root() if seed is None else seed
     key = Key(root) / "poison"
-    goals = _goals(train_set, test_set, targets, target, trigger, true_class, adversarial_class, key)
+    goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
     _check_goals(train_set, goals, budget)
     progress = progress or Silent()
     progress.start("surrogates", surrogates, unit="models")
@@ -138,6 +143,7 @@ def poison(
         "scenario": setting.described,
         "seen_through": None if not through else {"denoiser": escaped(through), "sigma": sigma, "draws": draws},
         "trigger": trigger or None,
+        "trigger_side": trigger_side,
         "test": {"name": escaped(test_name), "digest": test_set.digest()},
         "root": hex(root),
         "root_source": "operating system" if seed is None else "given",
@@ -227,9 +233,12 @@ def _budget(
 
 
 def _goals(
-    train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, true_class: str,
-    adversarial_class: str, key: "Key",
+    train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, side: int | None,
+    true_class: str, adversarial_class: str, key: "Key",
 ) -> "tuple[Goal, ...]":  # fmt: skip
+    from functools import partial
+    from inspect import signature
+
     from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
 
     names = train_set.class_names
@@ -242,6 +251,12 @@ def _goals(
     from certidote.attacks.triggers import TRIGGERS
 
     make = find(TRIGGERS, trigger, "trigger")
+    if side is not None:
+        if "side" not in signature(make).parameters:
+            raise ValueError(
+                f"--trigger-side {side}: the trigger {trigger!r} has one size only; leave it out, or choose another trigger"
+            )
+        make = partial(make, side=side)
     true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
     pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
     return tuple(make(train_set.image_shape, before, after, key / "trigger" / trial) for trial, (before, after) in enumerate(pairs))
