@@ -248,7 +248,7 @@ def _outcome(
     return TrialOutcome(predicted, reached, ~reached & (predicted != true), before, float(tested[held_out].mean()))
 
 
-def content_digest(images: UInt8[Tensor, "n c h w"]) -> str:
+def content_digest(images: UInt8[Tensor, "..."]) -> str:
     """SHA-256 of stored images, 64 hex digits."""
     return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
 

@@ -9,6 +9,7 @@ import typer
 from certidote.verbs.choices import (
     check_apart,
     check_device,
+    check_workers,
     command_line,
     denoiser_named,
     recipe_named,
@@ -112,6 +113,7 @@ def poison(
     check_target(out, force)
     check_apart(out, data, test, pretrain, through)
     check_device(device)
+    check_workers(workers, "this process")
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, _options(option or [], options))
     if trigger_side is not None and not trigger:

@@ -80,6 +80,8 @@ def replay(
     check_apart(out, data, test, denoiser, str(pack))
     check_device(device)
     check_workers(workers)
+    if models < 1:
+        raise ValueError(f"--models {models}; a classifier needs at least 1 model")
     make_defense = find(DEFENSES, defense, "defense")
     given = read_pack(pack)
     chosen = _first(given, trials)
