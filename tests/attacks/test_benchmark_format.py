@@ -531,7 +531,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "load from bytes": (lambda: b"\x80\x02ctorch.storage\n_load_from_bytes\nU\x04abcd\x85R.", "is damaged or no pickle"),
     "empty": (lambda: b"", "is damaged or no pickle"),
     "text": (lambda: b"hello world", "is damaged or no pickle|has the pickle opcode"),
-    "deep": (lambda: b"\x80\x02" + b"]" * 1 + b"\x85" * 20_000 + b".", "numbers are expected"),
+    "deep": (lambda: b"\x80\x02" + b"]" * 1 + b"\x85" * 3_000 + b".", "numbers are expected"),
 }  # fmt: skip
 
 
@@ -557,22 +557,18 @@ def test_claims_and_tricks_are_refused_in_a_moment_and_in_little_memory(name: st
 @pytest.mark.usefixtures("no_unpickling")
 def test_ten_thousand_files_with_flipped_bytes(tmp_path: Path) -> None:
     """Each is read, or refused in one line; nothing runs and nothing else is raised."""
-    poison = crafted(target(), 2)
-    small = [picture(image[:, :8, :8]) for image in poison.images]
-    contents = {
-        "poisons": pickle.dumps([(image, 2) for image in small], 4),
-        "target": pickle.dumps((small[0], 1, torch.rand(3, 2, 2), np.array([1, 2])), 2),
-        "torch": None,
-    }
+    small = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
     stored = io.BytesIO()
-    torch.save({"poison": [(torch.rand(3, 2, 2), 2)], "idx": [1]}, stored, _use_new_zipfile_serialization=False)
-    contents["torch"] = stored.getvalue()
+    torch.save({"poison": [(torch.rand(3, 1, 1), 2)], "idx": [1]}, stored, _use_new_zipfile_serialization=False)
+    contents = {
+        "poisons": pickle.dumps([(small, 2)], 4),
+        "target": pickle.dumps((small, 1, torch.rand(3, 1, 1), np.array([1, 2])), 2),
+        "torch": stored.getvalue(),
+    }
     draw, messages, path = Key(7).numpy(), [], tmp_path / "fuzzed"
     for number in range(10_000):
         name = list(contents)[number % 3]
-        whole = contents[name]
-        assert whole is not None
-        copy = bytearray(whole)
+        copy = bytearray(contents[name])
         for place in draw.integers(0, len(copy), int(draw.integers(1, 4))).tolist():
             copy[place] = int(draw.integers(0, 256))
         path.write_bytes(copy)

@@ -370,17 +370,15 @@ def _numbers(value: Any, deep: int, left: list[int]) -> Any:
         left[0] -= len(value)
         if left[0] < 0:
             raise ValueError(f"it lists more than {MAX_NUMBERS:,} numbers one by one")
-        if all(_is_number(each) for each in value):
-            return list(value)
-        return [_numbers(each, deep - 1, left) for each in value]
-    if _is_number(value):
+        if not {type(each) for each in value} <= {int, float, bool}:
+            return [_numbers(each, deep - 1, left) for each in value]
+        if any(type(each) is int and abs(each) >= 2**63 for each in value):
+            raise ValueError("it lists a number of more than 64 bits")
+        return list(value)
+    if type(value) in (int, float, bool) and (type(value) is float or abs(value) < 2**63):
         return value
     if isinstance(value, Array | Tensor):
         array = as_array(value)
         if array.size == 1:
             return array.reshape(-1)[0].item()
     raise ValueError("numbers are expected where there are none")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) in (int, bool) and abs(value) < 2**63)

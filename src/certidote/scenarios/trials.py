@@ -149,7 +149,7 @@ class Questions:
     asked: ImageDataset
     num_tests: int
     rows: tuple[range, ...]
-    sources: tuple[Int64[np.ndarray, "k"], ...]
+    sources: tuple[Int64[np.ndarray, "_"], ...]
     single: tuple[int, ...]
 
 

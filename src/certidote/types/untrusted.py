@@ -159,7 +159,7 @@ class Untrusted:
         self._content_told("how many images are among known ones")
         return sum(value in hashes for value in content_hashes(self.__data.images))
 
-    def replaced(self, rows: Int64[Tensor, "m"], images: UInt8[Tensor, "m c h w"]) -> "Untrusted":
+    def replaced(self, rows: Int64[Tensor, "m"], images: UInt8[Tensor, "k c h w"]) -> "Untrusted":
         """The set with other images in these rows, as an attacker leaves it. What is read of it goes into the record of the whole.
 
         Raises: ValueError if shapes disagree, a row does not exist, or it is trusted.
