@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from certidote.types import Budget, ImageDataset, Json, Poison, Target, Trigger
 
 
@@ -77,7 +79,7 @@ class PoisonPack:
             raise ValueError(f"{where}: {tuple(poison.images.shape)} poisons for {count} rows of {shape} images")
         if not 1 <= count <= poison.budget.num_poisons:
             raise ValueError(f"{where} has {count} poisons; its budget allows 1 to {poison.budget.num_poisons}")
-        rows = poison.indices.unique()
+        rows = torch.unique(poison.indices)
         if len(rows) != count or int(rows[0]) < 0 or int(rows[-1]) >= self.data.images:
             raise ValueError(f"{where}: indices must be distinct rows, 0 to {self.data.images - 1}")
         goal = poison.goal

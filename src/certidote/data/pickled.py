@@ -10,7 +10,7 @@ import math
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -76,7 +76,8 @@ class DType:
     """A NumPy dtype under construction: its code, and its byte order."""
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
-        self.arguments, self.order = arguments, "<"
+        self.arguments = arguments
+        self.order: Literal["<", ">"] = "<"
 
     def set_state(self, state: object) -> None:
         if not isinstance(state, tuple):

@@ -29,7 +29,7 @@ class Crafting:
 def craft_trial(crafting: Crafting, trial: int) -> tuple[int, Poison]:
     """The poison of one trial, its budget verified, and the trial's number."""
     task = Task(crafting.train, crafting.goals[trial], crafting.budget)
-    poison = crafting.attack(task, crafting.knowledge, crafting.key / "trials" / trial / "attack", **crafting.options)  # type: ignore[call-arg]
+    poison = crafting.attack(task, crafting.knowledge, crafting.key / "trials" / trial / "attack", **crafting.options)
     poison.verify(crafting.train)
     return trial, poison
 

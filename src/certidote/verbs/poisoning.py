@@ -252,7 +252,7 @@ def _goals(
     from certidote.attacks import find
     from certidote.attacks.triggers import TRIGGERS
 
-    make = find(TRIGGERS, trigger, "trigger")
+    make: Any = find(TRIGGERS, trigger, "trigger")
     if side is not None:
         if "side" not in signature(make).parameters:
             raise ValueError(

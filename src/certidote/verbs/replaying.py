@@ -179,8 +179,9 @@ def _victims(pack: "PoisonPack", path: Path, recipe: str, train_set: "ImageDatas
     from certidote.training.head import HeadTrainer
     from certidote.training.recipe import Recipe
 
-    scenario = pack.recipe.get("scenario")
-    kind = scenario.get("kind") if isinstance(scenario, dict) else None
+    found = pack.recipe.get("scenario")
+    scenario: dict[str, Any] = found if isinstance(found, dict) else {}
+    kind = scenario.get("kind")
     if not recipe and kind == "transfer":
         return HeadTrainer(victim_extractor(scenario, read_beside(pack, path, EXTRACTOR), f"pack {str(path)!r}"))
     if not recipe and kind == "scratch":
