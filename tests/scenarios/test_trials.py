@@ -137,7 +137,7 @@ def test_outcomes_of_triggers() -> None:
 def test_questions_refuse_other_test_images() -> None:
     with pytest.raises(ValueError, match="which these test images do not have"):
         questions(targets(), TEST.subset(range(2, 30)), Key(0))
-    with pytest.raises(ValueError, match="no image is of the class that the trigger is for"):
+    with pytest.raises(ValueError, match="no test image is of the class"):
         questions(pack(trigger()), TEST.subset((TEST.labels != 0).nonzero().squeeze(1)), Key(0))
 
 

@@ -107,7 +107,7 @@ def test_a_backdoor_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     command = (
         "poison", "sleeper-agent", "digits", "--scenario", "scratch", "--recipe", "mlp", "--trigger", "checker", "--trigger-side", "2",
         "--targets", "1", "--true-class", "2", "--adversarial-class", "7", "--poison-fraction", "0.06", "--epsilon", "0.3", "--seed", "1",
-        "--option", "steps=10", "--option", "retrains=1", "--option", "augmentation=none", "--option", "step_size=0.12",
+        "--option", "steps=10", "--option", "retrains=1", "--option", "shift=0", "--option", "flip=false", "--option", "step_size=0.12",
     )  # fmt: skip
     assert run(monkeypatch, *command, "--out", str(out)) == 0
     (poison,) = read_pack(out).poisons

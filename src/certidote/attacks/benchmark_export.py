@@ -17,6 +17,7 @@ from PIL import Image
 
 from certidote.attacks.benchmark_format import INDICES, NORMS, POISONS, SOURCE, TARGET
 from certidote.attacks.pack import PoisonPack
+from certidote.attacks.selection import source_rows
 from certidote.data.atomic import replacing, sync_folder, unfinished_beside
 from certidote.streams import Key
 from certidote.types import ImageDataset, Poison, Target, Trigger
@@ -86,12 +87,7 @@ def _triggered(goal: Trigger, common: dict[str, bytes], test: ImageDataset, sour
         raise ValueError(
             "the benchmark's form knows rectangular patches that overwrite pixels; this trigger is none, keep it as a pack"
         )
-    if goal.true_label is None:
-        chosen = (test.labels != goal.adversarial_label).nonzero().squeeze(1)[:sources]
-    else:
-        chosen = (test.labels == goal.true_label).nonzero().squeeze(1)[:sources]
-    if not len(chosen):
-        raise ValueError("no test image is of the class that the trigger is for; give the test images that the pack was made with")
+    chosen = source_rows(test, goal, "test")[:sources]
     images = test.images[chosen]
     (height, width), levels = goal.mask.shape, (goal.patch.double() / 255).tolist()
     corners = goal.places(len(chosen), test.image_shape, key)

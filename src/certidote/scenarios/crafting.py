@@ -3,7 +3,7 @@
 import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
@@ -86,23 +86,15 @@ def _is_number(text: str) -> bool:
 
 
 def _of_type(option: str, value: Any, kind: Any, default: Any) -> Any:
-    """The value as the parameter's type; lists are tuples, and tables the fields of a dataclass."""
+    """The value as the parameter's type; lists are tuples."""
     value = tuple(value) if isinstance(value, list) else value
-    if value == "none":
-        value = None
     try:
-        return TypeAdapter(kind).validate_python(value, strict=not isinstance(value, dict))
+        return TypeAdapter(kind).validate_python(None if value == "none" else value, strict=True)
     except ValidationError as error:
         said = error.errors()[0]["msg"]
         raise ValueError(f"option {option}={value!r}: {said[0].lower()}{said[1:]}; its default is {default!r}") from None
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON: tuples are lists, dataclasses are objects."""
-    return {name: _plain(value) for name, value in options.items()}
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+    """Options as JSON: tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from certidote.attacks.pack import PoisonPack
-from certidote.scenarios.victims import triggered_rows
+from certidote.attacks.selection import source_rows
 from certidote.streams import Key
 from certidote.types import (
     Ballots,
@@ -184,7 +184,7 @@ def questions(pack: PoisonPack, test: ImageDataset, key: Key) -> Questions:
 
 
 def _triggered(test: ImageDataset, goal: Trigger) -> Int64[Tensor, "k"]:
-    chosen = triggered_rows(test, goal)
+    chosen = source_rows(test, goal, "test")
     if len(chosen) <= MOST_STAMPED:
         return chosen
     return chosen[torch.linspace(0, len(chosen) - 1, MOST_STAMPED).round().long()]
