@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "auto (a bar on a terminal, lines elsewhere), bar, lines, json (one object a line) or quiet; on stderr"
 HIDDEN = ("pool", "label")
-GO_ON = ("certify", "sanitize", "demo", "data_fetch", "replay")
+GO_ON = ("certify", "sanitize", "demo", "data_fetch", "poison", "replay")
 """Verbs that keep what was finished before an interrupt."""
 
 

@@ -89,6 +89,45 @@ def test_the_same_seed_gives_the_same_pack(
     assert (tmp_path / "other" / "poisons.npz").read_bytes() != (pack / "poisons.npz").read_bytes()
 
 
+DYING = """
+import os, sys
+from pathlib import Path
+from certidote.scenarios.unfinished import Unfinished
+from certidote import verbs
+
+keep, count = Unfinished.keep, 0
+def dying(self, *arguments):
+    global count
+    keep(self, *arguments)
+    count += 1
+    if count == 3:
+        os.kill(os.getpid(), 9)
+Unfinished.keep = dying
+verbs.poison(
+    "bullseye-polytope", "digits-5-9", out=Path(sys.argv[1]), targets=8, num_poisons=10, epsilon="0.4347",
+    option=["steps=60", "step_size=0.03"], seed=1,
+)
+"""
+
+
+def test_crafting_goes_on_after_kill_9(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, unfinished = tmp_path / "again", tmp_path / "again.unfinished"
+    died = subprocess.run([sys.executable, "-W", "ignore", "-c", DYING, str(out)], env=dict(os.environ), check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert len(list(unfinished.glob("trial-*.npz"))) == 3
+    (unfinished / "trial-00001.npz").write_bytes(b"damaged")
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "8", *OPTIONS, "--out", str(out))
+    assert run(monkeypatch, *command, "--norm", "l2", "--progress", "quiet") == 2
+    assert "holds unfinished trials of another command; repeat that command to finish it" in capsys.readouterr().err
+    assert run(monkeypatch, *command, "--progress", "lines") == 0
+    assert "poisons: 8 trials, 2 done" in capsys.readouterr().err
+    assert (out / "poisons.npz").read_bytes() == (pack / "poisons.npz").read_bytes()
+    assert not unfinished.exists()
+
+
 def test_crafting_through_a_defense_changes_the_poisons(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("poison", "bullseye-polytope", "digits-5-9", "--target", "6", "--adversarial-class", "6", *OPTIONS)
     for name, more in (("unaware", ()), ("adaptive", ("--through", "digits-linear-mmse", "--sigma", "0.25"))):
@@ -226,10 +265,9 @@ def test_poisons_reach_their_goals_and_the_record_says_how_often(replayed: verbs
     )
 
 
-DYING = """
+DYING_VICTIMS = """
 import os, sys
 from pathlib import Path
-from certidote.engine import provenance
 from certidote.engine.ledger import Ledger
 from certidote import verbs
 
@@ -244,7 +282,9 @@ verbs.replay(Path(sys.argv[1]), "digits-5-9", out=Path(sys.argv[2]), models=3, w
 
 def test_after_kill_9_the_same_command_goes_on(replayed: verbs.Replayed, pack: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    died = subprocess.run([sys.executable, "-W", "ignore", "-c", DYING, str(pack), str(out)], env=dict(os.environ), check=False)
+    died = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DYING_VICTIMS, str(pack), str(out)], env=dict(os.environ), check=False
+    )
     assert died.returncode == -signal.SIGKILL
     with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
         assert ledger.voted() == 32  # of 48

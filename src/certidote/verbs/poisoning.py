@@ -21,6 +21,7 @@ from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
 if TYPE_CHECKING:
     from certidote.attacks.pack import PoisonPack
     from certidote.scenarios.knowledge import Setting
+    from certidote.scenarios.unfinished import Unfinished
     from certidote.streams import Key
     from certidote.types import Budget, Goal, ImageDataset, Progress
 
@@ -99,6 +100,8 @@ def poison(
     Every poison replaces an image of the class wanted, keeps its label, and differs from it by at most epsilon. For studying defenses,
     on data that is yours.
     """
+    from dataclasses import asdict
+
     from certidote.attacks import ATTACKS, find
     from certidote.attacks.pack import make_pack
     from certidote.attacks.pack_files import check_target, write_pack
@@ -107,10 +110,11 @@ def poison(
     from certidote.data.names import escaped
     from certidote.results.record import versions
     from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
-    from certidote.streams import Key, fresh_root
+    from certidote.scenarios.unfinished import Unfinished
+    from certidote.streams import Key
     from certidote.types import Silent
 
-    check_target(out, force)
+    target_folder = check_target(out, force)
     check_apart(out, data, test, pretrain, through)
     check_device(device)
     check_workers(workers, "this process")
@@ -125,38 +129,43 @@ def poison(
     test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
     check_same_classes(train_set, test_set)
     budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible_trigger)
-    root = fresh_root() if seed is None else seed
-    key = Key(root) / "poison"
-    goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
-    _check_goals(train_set, goals, budget)
-    progress = progress or Silent()
-    progress.start("surrogates", surrogates, unit="models")
-    setting = _setting(
-        scenario, train_set, data, pretrain, recipe, surrogates, grey_box, _through(through, sigma, draws, train_set, size, skip_corrupt),
-        device, size, skip_corrupt, key,
-    )  # fmt: skip
-    progress.advance(surrogates)
-    progress.finish()
-    crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key)
-    poisons = _crafted(crafting, workers, device, progress)
-    made = {
+    made: dict[str, Any] = {
         "attack": attack,
         "options": plain({**options_of(function), **chosen_options}),
-        "scenario": setting.described,
         "seen_through": None if not through else {"denoiser": escaped(through), "sigma": sigma, "draws": draws},
         "trigger": trigger or None,
         "trigger_side": trigger_side,
         "test": {"name": escaped(test_name), "digest": test_set.digest()},
-        "root": hex(root),
-        "root_source": "operating system" if seed is None else "given",
-        "command": escaped(command_line()),
         "versions": versions(),
     }
-    pack = make_pack(poisons, train_set, data, made)
-    beside = dict(setting.files)
-    if gallery:
-        beside["gallery.html"] = _gallery(pack, train_set, attack).encode()
-    write_pack(pack, out, beside, force=force)
+    asked = {
+        **made, "data": train_set.digest(), "budget": asdict(budget), "size": size, "device": device,
+        "goals": [targets, target, adversarial_class, true_class], "scenario": [scenario, pretrain, recipe, surrogates, grey_box],
+    }  # fmt: skip
+    kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
+    key = Key(kept.root) / "poison"
+    goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
+    _check_goals(train_set, goals, budget)
+    seen = _through(through, sigma, draws, train_set, size, skip_corrupt)
+    progress = progress or Silent()
+    with kept.working():
+        progress.start("surrogates", surrogates, unit="models")
+        setting = _setting(scenario, train_set, data, pretrain, recipe, surrogates, grey_box, seen, device, size, skip_corrupt, key)
+        progress.advance(surrogates)
+        progress.finish()
+        crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key)
+        poisons = _crafted(crafting, kept, workers, device, progress)
+        made |= {
+            "scenario": setting.described,
+            "root": hex(kept.root),
+            "root_source": kept.root_source,
+            "command": escaped(command_line()),
+        }
+        pack = make_pack(poisons, train_set, data, made)
+        beside = dict(setting.files)
+        if gallery:
+            beside["gallery.html"] = _gallery(pack, train_set, attack).encode()
+        write_pack(pack, out, beside, force=force)
     return Poisoned(pack, out)
 
 
@@ -323,16 +332,20 @@ def _trusted_of(data: str) -> str:
     return known[name]
 
 
-def _crafted(crafting: Any, workers: int, device: str, progress: "Progress") -> list[Any]:
+def _crafted(crafting: Any, kept: "Unfinished", workers: int, device: str, progress: "Progress") -> list[Any]:
+    """The poisons of all trials; those that an interrupted run finished are read."""
     from certidote.engine.local import Pool
     from certidote.scenarios.crafting import craft_trial
 
     number = len(crafting.goals)
-    found: dict[int, Any] = {}
-    progress.start("poisons", number, unit="trials")
+    read = ((trial, kept.read(trial, goal, crafting.budget, crafting.train)) for trial, goal in enumerate(crafting.goals))
+    found = {trial: poison for trial, poison in read if poison is not None}
+    progress.start("poisons", number, len(found), unit="trials")
     with Pool(workers, device=device) as pool:
-        for crafted in pool.each(craft_trial, crafting, range(number)):
-            found |= dict(crafted)
+        for crafted in pool.each(craft_trial, crafting, [trial for trial in range(number) if trial not in found]):
+            for trial, poison in crafted:
+                kept.keep(trial, poison)
+                found[trial] = poison
             progress.advance(len(crafted))
     progress.finish()
     return [found[trial] for trial in range(number)]
