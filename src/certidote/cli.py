@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "auto (a bar on a terminal, lines elsewhere), bar, lines, json (one object a line) or quiet; on stderr"
 HIDDEN = ("pool", "label")
-GO_ON = ("certify", "sanitize", "demo", "data_fetch")
+GO_ON = ("certify", "sanitize", "demo", "data_fetch", "poison", "replay")
 """Verbs that keep what was finished before an interrupt."""
 
 
@@ -172,6 +172,30 @@ def _say_sanitized(result: Any) -> None:
     print(f"Sanitized set: {result.out}")
 
 
+def _say_poisoned(result: Any) -> None:
+    from certidote.results.pictures import goal_in_words
+
+    pack = result.pack
+    print(
+        f"{len(pack)} {'trial' if len(pack) == 1 else 'trials'} of {pack.recipe['attack']}, {pack.budget.num_poisons} poisons each:"
+    )
+    for trial, poison in enumerate(pack.poisons[:10]):
+        print(f"  {trial}: {goal_in_words(poison.goal, pack.data.classes)}")
+    if len(pack) > 10:
+        print(f"  ... and {len(pack) - 10} more")
+    print(f"Poison pack: {result.out}. Try it: certidote replay {result.out} {pack.data.name} --out RUN")
+
+
+def _say_pack_exported(result: Any) -> None:
+    print("\n".join(str(folder) for folder in result.folders))
+    print(f"{len(result.folders)} {'folder' if len(result.folders) == 1 else 'folders'} for the benchmark: {result.out}")
+
+
+def _say_replayed(result: Any) -> None:
+    print("\n".join(result.lines))
+    print(f"Results: {result.out / 'replay.json'}")
+
+
 def _say_demo(result: Any) -> None:
     print("\n".join(result.lines))
 
@@ -254,7 +278,7 @@ def _say_map(result: Any) -> None:
 
 
 def groups() -> "dict[str, typer.Typer]":
-    """The commands: those of `certidote` itself (""), of `certidote denoiser` and of `certidote data`."""
+    """The commands: those of `certidote` itself (""), of `certidote denoiser`, `certidote data` and `certidote pack`."""
     import typer
 
     from certidote import verbs
@@ -272,6 +296,11 @@ def groups() -> "dict[str, typer.Typer]":
     datasets = typer.Typer(
         help="Data: what is in a folder, archive or file; download a known data set.", no_args_is_help=True, rich_markup_mode=None
     )
+    packs = typer.Typer(
+        help="Poison packs: what one holds; import and export of the poisoning benchmark's files.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
     _command(app, verbs.demo, _say_demo)
     _command(app, verbs.certify, _say_certified)
     _command(app, verbs.status, _say_status)
@@ -282,16 +311,22 @@ def groups() -> "dict[str, typer.Typer]":
     _command(app, verbs.predict, _say_predicted)
     _command(app, verbs.export, _say_exported)
     _command(app, verbs.sanitize, _say_sanitized)
+    _command(app, verbs.poison, _say_poisoned)
+    _command(app, verbs.replay, _say_replayed)
     _command(app, verbs.report, _say_reported)
     _command(app, verbs.threat_map, _say_map)
     _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")
     _command(denoisers, verbs.denoiser_list, _say_list, "list")
     _command(denoisers, verbs.denoiser_info, _say_info, "info")
+    _command(packs, verbs.pack_info, _say_info, "info")
+    _command(packs, verbs.pack_import, _say_info, "import")
+    _command(packs, verbs.pack_export, _say_pack_exported, "export")
     _command(datasets, verbs.data_info, _say_data, "info")
     _command(datasets, verbs.data_fetch, _say_fetched, "fetch")
     app.add_typer(datasets, name="data")
+    app.add_typer(packs, name="pack")
     app.add_typer(denoisers, name="denoiser")
-    return {"": app, "denoiser": denoisers, "data": datasets}
+    return {"": app, "denoiser": denoisers, "data": datasets, "pack": packs}
 
 
 def main() -> None:

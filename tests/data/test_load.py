@@ -34,6 +34,17 @@ def test_digits_parts_are_a_partition():
     assert np.array_equal(np.sort(together.view("V64").ravel()), np.sort(original.view("V64").ravel()))
 
 
+def test_the_digits_of_transfer_learning_are_renumbered_parts_of_the_digits():
+    for split in SPLITS:
+        whole, low, high = (load(name, split) for name in ("digits", "digits-0-4", "digits-5-9"))
+        assert len(low) + len(high) == len(whole)
+        assert high.class_names == ("5", "6", "7", "8", "9")
+        for part, first in ((low, 0), (high, 5)):
+            rows = torch.cat([(whole.labels == label).nonzero().squeeze(1) for label in range(first, first + 5)]).sort().values
+            assert torch.equal(part.images, whole.images[rows])
+            assert torch.equal(part.labels + first, whole.labels[rows])
+
+
 def test_every_name_of_the_catalogue_loads():
     assert CATALOGUE
     for name in CATALOGUE:
@@ -74,7 +85,8 @@ def test_names_of_the_catalogue_have_their_own_splits(monkeypatch):
 
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(
-        ValueError, match=r"no data set is called 'digts'.*did you mean 'digits'\?.*give a name \(digits\), or a folder with one"
+        ValueError,
+        match=r"no data set is called 'digts'.*did you mean 'digits'\?.*give a name \(digits, digits-0-4, digits-5-9\), or a folder with one",
     ):
         load("digts")
     with pytest.raises(ValueError, match=r"did you mean 'digits:test'\?"):

@@ -1,5 +1,8 @@
 """scikit-learn's bundled handwritten digits (1,797 images, 8x8, grey), split once into three disjoint parts.
 
+Two smaller sets have the same split: "digits-0-4", whose trusted images extractors are pre-trained on, and "digits-5-9", which is poisoned
+in transfer learning (classes 0 to 4 are the digits 5 to 9).
+
 `trusted` is what denoisers and feature extractors learn from, `train` is the set under attack, `test` is held out of both. The
 split is a fixed permutation, so that no image a denoiser purifies was ever seen by it.
 """
@@ -34,3 +37,10 @@ def load_digits(split: str) -> ImageDataset:
         torch.from_numpy(bundled.target[rows].astype("int64")),
         tuple(str(digit) for digit in range(10)),
     )
+
+
+def load_some_digits(digits: range, split: str) -> ImageDataset:
+    """One part of the digits, these digits only; class 0 is the first of them."""
+    whole = load_digits(split)
+    kept = ((whole.labels >= digits.start) & (whole.labels < digits.stop)).nonzero().squeeze(1)
+    return ImageDataset(whole.images[kept], whole.labels[kept] - digits.start, tuple(str(digit) for digit in digits))

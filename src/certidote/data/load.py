@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from certidote.data.cache import cached
 from certidote.data.cifar import is_cifar, read_cifar
 from certidote.data.decode import Reading
 from certidote.data.digits import SPLITS as DIGITS_SPLITS
-from certidote.data.digits import load_digits
+from certidote.data.digits import load_digits, load_some_digits
 from certidote.data.fingerprints import fingerprinted
 from certidote.data.folder import Loaded, folder_splits, read_folder
 from certidote.data.npz import npz_splits, read_npz
@@ -37,6 +38,8 @@ class Named:
 
 CATALOGUE: dict[str, Named] = {
     "digits": Named(load_digits, tuple(DIGITS_SPLITS)),
+    "digits-0-4": Named(partial(load_some_digits, range(5)), tuple(DIGITS_SPLITS)),
+    "digits-5-9": Named(partial(load_some_digits, range(5, 10)), tuple(DIGITS_SPLITS)),
 }
 """Data sets that need no download."""
 

@@ -1,6 +1,7 @@
 """Images and labels in a NumPy archive (.npz) as an `ImageDataset`. Archives come from strangers: nothing in them is unpickled."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,25 @@ def _levels(stored: Array, where: str) -> UInt8[np.ndarray, "..."]:
             raise ValueError(f"{where}: the pixel at {index} is {pixels[place]:g}; float images lie in [0, 1], {hint}")
         levels[start : start + CHUNK] = np.rint(pixels * 255)
     return levels
+
+
+def read_exactly(path: Path, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, Array]:
+    """The arrays of an archive that holds just these, of these shapes and types. Sizes are compared before anything is unpacked.
+
+    Args:
+        expected: name -> shape and NumPy type, as in {"labels": ((10,), "int64")}.
+    Raises: ValueError, naming the archive and array, if it holds others, or is damaged.
+    """
+    with readable(path, ".npz archive"):
+        found = _headers(path)
+    where = f"archive {quoted(path)}"
+    if set(found) != set(expected):
+        held, wanted = (", ".join(sorted(map(repr, names))) or "no arrays" for names in (found, expected))
+        raise ValueError(f"{where} holds {held}; expected {wanted}")
+    for name, (shape, kind) in expected.items():
+        if found[name] != (shape, np.dtype(kind)):
+            given = f"shape {found[name][0]} and dtype {found[name][1]}"
+            raise ValueError(f"{where}, array {name!r} has {given}; expected {shape} and {kind}")
+    _check_loadable(found, path)
+    with readable(path, ".npz archive"), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in expected}

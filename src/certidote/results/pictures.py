@@ -15,7 +15,19 @@ from torch import Tensor
 
 from certidote.defenses.sanitize import as_levels, stages
 from certidote.streams import ROW_BLOCK, Key
-from certidote.types import Ballots, Certificate, Denoiser, ImageDataset, Json, Prediction, Unproved, Untrusted
+from certidote.types import (
+    Ballots,
+    Certificate,
+    Denoiser,
+    Goal,
+    ImageDataset,
+    Json,
+    Poison,
+    Prediction,
+    Target,
+    Unproved,
+    Untrusted,
+)
 
 SHOWN = 6
 """Images in one strip."""
@@ -130,6 +142,36 @@ def examples(
                 }
             )
     return found
+
+
+def poison_strip(poison: Poison, train: ImageDataset, title: str, most: int = SHOWN) -> Json:
+    """Some poisons of one trial beside what they replace, as `figures.gallery` shows them; the attacker's own pictures.
+
+    The difference is enlarged by one factor for all of them, around gray, so that the farthest pixel is black or white.
+    """
+    chosen = _spread(len(poison.indices), most)
+    rows = poison.indices[torch.from_numpy(chosen)]
+    made, bases = poison.images[torch.from_numpy(chosen)], train.images[rows]
+    steps = made.int() - bases.int()
+    farthest = max(1, int(steps.abs().max()))
+    difference = (128 + steps * 127 / farthest).round().to(torch.uint8)
+    title += f": {goal_in_words(poison.goal, train.class_names)}"
+    pictures = {"base": bases, "poison": made, f"difference x{127 / farthest:.2g}": difference}
+    return {
+        "title": title,
+        "rows": [{"label": label, "pngs": [png_base64(image) for image in images]} for label, images in pictures.items()],
+        "captions": [
+            f"{train.name_of(row)}: moved {int(step.abs().max())}/255" for row, step in zip(rows.tolist(), steps, strict=True)
+        ],
+    }
+
+
+def goal_in_words(goal: Goal, names: Sequence[str]) -> str:
+    """As in "test image 17, cat, is to become dog"."""
+    wanted = names[goal.adversarial_label]
+    if isinstance(goal, Target):
+        return f"test image {goal.test_index}, {names[goal.true_label]}, is to become {wanted}"
+    return f"{'every class' if goal.true_label is None else names[goal.true_label]} with the trigger is to become {wanted}"
 
 
 def _spread(available: int, wanted: int) -> Int64[np.ndarray, "m"]:

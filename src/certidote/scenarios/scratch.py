@@ -64,7 +64,30 @@ class ScratchScenario(Generic[G]):
         return [Task(self.train, goal, self.budget) for goal in self.goals]
 
 
-def learner(recipes: Sequence[Recipe], *, sanitize: Sanitizer = as_it_is, dtype: DType = "float32", device: str = "cpu") -> Retrain:
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """How an attacker trains surrogates: a `Retrain`, which worker processes can be given. Arguments as `learner`."""
+
+    recipes: tuple[Recipe, ...]
+    sanitize: Sanitizer
+    dtype: DType
+    device: str
+
+    def __call__(self, data: ImageDataset, key: Key) -> tuple[Surrogate, ...]:
+        models: list[Surrogate] = []
+        for number, recipe in enumerate(self.recipes):
+            own = key / "surrogate" / number
+            trainer = trainer_for(recipe, self.dtype)
+            view = view_of(Untrusted(data), self.sanitize, own / "noise", trainer.start, self.device)
+            stack = trainer.fit([view], [own], key / "common")
+            assert isinstance(stack, ModelStack)
+            if bool(stack.failed[0]):
+                raise ValueError(f"surrogate {number} diverged; lower the learning rate of its recipe ({recipe.learning_rate:g})")
+            models.append(cast(Surrogate, stack.member(0)))
+        return tuple(models)
+
+
+def learner(recipes: Sequence[Recipe], *, sanitize: Sanitizer = as_it_is, dtype: DType = "float32", device: str = "cpu") -> Learner:
     """How an attacker trains surrogates: one for each recipe, in this order, equal recipes with different seeds.
 
     Args:
@@ -73,21 +96,7 @@ def learner(recipes: Sequence[Recipe], *, sanitize: Sanitizer = as_it_is, dtype:
         dtype, device: of training.
     Returns: (training set, key) -> surrogates in eval mode. Raises ValueError if one diverged.
     """
-
-    def learn(data: ImageDataset, key: Key) -> tuple[Surrogate, ...]:
-        models: list[Surrogate] = []
-        for number, recipe in enumerate(recipes):
-            own = key / "surrogate" / number
-            trainer = trainer_for(recipe, dtype)
-            view = view_of(Untrusted(data), sanitize, own / "noise", trainer.start, device)
-            stack = trainer.fit([view], [own], key / "common")
-            assert isinstance(stack, ModelStack)
-            if bool(stack.failed[0]):
-                raise ValueError(f"surrogate {number} diverged; lower the learning rate of its recipe ({recipe.learning_rate:g})")
-            models.append(cast(Surrogate, stack.member(0)))
-        return tuple(models)
-
-    return learn
+    return Learner(tuple(recipes), sanitize, dtype, device)
 
 
 def knowledge(train: ImageDataset, learn: Retrain, key: Key, defense: DifferentiableDefense | None = None) -> Knowledge:

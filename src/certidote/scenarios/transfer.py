@@ -6,10 +6,9 @@ The scenario in which Bullseye Polytope works, small enough for a demo.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from certidote.attacks.bullseye_polytope import bullseye_polytope_batch
-from certidote.data.digits import load_digits
+from certidote.data.digits import load_some_digits
+from certidote.scenarios.goals import choose_targets
 from certidote.scenarios.victims import Comparison, Outcome, Sanitizer, compared, on_targets
 from certidote.streams import Key
 from certidote.training.extractor import ConvExtractor, pretrain
@@ -49,9 +48,9 @@ def make_scenario(key: Key, *, num_targets: int = 25, num_poisons: int = 10, eps
         epsilon: linf budget, [0, 1] pixel units.
     Raises: ValueError if `num_targets` is not positive or a class has too few test images for its share.
     """
-    train, test = (_only(load_digits(split), range(5, 10)) for split in ("train", "test"))
-    goals = _choose_goals(test, num_targets, key / "targets")
-    extractor = pretrain(_only(load_digits("trusted"), range(5)), key / "extractor")
+    train, test = (load_some_digits(range(5, 10), split) for split in ("train", "test"))
+    goals = choose_targets(test, num_targets, key / "targets")
+    extractor = pretrain(load_some_digits(range(5), "trusted"), key / "extractor")
     return TransferScenario(extractor, train, test, goals, Budget(num_poisons, "linf", epsilon))
 
 
@@ -88,31 +87,3 @@ def evaluate(
     """
     trainer = trainer or HeadTrainer(scenario.extractor)
     return compared(scenario, poisons, trainer, key, on_targets, sanitizers=sanitizers, finished=finished)
-
-
-def _choose_goals(test: ImageDataset, num_targets: int, key: Key) -> tuple[Target, ...]:
-    """Targets class by class, each with a uniformly drawn other class; which classes get one more is drawn too."""
-    if num_targets < 1:
-        raise ValueError(f"num_targets={num_targets}; a scenario needs at least 1 target")
-    generator = key.numpy()
-    classes = test.num_classes
-    share = np.full(classes, num_targets // classes)
-    share[generator.permutation(classes)[: num_targets % classes]] += 1
-    goals = []
-    for true, wanted in enumerate(share.tolist()):
-        rows = (test.labels == true).nonzero().squeeze(1).numpy()
-        if wanted > len(rows):
-            raise ValueError(
-                f"num_targets={num_targets} needs {wanted} test images of class {test.class_names[true]!r}, which has {len(rows)}; "
-                "lower num_targets"
-            )
-        for row in generator.choice(rows, size=wanted, replace=False).tolist():
-            adversarial = (true + int(generator.integers(1, classes))) % classes
-            goals.append(Target(test.images[row], true, adversarial, row))
-    return tuple(goals)
-
-
-def _only(data: ImageDataset, digits: range) -> ImageDataset:
-    """The images of these digits, relabelled from 0."""
-    kept = ((data.labels >= digits.start) & (data.labels < digits.stop)).nonzero().squeeze(1)
-    return ImageDataset(data.images[kept], data.labels[kept] - digits.start, tuple(str(digit) for digit in digits))

@@ -56,12 +56,16 @@ class ConvExtractor(nn.Module):
         return self.head(self.penultimate(images))
 
     def digest(self) -> str:
-        """SHA-256 over names, shapes and values of all parameters and buffers, 64 hex digits."""
-        h = hashlib.sha256()
-        for name, value in self.state_dict().items():
-            h.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-            h.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return h.hexdigest()
+        return weights_digest(self)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of all parameters and buffers, 64 hex digits."""
+    h = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        h.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        h.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()
 
 
 def pretrain(data: ImageDataset, key: Key, *, epochs: int = 12, batch_size: int = 64, learning_rate: float = 2e-3) -> ConvExtractor:

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -157,6 +158,27 @@ class Untrusted:
         """How many of the images have one of these content hashes. For reports; a member that asks leaves a mark."""
         self._content_told("how many images are among known ones")
         return sum(value in hashes for value in content_hashes(self.__data.images))
+
+    def replaced(self, rows: Int64[Tensor, "m"], images: UInt8[Tensor, "k c h w"]) -> "Untrusted":
+        """The set with other images in these rows, as an attacker leaves it. What is read of it goes into the record of the whole.
+
+        Raises: ValueError if shapes disagree, a row does not exist, or it is trusted.
+        """
+        if len(images) != len(rows) or tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"{tuple(images.shape)} images for {len(rows)} rows of {self.image_shape} images; give one for each row"
+            )
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise ValueError(f"rows to replace must lie in 0 to {len(self) - 1}")
+        if touched := sorted(set(rows.tolist()) & set(self.trusted)):
+            raise ValueError(f"row {touched[0]} is trusted, so no attacker can have replaced it; leave it alone")
+        twin = copy.copy(self)
+        twin.__on = {}
+        changed = self.__data.images.clone()
+        changed[rows] = images
+        twin.__data = replace(self.__data, images=changed)
+        twin.__digest = twin.__data.digest()
+        return twin
 
     def movement(self, made: UInt8[Tensor, "m c h w"], rows: range) -> "Movement":
         """How far each image lies from what was made of it: two norms for each image, and not one pixel.

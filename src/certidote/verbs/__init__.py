@@ -9,8 +9,11 @@ from certidote.verbs.datasets import data_fetch, data_info
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
+from certidote.verbs.packs import pack_export, pack_import, pack_info
 from certidote.verbs.planning import Planned, plan
+from certidote.verbs.poisoning import Poisoned, poison
 from certidote.verbs.prediction import Predicted, predict
+from certidote.verbs.replaying import Replayed, replay
 from certidote.verbs.reports import Reported, demo, report
 from certidote.verbs.runs import Merged, Status, merge, status
 from certidote.verbs.sanitizing import Sanitized, sanitize
@@ -23,7 +26,9 @@ __all__ = [
     "Merged",
     "Plan",
     "Planned",
+    "Poisoned",
     "Predicted",
+    "Replayed",
     "Reported",
     "Sanitized",
     "Status",
@@ -40,8 +45,13 @@ __all__ = [
     "denoiser_train",
     "export",
     "merge",
+    "pack_export",
+    "pack_import",
+    "pack_info",
     "plan",
+    "poison",
     "predict",
+    "replay",
     "report",
     "sanitize",
     "status",

@@ -1,0 +1,101 @@
+"""The record of a replay: how often poisons reached their goal, with the control beside it, as one JSON value and a table."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from certidote.attacks.pack import PoisonPack
+from certidote.results.summary import wilson
+from certidote.scenarios.trials import Questions, TrialOutcome
+from certidote.types import ImageDataset, Json, Target
+
+FORMAT, VERSION = "certidote replay", 1
+ARMS = ("control", "poisoned")
+
+Outcomes = Sequence[tuple[TrialOutcome, TrialOutcome]]
+
+
+def replay_record(pack: PoisonPack, asked: Questions, found: Outcomes, about: Json) -> Json:
+    """Everything that is printed about a replay.
+
+    Args:
+        found: from `trials.outcomes`; at least one trial.
+        about: what else is worth knowing: data, defense, versions.
+    """
+    goal = "target" if isinstance(pack.poisons[0].goal, Target) else "trigger"
+    rows = [_trial(pack, asked, trial, pair) for trial, pair in enumerate(found)]
+    results = {arm: _arm([row[arm] for row in rows]) for arm in ARMS}
+    head: Json = {"format": FORMAT, "version": VERSION, "goal": goal, "finished": len(found), "trials_of_pack": len(pack)}
+    return head | about | {"results": results, "trials": rows}
+
+
+def _trial(pack: PoisonPack, asked: Questions, trial: int, pair: tuple[TrialOutcome, TrialOutcome]) -> Json:
+    goal, names = pack.poisons[trial].goal, pack.data.classes
+    row: Json = {
+        "trial": trial,
+        "true_class": None if goal.true_label is None else names[goal.true_label],
+        "adversarial_class": names[goal.adversarial_label],
+        "test_image": int(asked.sources[trial][asked.single[trial]]),
+        "images": len(asked.rows[trial]),
+    }
+    return row | {arm: _outcome(asked, trial, outcome, names) for arm, outcome in zip(ARMS, pair, strict=True)}
+
+
+def _outcome(asked: Questions, trial: int, outcome: TrialOutcome, names: tuple[str, ...]) -> Json:
+    single = asked.single[trial]
+    predicted = int(outcome.predicted[single])
+    true = asked.asked.labels.numpy()[asked.rows[trial].start : asked.rows[trial].stop]
+    right = outcome.before == true
+    return {
+        "success": bool(outcome.reached[single]),
+        "predicted": None if predicted < 0 else names[predicted],
+        "reached": float(outcome.reached.mean()),
+        "reached_where_right": float(outcome.reached[right].mean()) if right.any() else None,
+        "lost": float(outcome.lost.mean()),
+        "clean_accuracy": outcome.clean_accuracy,
+    }
+
+
+def _arm(rows: Sequence[Json]) -> Json:
+    """Means over trials; successes count each trial by one image, so that trials are independent, as the interval assumes."""
+    successes = sum(row["success"] for row in rows)
+    low, high = wilson(successes, len(rows))
+    return {
+        "successes": successes,
+        "trials": len(rows),
+        "low": low,
+        "high": high,
+        "reached": float(np.mean([row["reached"] for row in rows])),
+        "lost": float(np.mean([row["lost"] for row in rows])),
+        "clean_accuracy": float(np.mean([row["clean_accuracy"] for row in rows])),
+    }
+
+
+def replay_lines(record: Json) -> list[str]:
+    """The record in plain words."""
+    words = []
+    for arm, called in (("poisoned", "poisoned data"), ("control", "clean data (control)")):
+        row = record["results"][arm]
+        words.append(
+            f"{called}: {row['successes']} of {row['trials']} trials reach their goal (95 % Wilson interval {row['low']:.1%} to "
+            f"{row['high']:.1%}); clean accuracy {row['clean_accuracy']:.1%}"
+        )
+        if record["goal"] == "trigger":
+            words[-1] += f"; {row['reached']:.1%} of images with the trigger get the adversarial class"
+    if record["results"]["control"]["successes"]:
+        words.append("The control reaches a goal without any poison: that target was lost before the attack.")
+    return words
+
+
+def replay_table(record: Json) -> tuple[list[str], list[list[object]]]:
+    """Header and rows, one for each trial, for `write_csv`."""
+    facts, each = ("trial", "true_class", "adversarial_class", "test_image", "images"), tuple(record["trials"][0]["control"])
+    header = [*facts, *(f"{arm}_{name}" for arm in ARMS for name in each)]
+    return header, [
+        [*(row[name] for name in facts), *(row[arm][name] for arm in ARMS for name in each)] for row in record["trials"]
+    ]
+
+
+def data_facts(name: str, data: ImageDataset) -> Json:
+    """What a record says about a data set."""
+    return {"name": name, "images": len(data), "image_shape": list(data.image_shape), "digest": data.digest()}

@@ -1,0 +1,123 @@
+"""What the attacker of a pack knows, made from what the user names: extractors for transfer learning, or surrogates from scratch.
+
+Each way also says, as JSON, how it was made, and gives the files that must travel with the poisons for victims to be the ones meant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from certidote.defenses.sanitize import sanitized
+from certidote.diffusion.through import ThroughDenoiser
+from certidote.scenarios.frozen import Extractor, card_of, check_features, kept, pretrained, weights_of
+from certidote.scenarios.scratch import knowledge, learner
+from certidote.scenarios.victims import as_it_is
+from certidote.streams import Key
+from certidote.training.recipe import Recipe
+from certidote.types import Denoiser, ImageDataset, Json, Knowledge, Traced, Untrusted, as_pixels
+
+EXTRACTOR = "extractor.safetensors"
+"""The victims' extractor, beside the poisons of a pack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What the attacker knows, how it came to be, and what victims need of it.
+
+    Attributes:
+        knowledge: for attacks.
+        described: "kind" ("transfer" or "scratch") and all that decided it.
+        files: to be kept beside the poisons, by name.
+    """
+
+    knowledge: Knowledge
+    described: Json
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def transfer_setting(
+    train: ImageDataset,
+    trusted: tuple[str, ImageDataset],
+    key: Key,
+    *,
+    recipe: Recipe | None = None,
+    surrogates: int = 1,
+    grey_box: bool = False,
+    through: ThroughDenoiser | None = None,
+    device: str = "cpu",
+) -> Setting:
+    """Extractors pre-trained on trusted images; victims fit heads on frozen features of one of them.
+
+    Args:
+        train: the set under attack, of images that the extractors must take.
+        trusted: name and images that the extractors are fitted to.
+        key: extractor k has the stream `key / "extractor" / k`.
+        recipe: of the extractors; None for the small one for images of few pixels.
+        surrogates: how many of them the attacker aims at.
+        grey_box: victims use one more extractor, which the attacker does not have; otherwise the attacker's first (white box).
+        through: the defense that the attacker sees through.
+        device: where extractors are trained.
+    Raises: ValueError if the images' shapes differ, or `surrogates` is below 1.
+    """
+    _check_count(surrogates)
+    name, images = trusted
+    if images.image_shape != train.image_shape:
+        raise ValueError(
+            f"the extractor's images {name!r} have shape {images.image_shape}, the data {train.image_shape} (channels, height, width); "
+            "give images of one shape, with --size say"
+        )
+    made = [pretrained(images, key / "extractor" / k, recipe, device) for k in range(surrogates + grey_box)]
+    check_features(made[0], as_pixels(train.images[:1]))
+    victim = made[-1] if grey_box else made[0]
+    described: Json = {
+        "kind": "transfer",
+        "pretrained_on": {"name": name, "images": len(images), "digest": images.digest()},
+        "recipe": None if recipe is None else recipe.to_json(),
+        "surrogates": [extractor.digest() for extractor in made[:surrogates]],
+        "box": "grey" if grey_box else "white",
+        "victim": card_of(victim, train.image_shape),
+    }
+    return Setting(Knowledge(tuple(made[:surrogates]), defense=through), described, {EXTRACTOR: weights_of(victim)})
+
+
+def scratch_setting(
+    train: ImageDataset,
+    recipe: Recipe,
+    key: Key,
+    *,
+    surrogates: int = 1,
+    through: ThroughDenoiser | None = None,
+    device: str = "cpu",
+) -> Setting:
+    """Surrogates trained from scratch on the clean set; victims are trained from scratch by the same recipe.
+
+    Args:
+        train: the clean set.
+        recipe: of surrogates and victims.
+        key: the surrogates' streams.
+        surrogates: how many of them the attacker aims at.
+        through: the defense that the attacker sees through, and trains surrogates through.
+        device: where they are trained.
+    Raises: ValueError if one diverges, or `surrogates` is below 1.
+    """
+    _check_count(surrogates)
+    sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
+    known = knowledge(train, learner([recipe] * surrogates, sanitize=sanitize, device=device), key, through)
+    described: Json = {"kind": "scratch", "recipe": recipe.to_json(), "surrogates": surrogates}
+    return Setting(known, described)
+
+
+def sanitized_by(denoiser: Denoiser, sigma: float, data: Untrusted, key: Key) -> Traced:
+    """`sanitized`, as a `Sanitizer` takes its arguments."""
+    return sanitized(data, denoiser, sigma, key)
+
+
+def victim_extractor(described: Json, content: bytes, where: str) -> Extractor:
+    """The extractor of a pack's victims. Raises: ValueError, in one line, if it is damaged."""
+
+    return kept(described.get("victim"), content, where)
+
+
+def _check_count(surrogates: int) -> None:
+    if surrogates < 1:
+        raise ValueError(f"surrogates={surrogates}; an attacker needs at least 1 model to aim at")

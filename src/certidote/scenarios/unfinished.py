@@ -1,0 +1,117 @@
+"""Trials of a pack that are crafted already, kept beside it until all are: crafting goes on after a kill with the same command."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from certidote.data.atomic import replacing
+from certidote.data.npz import read_exactly
+from certidote.engine.lock import DriverLock, InUse
+from certidote.streams import fresh_root
+from certidote.types import Budget, Goal, ImageDataset, Json, Poison, digest_of
+
+CONFIG = "config.json"
+
+
+class Unfinished:
+    """A folder with the root of the random streams and one file for each finished trial.
+
+    Attributes:
+        root: of all random streams: the recorded one, the given one, or a fresh one.
+        root_source: "given" or "operating system".
+    """
+
+    def __init__(self, folder: Path, asked: Json, seed: int | None, force: bool) -> None:
+        """Look at what is there; nothing is written before `working`.
+
+        Args:
+            folder: beside the pack.
+            asked: everything that decides the poisons, but the root.
+            seed: the root, if the user gave one.
+            force: start over where another command's work is in the way.
+        Raises: ValueError if the folder holds something else, or another command's trials and not `force`.
+        """
+        self.folder = folder
+        self._asked = digest_of({**asked, "seed": seed})
+        recorded = self._recorded()
+        if recorded is not None and recorded.get("asked") != self._asked:
+            if not force:
+                raise ValueError(
+                    f"{str(folder)!r} holds unfinished trials of another command; repeat that command to finish it, or start over with --force"
+                )
+            recorded = None
+            self._stale = True
+        else:
+            self._stale = False
+        self.root_source = "operating system" if seed is None else "given"
+        if recorded is not None:
+            self.root = int(recorded["root"], 16)
+        else:
+            self.root = fresh_root() if seed is None else seed
+
+    def _recorded(self) -> Json | None:
+        if not self.folder.exists():
+            return None
+        with suppress(OSError, ValueError):
+            found = json.loads((self.folder / CONFIG).read_bytes())
+            if isinstance(found, dict) and isinstance(found.get("root"), str) and int(found["root"], 16) >= 0:
+                return found
+        if self.folder.is_dir() and not any(entry.name != f"{CONFIG}.lock" for entry in self.folder.iterdir()):
+            return None
+        raise ValueError(
+            f"{str(self.folder)!r} is in the way and holds no unfinished trials; move it away, or choose another --out"
+        )
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The right to write here. If the block ends well, or no trial was finished, the folder is removed.
+
+        Raises: ValueError if another process is at work here.
+        """
+        if self._stale:
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(exist_ok=True)
+        try:
+            lock = DriverLock(self.folder / CONFIG)
+        except InUse:
+            raise ValueError(f"another process is crafting in {str(self.folder)!r}; wait for it, or choose another --out") from None
+        done = False
+        try:
+            if not (self.folder / CONFIG).is_file():
+                with replacing(self.folder / CONFIG) as file:
+                    file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
+            yield
+            done = True
+        finally:
+            lock.release()
+            if done or not any(self.folder.glob("trial-*.npz")):
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def read(self, trial: int, goal: Goal, budget: Budget, train: ImageDataset) -> Poison | None:
+        """The poison of a finished trial, its budget verified; None if it is not there, or damaged."""
+        path = self._path(trial)
+        if not path.is_file():
+            return None
+        count = budget.num_poisons
+        with suppress(ValueError):
+            arrays = read_exactly(path, {"images": ((count, *train.image_shape), "uint8"), "indices": ((count,), "int64")})
+            poison = Poison(torch.from_numpy(arrays["indices"]), torch.from_numpy(arrays["images"]), goal, budget)
+            poison.verify(train)
+            return poison
+        return None
+
+    def keep(self, trial: int, poison: Poison) -> None:
+        """Write a finished trial, in one step."""
+        content = io.BytesIO()
+        np.savez_compressed(content, images=poison.images.numpy(), indices=poison.indices.numpy())
+        with replacing(self._path(trial)) as file:
+            file.write(content.getvalue())
+
+    def _path(self, trial: int) -> Path:
+        return self.folder / f"trial-{trial:05d}.npz"

@@ -1,0 +1,106 @@
+"""`pack`: what is in a poison pack; poisons of the poisoning benchmark and its relatives become packs, and packs become theirs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certidote.verbs.choices import check_apart, test_split_of
+from certidote.verbs.options import Data, Force, Size, SkipCorrupt
+
+if TYPE_CHECKING:
+    from certidote.types import ImageDataset
+
+TestImages = Annotated[str, typer.Option(help="test images, which targets are among; default: the test split of DATA")]
+PackFolder = Annotated[Path, typer.Argument(help="a poison pack, as 'certidote poison' leaves it")]
+
+
+@dataclass(frozen=True)
+class PackExported:
+    """What `pack_export` wrote: folders that the benchmark reads."""
+
+    folders: tuple[Path, ...]
+    out: Path
+
+
+def pack_info(pack: PackFolder) -> dict[str, Any]:
+    """What a poison pack holds: its data, recipe, budget, and the goal of each trial."""
+    from certidote.attacks.pack_files import read_pack
+    from certidote.data.names import escaped
+    from certidote.results.pictures import goal_in_words
+
+    held = read_pack(pack)
+    return {
+        "attack": held.recipe["attack"],
+        "recipe": held.recipe,
+        "budget": {"num_poisons": held.budget.num_poisons, "norm": held.budget.norm, "epsilon": held.budget.epsilon},
+        "data": {"name": escaped(held.data.name), "images": held.data.images, "digest": held.data.digest},
+        "notes": list(held.notes),
+        "trials": [
+            {"poisons": len(poison.indices), "goal": goal_in_words(poison.goal, held.data.classes)} for poison in held.poisons
+        ],
+        "files": held.files,
+    }
+
+
+def pack_import(
+    source: Annotated[Path, typer.Argument(help="poisons of the poisoning benchmark or a relative, a folder or file")],
+    data: Data,
+    *,
+    out: Annotated[Path, typer.Option(help="folder of the poison pack; it appears when it is complete")],
+    test: TestImages = "",
+    epsilon: Annotated[
+        str, typer.Option(help="linf bound that the poisons must keep, as in 8/255; default: what they need, up to 26/255")
+    ] = "",
+    target: Annotated[int | None, typer.Option(help="row of the test image they are about, for files that do not say")] = None,
+    attack: Annotated[str, typer.Option(help="what to call the attack")] = "",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
+    force: Force = False,
+) -> dict[str, Any]:
+    """Make a poison pack of files in the poisoning benchmark's form, or a dialect of it, after checking them against DATA.
+
+    Nothing in these files is run: pickles are read without unpickling.
+    """
+    from certidote.attacks.benchmark_import import import_poisons
+    from certidote.attacks.pack_files import check_target, write_pack
+    from certidote.verbs.poisoning import epsilon_named
+
+    check_target(out, force)
+    check_apart(out, data, test, str(source))
+    bound = epsilon_named(epsilon, "linf") if epsilon else None
+    train_set, test_set = _sets(data, test, size, skip_corrupt)
+    pack = import_poisons(source, train_set, test_set, data, epsilon=bound, target_index=target, attack=attack)
+    write_pack(pack, out, force=force)
+    return pack_info(out)
+
+
+def pack_export(
+    pack: PackFolder,
+    data: Data,
+    *,
+    out: Annotated[Path, typer.Option(help="folder; it appears when it is complete")],
+    test: TestImages = "",
+    sources: Annotated[int, typer.Option(help="for triggers: how many test images get a folder of their own")] = 1,
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
+) -> PackExported:
+    """Write the trials of a poison pack as the poisoning benchmark reads them, one folder of pickles for each."""
+    from certidote.attacks.benchmark_export import export_pack
+    from certidote.attacks.pack_files import read_pack
+
+    check_apart(out, data, test, str(pack))
+    held = read_pack(pack)
+    train_set, test_set = _sets(data, test, size, skip_corrupt)
+    return PackExported(tuple(export_pack(held, train_set, test_set, out, sources=sources)), out)
+
+
+def _sets(data: str, test: str, size: str, skip_corrupt: bool) -> "tuple[ImageDataset, ImageDataset]":
+    from certidote.data import load, load_test
+    from certidote.data.checks import check_same_classes
+
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
+    test_set = load_test(test or test_split_of(data), train_set.class_names, size=size, skip_corrupt=skip_corrupt)
+    check_same_classes(train_set, test_set)
+    return train_set, test_set

@@ -1,0 +1,365 @@
+"""`poison`: craft the poisons of one or several trials, and keep them as a pack."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certidote.verbs.choices import (
+    check_apart,
+    check_device,
+    check_workers,
+    command_line,
+    denoiser_named,
+    recipe_named,
+    test_split_of,
+    trainer_named,
+)
+from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
+
+if TYPE_CHECKING:
+    from certidote.attacks.pack import PoisonPack
+    from certidote.scenarios.knowledge import Setting
+    from certidote.scenarios.unfinished import Unfinished
+    from certidote.streams import Key
+    from certidote.types import Budget, Goal, ImageDataset, Progress
+
+SCENARIOS = ("transfer", "scratch")
+SHOWN = 6
+"""Poisons in one strip of the gallery."""
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """What `poison` made: the pack, and where it lies."""
+
+    pack: "PoisonPack"
+    out: Path
+
+
+def poison(
+    attack: Annotated[str, typer.Argument(help="bullseye-polytope, or another name of the catalogue of attacks")],
+    data: Data,
+    *,
+    out: Annotated[Path, typer.Option(help="folder of the poison pack; it appears when it is complete")],
+    test: Annotated[str, typer.Option(help="test images, which targets are among; default: the test split of DATA")] = "",
+    targets: Annotated[
+        int | None,
+        typer.Option(help="trials: so many targets spread over the classes, or with --trigger pairs of classes; default: 10"),
+    ] = None,
+    target: Annotated[int | None, typer.Option(help="one trial about this test image, a row number from 0")] = None,
+    adversarial_class: Annotated[
+        str, typer.Option(help="name of the class wanted, with --target or --trigger; default: drawn")
+    ] = "",
+    trigger: Annotated[str, typer.Option(help="the goal is a backdoor with this trigger, a name of the catalogue")] = "",
+    true_class: Annotated[
+        str, typer.Option(help="with --trigger: name of the class whose images shall be misclassified; all: every other one")
+    ] = "",
+    trigger_side: Annotated[
+        int | None, typer.Option(help="with --trigger: pixels a side, for triggers of any size; default: the original's")
+    ] = None,
+    num_poisons: Annotated[int | None, typer.Option(help="training images replaced in each trial; default: 1 % of DATA")] = None,
+    poison_fraction: Annotated[float | None, typer.Option(help="the same as a share of DATA, in (0, 1]")] = None,
+    epsilon: Annotated[str, typer.Option(help="bound on a poison's change, [0, 1] pixel units, as in 16/255 or 0.06")] = "16/255",
+    norm: Annotated[str, typer.Option(help="linf or l2, in which epsilon is measured")] = "linf",
+    visible_trigger: Annotated[bool, typer.Option(help="the trigger may be pasted on poisons, whatever epsilon is")] = False,
+    scenario: Annotated[
+        str, typer.Option(help="transfer (victims fit a head on a frozen extractor) or scratch (all weights)")
+    ] = "transfer",
+    pretrain: Annotated[
+        str,
+        typer.Option(help="transfer: trusted images that the extractor is fitted to, in any form of DATA; default: for the digits"),
+    ] = "",
+    recipe: Annotated[
+        str,
+        typer.Option(help="of surrogates and victims, or of the extractor: mlp, cnn, ..., a .toml file, or auto (by image size)"),
+    ] = "auto",
+    surrogates: Annotated[int, typer.Option(help="models that the attacker aims at")] = 1,
+    grey_box: Annotated[bool, typer.Option(help="transfer: victims use an extractor that the attacker does not have")] = False,
+    through: Annotated[
+        str, typer.Option(help="adaptive: craft through noise and this denoiser (a name as for --denoiser, or none for noise only)")
+    ] = "",
+    sigma: Annotated[float | None, typer.Option(help="with --through: noise std, [0, 1] pixel units")] = None,
+    draws: Annotated[int, typer.Option(help="with --through: draws of the defense that each step averages over")] = 1,
+    option: Annotated[
+        list[str] | None, typer.Option(help="an option of the attack, name=value, as often as needed: --option steps=150")
+    ] = None,
+    options: Annotated[Path | None, typer.Option(help="TOML file with options of the attack; --option wins")] = None,
+    seed: Seed = None,
+    workers: Annotated[int, typer.Option(help="processes that craft trials; 0: this process")] = 0,
+    device: Device = "cpu",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
+    gallery: Annotated[bool, typer.Option(help="write gallery.html with some poisons; leave out for private data")] = True,
+    force: Force = False,
+    progress: "Progress | None" = None,
+) -> Poisoned:
+    """Craft clean-label poisons for DATA with ATTACK, and keep them as a pack for 'certidote replay'.
+
+    Every poison replaces an image of the class wanted, keeps its label, and differs from it by at most epsilon. For studying defenses,
+    on data that is yours.
+    """
+    from dataclasses import asdict
+
+    from certidote.attacks import ATTACKS, find
+    from certidote.attacks.pack import make_pack
+    from certidote.attacks.pack_files import check_target, write_pack
+    from certidote.data import load, load_test
+    from certidote.data.checks import check_same_classes
+    from certidote.data.names import escaped
+    from certidote.results.record import versions
+    from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
+    from certidote.scenarios.unfinished import Unfinished
+    from certidote.streams import Key
+    from certidote.types import Silent
+
+    target_folder = check_target(out, force)
+    check_apart(out, data, test, pretrain, through)
+    check_device(device)
+    check_workers(workers, "this process")
+    function = find(ATTACKS, attack, "attack")
+    chosen_options = checked_options(attack, function, _options(option or [], options))
+    if trigger_side is not None and not trigger:
+        raise ValueError("--trigger-side goes with --trigger; leave it out")
+    _check_together(scenario, targets, target, trigger, true_class, adversarial_class, through, sigma, draws, pretrain, grey_box)
+    size_of_epsilon = epsilon_named(epsilon, norm)
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
+    test_name = test or test_split_of(data)
+    test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
+    check_same_classes(train_set, test_set)
+    budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible_trigger)
+    made: dict[str, Any] = {
+        "attack": attack,
+        "options": plain({**options_of(function), **chosen_options}),
+        "seen_through": None if not through else {"denoiser": escaped(through), "sigma": sigma, "draws": draws},
+        "trigger": trigger or None,
+        "trigger_side": trigger_side,
+        "test": {"name": escaped(test_name), "digest": test_set.digest()},
+        "versions": versions(),
+    }
+    asked = {
+        **made, "data": train_set.digest(), "budget": asdict(budget), "size": size, "device": device,
+        "goals": [targets, target, adversarial_class, true_class], "scenario": [scenario, pretrain, recipe, surrogates, grey_box],
+    }  # fmt: skip
+    kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
+    key = Key(kept.root) / "poison"
+    goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
+    _check_goals(train_set, goals, budget)
+    seen = _through(through, sigma, draws, train_set, size, skip_corrupt)
+    progress = progress or Silent()
+    with kept.working():
+        progress.start("surrogates", surrogates, unit="models")
+        setting = _setting(scenario, train_set, data, pretrain, recipe, surrogates, grey_box, seen, device, size, skip_corrupt, key)
+        progress.advance(surrogates)
+        progress.finish()
+        crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key)
+        poisons = _crafted(crafting, kept, workers, device, progress)
+        made |= {
+            "scenario": setting.described,
+            "root": hex(kept.root),
+            "root_source": kept.root_source,
+            "command": escaped(command_line()),
+        }
+        pack = make_pack(poisons, train_set, data, made)
+        beside = dict(setting.files)
+        if gallery:
+            beside["gallery.html"] = _gallery(pack, train_set, attack).encode()
+        write_pack(pack, out, beside, force=force)
+    return Poisoned(pack, out)
+
+
+def epsilon_named(text: str, norm: str) -> float:
+    """ "16/255" or "0.06" as a number in [0, 1] pixel units.
+
+    Raises: ValueError if it is no number, or (linf) above 1, where 255ths were meant.
+    """
+    from certidote.scenarios.crafting import parsed_value
+
+    value = parsed_value(text)
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"unknown norm {norm!r}; choose linf or l2")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"--epsilon {text}: give a number of [0, 1] pixel units, such as 16/255 or 0.06")
+    if norm == "linf" and value > 1:
+        hint = f"for {value:g} of 255 levels give {value:g}/255" if value <= 255 else "give a number such as 16/255"
+        raise ValueError(f"--epsilon {text} is above 1, the whole range of a pixel; {hint}")
+    return float(value)
+
+
+def _options(given: list[str], file: Path | None) -> dict[str, Any]:
+    import tomllib
+
+    from certidote.scenarios.crafting import parsed_option
+
+    found: dict[str, Any] = {}
+    if file is not None:
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"cannot read options {str(file)!r}: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"options {str(file)!r} are not valid TOML: {error}") from None
+    return found | dict(parsed_option(text) for text in given)
+
+
+def _check_together(
+    scenario: str, targets: int | None, target: int | None, trigger: str, true_class: str, adversarial_class: str, through: str,
+    sigma: float | None, draws: int, pretrain: str, grey_box: bool,
+) -> None:  # fmt: skip
+    """Raises: ValueError for options that make no sense together; better known before anything is read."""
+    if scenario not in SCENARIOS:
+        raise ValueError(f"unknown scenario {scenario!r}; choose {' or '.join(SCENARIOS)}")
+    if scenario != "transfer" and (pretrain or grey_box):
+        raise ValueError(
+            "--pretrain and --grey-box are for --scenario transfer; from scratch the attacker never has the victims' weights"
+        )
+    if target is not None and targets is not None:
+        raise ValueError("--target names one test image, --targets a number of trials; give one of them")
+    if target is not None and trigger:
+        raise ValueError("--target and --trigger are two kinds of goals; give one of them")
+    if true_class and not trigger:
+        raise ValueError("--true-class goes with --trigger; the true class of a target is its label")
+    if adversarial_class and target is None and not trigger:
+        raise ValueError("--adversarial-class goes with --target or --trigger; classes of several targets are drawn")
+    if through and sigma is None:
+        raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
+    if not through and (sigma is not None or draws != 1):
+        raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
+
+
+def _budget(
+    train_set: "ImageDataset", num_poisons: int | None, fraction: float | None, norm: str, epsilon: float, visible: bool
+) -> "Budget":
+    from certidote.types import Budget
+
+    if num_poisons is not None and fraction is not None:
+        raise ValueError("--num-poisons and --poison-fraction say the same; give one of them")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ValueError(f"--poison-fraction {fraction:g}; give a share of the training set above 0, at most 1 (0.01 for 1 %)")
+    if num_poisons is None:
+        share = 0.01 if fraction is None else fraction
+        num_poisons = max(1, round(share * len(train_set)))
+    return Budget(num_poisons, norm, epsilon, visible)  # type: ignore[arg-type]
+
+
+def _goals(
+    train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, side: int | None,
+    true_class: str, adversarial_class: str, key: "Key",
+) -> "tuple[Goal, ...]":  # fmt: skip
+    from functools import partial
+    from inspect import signature
+
+    from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
+
+    names = train_set.class_names
+    wanted = _label(adversarial_class, names, "--adversarial-class") if adversarial_class else None
+    if target is not None:
+        return (target_at(test_set, target, wanted, key / "targets"),)
+    if not trigger:
+        return choose_targets(test_set, 10 if targets is None else targets, key / "targets", train_set)
+    from certidote.attacks import find
+    from certidote.attacks.triggers import TRIGGERS
+
+    make: Any = find(TRIGGERS, trigger, "trigger")
+    if side is not None:
+        if "side" not in signature(make).parameters:
+            raise ValueError(
+                f"--trigger-side {side}: the trigger {trigger!r} has one size only; leave it out, or choose another trigger"
+            )
+        make = partial(make, side=side)
+    true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
+    pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
+    return tuple(make(train_set.image_shape, before, after, key / "trigger" / trial) for trial, (before, after) in enumerate(pairs))
+
+
+def _label(name: str, names: tuple[str, ...], option: str) -> int:
+    if name not in names:
+        raise ValueError(f"{option} {name!r} is no class of the data; choose one of: {', '.join(names)}")
+    return names.index(name)
+
+
+def _check_goals(train_set: "ImageDataset", goals: "tuple[Goal, ...]", budget: "Budget") -> None:
+    """Whatever every attack refuses is refused before surrogates are trained."""
+    from certidote.attacks.selection import base_candidates, check_task
+    from certidote.types import Task
+
+    for goal in goals:
+        task = Task(train_set, goal, budget)
+        check_task(task)
+        base_candidates(task)
+
+
+def _through(name: str, sigma: float | None, draws: int, train_set: "ImageDataset", size: str, skip_corrupt: bool) -> Any:
+    if not name:
+        return None
+    from certidote.diffusion.through import ThroughDenoiser
+
+    assert sigma is not None, "checked"
+    return ThroughDenoiser(denoiser_named(name, train_set, "float32", size, skip_corrupt), sigma, draws)
+
+
+def _setting(
+    scenario: str, train_set: "ImageDataset", data: str, pretrain: str, recipe: str, surrogates: int, grey_box: bool, through: Any,
+    device: str, size: str, skip_corrupt: bool, key: "Key",
+) -> "Setting":  # fmt: skip
+    """Train what the attacker knows."""
+    from certidote.data import load
+    from certidote.scenarios.knowledge import scratch_setting, transfer_setting
+
+    if scenario == "scratch":
+        used = recipe_named(recipe, train_set)
+        trainer_named(used, train_set, "float32", False)  # refuses what does not fit the images
+        return scratch_setting(train_set, used, key, surrogates=surrogates, through=through, device=device)
+    name = pretrain or _trusted_of(data)
+    trusted = load(name, "train", size=size, skip_corrupt=skip_corrupt)
+    small = recipe == "auto" and trusted.images[0].numel() <= 256
+    used = None if small else recipe_named(recipe, trusted)
+    return transfer_setting(
+        train_set, (name, trusted), key, recipe=used, surrogates=surrogates, grey_box=grey_box, through=through, device=device
+    )
+
+
+def _trusted_of(data: str) -> str:
+    """The trusted images that belong to a data set of the catalogue."""
+    known = {"digits-5-9": "digits-0-4:trusted", "digits": "digits:trusted"}
+    name = data.split(":")[0]
+    if name not in known:
+        raise ValueError(
+            f"--scenario transfer needs trusted images to fit the extractor to, and {data!r} has none of its own: give --pretrain (a "
+            "folder, an archive, or a name), or --scenario scratch"
+        )
+    return known[name]
+
+
+def _crafted(crafting: Any, kept: "Unfinished", workers: int, device: str, progress: "Progress") -> list[Any]:
+    """The poisons of all trials; those that an interrupted run finished are read."""
+    from certidote.engine.local import Pool
+    from certidote.scenarios.crafting import craft_trial
+
+    number = len(crafting.goals)
+    read = ((trial, kept.read(trial, goal, crafting.budget, crafting.train)) for trial, goal in enumerate(crafting.goals))
+    found = {trial: poison for trial, poison in read if poison is not None}
+    progress.start("poisons", number, len(found), unit="trials")
+    with Pool(workers, device=device) as pool:
+        for crafted in pool.each(craft_trial, crafting, [trial for trial in range(number) if trial not in found]):
+            for trial, poison in crafted:
+                kept.keep(trial, poison)
+                found[trial] = poison
+            progress.advance(len(crafted))
+    progress.finish()
+    return [found[trial] for trial in range(number)]
+
+
+def _gallery(pack: "PoisonPack", train_set: "ImageDataset", attack: str) -> str:
+    from certidote.reporting.gallery import gallery_page
+    from certidote.results.pictures import poison_strip
+
+    trials = range(min(SHOWN, len(pack)))
+    pictures = [poison_strip(pack.poisons[trial], train_set, f"Trial {trial}", SHOWN) for trial in trials]
+    budget = pack.budget
+    how = (
+        f"{attack}: {len(pack)} trials with up to {budget.num_poisons} poisons each, {budget.norm} epsilon {budget.epsilon:.4g} ([0, 1] pixel "
+        "units). Labels are unchanged. The difference is poison minus base, enlarged around gray so that the farthest pixel is black or white."
+    )
+    return gallery_page(f"Poisons of {pack.data.name}", [how], pictures)

@@ -1,0 +1,194 @@
+"""`replay`: victims of each trial of a poison pack, with and without the poisons, under a defense."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certidote.verbs.choices import (
+    check_apart,
+    check_device,
+    check_directory,
+    check_workers,
+    command_line,
+    denoiser_named,
+    dtype_of_run,
+    make_directory,
+    recipe_named,
+    test_split_of,
+    trainer_named,
+)
+from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Seed, Size, SkipCorrupt, Timeout
+
+if TYPE_CHECKING:
+    from certidote.attacks.pack import PoisonPack
+    from certidote.engine.workers import Workers
+    from certidote.types import ImageDataset, Progress, Trainer
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What `replay` found: replay.json as a dict, the same in plain words, and where it lies."""
+
+    record: dict[str, Any]
+    lines: tuple[str, ...]
+    out: Path
+
+
+def replay(
+    pack: Annotated[Path, typer.Argument(help="a folder that 'certidote poison' made, or an import of other poisons")],
+    data: Data,
+    *,
+    out: Annotated[Path, typer.Option(help="run directory; the same command goes on with an interrupted run")],
+    defense: Annotated[str, typer.Option(help="none, denoise (noise and denoise once) or noise (noise only)")] = "none",
+    sigma: Annotated[float | None, typer.Option(help="noise std of the defense, [0, 1] pixel units; default: 0.25")] = None,
+    denoiser: DenoiserName = "auto",
+    models: Annotated[int, typer.Option(help="models that vote in each defended classifier")] = 1,
+    trials: Annotated[int | None, typer.Option(help="only so many trials, the first ones; default: all of the pack")] = None,
+    test: Annotated[str, typer.Option(help="test images that the pack was made with; default: the test split of DATA")] = "",
+    recipe: Annotated[
+        str, typer.Option(help="train victims from scratch by this recipe; default: as the pack says (heads on its extractor, say)")
+    ] = "",
+    seed: Seed = None,
+    workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
+    timeout: Timeout = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    size: Size = "",
+    skip_corrupt: SkipCorrupt = False,
+    progress: "Progress | None" = None,
+    pool: "Workers | None" = None,
+) -> Replayed:
+    """Train victims on clean and poisoned DATA, trial by trial, and see whether the poisons of PACK reach their goals.
+
+    Leaves in OUT: ledger.sqlite (every vote), replay.json and trials.csv. The victims of one trial start alike, so clean and poisoned
+    are paired.
+    """
+    from contextlib import nullcontext
+
+    from certidote.attacks import find
+    from certidote.attacks.pack_files import read_pack
+    from certidote.data import load, load_test
+    from certidote.data.checks import check_same_classes
+    from certidote.defenses.catalogue import DEFENSES, Setting
+    from certidote.engine.local import Pool
+    from certidote.scenarios.trials import PairedTrainer, Trials, questions
+    from certidote.streams import Key
+
+    check_directory(out)
+    check_apart(out, data, test, denoiser, str(pack))
+    check_device(device)
+    check_workers(workers)
+    if models < 1:
+        raise ValueError(f"--models {models}; a classifier needs at least 1 model")
+    make_defense = find(DEFENSES, defense, "defense")
+    given = read_pack(pack)
+    chosen = _first(given, trials)
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
+    chosen.check(train_set)
+    test_name = test or test_split_of(data)
+    test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
+    check_same_classes(train_set, test_set)
+    number_format = dtype_of_run(out, dtype, device)
+    trainer = _victims(given, pack, recipe, train_set, number_format)
+
+    def named(name: str) -> Any:
+        return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
+
+    scheme, trainer = make_defense(trainer, Setting(named, sigma, models, device))
+    played = Trials(chosen, scheme)
+    asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
+    back_end = nullcontext(pool) if pool is not None else Pool(workers, timeout, device)
+    facts = {"dtype": number_format, "pack": given.recipe}
+    with back_end as used:
+        record = _run(out, played, PairedTrainer(trainer, scheme.members), train_set, asked, used, seed, facts, progress)
+    return _recorded(out, record, (data, train_set), (test_name, test_set), pack, defense)
+
+
+def _run(
+    out: Path, played: Any, trainer: Any, train_set: Any, asked: Any, pool: Any, seed: int | None, facts: dict[str, Any], progress: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the victims that are not in the ledger yet; the record without what the user called things."""
+    from certidote import engine
+    from certidote.engine.ledger import Ledger
+    from certidote.results.record import versions
+    from certidote.results.replay import replay_record
+    from certidote.scenarios.trials import outcomes
+    from certidote.types import Untrusted
+
+    untrusted = Untrusted(train_set)
+    config = engine.configuration(played, trainer, untrusted, asked.asked, facts)
+    make_directory(out)
+    with Ledger(out / "ledger.sqlite") as ledger:
+        ballots = engine.run(
+            played, trainer, untrusted, asked.asked, ledger=ledger, pool=pool, config=config, seed=seed, device=played.device,
+            progress=progress, stage="victims",
+        )  # fmt: skip
+        check, seconds = engine.recorded_check(ledger), ledger.seconds()[0]
+        about = {
+            "attack": played.pack.recipe["attack"],
+            "recipe": played.pack.recipe,
+            "budget": {
+                "num_poisons": played.pack.budget.num_poisons,
+                "norm": played.pack.budget.norm,
+                "epsilon": played.pack.budget.epsilon,
+            },
+            "defense": played.defense.describe(),
+            "models": played.defense.members,
+            "victims": trainer.trainer.describe(),
+            "failed": int(ballots.failed.sum()),
+            "retrained_alone": None if check is None else {"victim": check.member, "differing_votes": check.differing},
+            "config_digest": ledger.config_digest(),
+            "root": ledger.get("root"),
+            "root_source": ledger.get("root_source"),
+            "seconds_of_workers": seconds,
+            "workers": pool.workers,
+            "numerics": [part.numerics for part in ledger.parts()],
+            "command": command_line(),
+            "versions": versions(),
+        }
+    return replay_record(played.pack, asked, outcomes(played, asked, ballots), about)
+
+
+def _recorded(out: Path, record: dict[str, Any], data: Any, test: Any, pack: Path, defense: str) -> Replayed:
+    from certidote.data.names import escaped
+    from certidote.results.files import csv_text, json_text, write_texts
+    from certidote.results.replay import data_facts, replay_lines, replay_table
+
+    record["data"], record["test"] = (data_facts(escaped(name), held) for name, held in (data, test))
+    record |= {"pack": escaped(str(pack)), "defense_name": defense, "command": escaped(record["command"])}
+    write_texts({out / "replay.json": json_text(record), out / "trials.csv": csv_text(*replay_table(record))})
+    return Replayed(record, tuple(replay_lines(record)), out)
+
+
+def _first(pack: "PoisonPack", trials: int | None) -> "PoisonPack":
+    from dataclasses import replace
+
+    if trials is None:
+        return pack
+    if not 1 <= trials <= len(pack):
+        raise ValueError(f"--trials {trials}; the pack has {len(pack)}: give 1 to {len(pack)}, or leave it out for all")
+    return replace(pack, poisons=pack.poisons[:trials], bases=pack.bases[:trials])
+
+
+def _victims(pack: "PoisonPack", path: Path, recipe: str, train_set: "ImageDataset", dtype: str) -> "Trainer":
+    """How victims learn: as the pack says, or from scratch by a recipe that the user names."""
+    from certidote.attacks.pack_files import read_beside
+    from certidote.scenarios.knowledge import EXTRACTOR, victim_extractor
+    from certidote.training.head import HeadTrainer
+    from certidote.training.recipe import Recipe
+
+    found = pack.recipe.get("scenario")
+    scenario: dict[str, Any] = found if isinstance(found, dict) else {}
+    kind = scenario.get("kind")
+    if not recipe and kind == "transfer":
+        return HeadTrainer(victim_extractor(scenario, read_beside(pack, path, EXTRACTOR), f"pack {str(path)!r}"))
+    if not recipe and kind == "scratch":
+        try:
+            used = Recipe.from_json(scenario["recipe"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"pack {str(path)!r} is damaged: its recipe of victims: {error}") from None
+    else:
+        used = recipe_named(recipe or "auto", train_set)
+    return trainer_named(used, train_set, dtype, False)

@@ -1,0 +1,271 @@
+"""Trials as members of one run: who trains on what, with which coins, and how outcomes are read off votes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from certidote.attacks.pack import PoisonPack, make_pack
+from certidote.data.tiny import tiny
+from certidote.defenses.catalogue import DEFENSES, Setting
+from certidote.defenses.plain import PlainTraining
+from certidote.diffusion.closed_form import Identity
+from certidote.engine.jobs import Job, Payload, work
+from certidote.scenarios.assembled import assembled
+from certidote.scenarios.crafting import checked_options, parsed_option
+from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
+from certidote.scenarios.trials import PairedTrainer, Trials, outcomes, paired, questions
+from certidote.streams import Key
+from certidote.training.pooled import trainer_for
+from certidote.training.recipe import Recipe
+from certidote.types import (
+    Ballots,
+    Budget,
+    Goal,
+    ImageDataset,
+    Lineage,
+    Poison,
+    Provenance,
+    Scheme,
+    Target,
+    Trainer,
+    Trigger,
+    Untrusted,
+)
+
+TRAIN, TEST = (tiny(10, 3, (1, 8, 8), Key(0) / split) for split in ("train", "test"))
+TRAINER = trainer_for(Recipe(architecture="mlp-128", epochs=1, learning_rate=0.1))
+
+
+def poison(goal: Goal) -> Poison:
+    rows = (TRAIN.labels == goal.adversarial_label).nonzero().squeeze(1)[:3]
+    images = TRAIN.images[rows] // 2 + 60
+    return Poison(rows, images, goal, Budget(3, "linf", 1.0))
+
+
+def pack(*goals: Goal) -> PoisonPack:
+    return make_pack([poison(goal) for goal in goals], TRAIN, "tiny", {"attack": "test"})
+
+
+def targets() -> PoisonPack:
+    return pack(*(Target(TEST.images[row], int(TEST.labels[row]), (int(TEST.labels[row]) + 1) % 3, row) for row in (0, 4)))
+
+
+def trigger(true: int | None = 0, place: tuple[int, int] | None = None) -> Trigger:
+    return Trigger(torch.full((1, 2, 2), 255, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.bool), place, true, 1)
+
+
+def test_members_go_trial_by_trial_and_each_sees_its_own_set() -> None:
+    trials = Trials(targets(), PlainTraining(2))
+    assert trials.members == 8
+    data = Untrusted(TRAIN)
+    for member in range(8):
+        place = trials.place(member)
+        assert (place.trial, place.poisoned, place.model) == (member // 4, member % 4 >= 2, member % 2)
+        view = trials.view(data, member, Key(0) / "members" / member)
+        expected = trials.pack.poisons[place.trial].apply(TRAIN) if place.poisoned else TRAIN
+        assert torch.equal(view.images, expected.pixels())
+        assert torch.equal(view.labels, TRAIN.labels)
+
+
+def test_victims_of_one_trial_share_their_coins_and_no_others() -> None:
+    keys = [paired(Key(0) / "members" / member, 2) for member in range(8)]
+    for member in (0, 1, 4, 5):
+        assert keys[member] == keys[member + 2]
+    assert len(set(keys)) == 4
+    trials, trainer = Trials(pack(targets().poisons[0].goal), PlainTraining(2)), PairedTrainer(TRAINER, 2)
+    unchanged = replace(trials.pack.poisons[0], images=TRAIN.images[trials.pack.poisons[0].indices])
+    trials = replace(trials, pack=make_pack([unchanged], TRAIN, "tiny", {"attack": "nothing"}))
+    asked = questions(trials.pack, TEST, Key(1))
+    record = work(Payload(trials, trainer, Untrusted(TRAIN), asked.asked.images, Key(3)), Job(0, 4))
+    assert np.array_equal(record.votes[:2], record.votes[2:])  # poisons that change nothing change no vote
+    alone = work(Payload(trials, trainer, Untrusted(TRAIN), asked.asked.images, Key(3)), Job(3, 4))
+    assert np.array_equal(alone.votes[0], record.votes[3])
+
+
+def ballots(votes: np.ndarray, failed: list[int] = []) -> Ballots:  # noqa: B006
+    lost = np.zeros(len(votes), dtype=bool)
+    lost[failed] = True
+    provenance = Provenance("", "given", None)
+    return Ballots(votes, lost, 3, (Lineage(),), np.arange(len(votes)), provenance)
+
+
+def test_outcomes_of_targets() -> None:
+    trials = Trials(targets(), PlainTraining(1))
+    asked = questions(trials.pack, TEST, Key(1))
+    assert asked.num_tests == 30
+    assert [list(rows) for rows in asked.rows] == [[30], [31]]
+    assert torch.equal(asked.asked.images[30:], TEST.images[[0, 4]])
+    right = asked.asked.labels.numpy()
+    votes = np.tile(right, (4, 1)).astype(np.uint8)
+    votes[1, 30] = (right[30] + 1) % 3  # trial 0 reaches its goal
+    votes[3, 31] = (right[31] + 2) % 3  # trial 1 is lost, and the target is not what its attacker wanted
+    votes[3, 7] = (right[7] + 1) % 3
+    votes[3, 0] = (right[0] + 1) % 3  # a target: not counted among clean test images
+    (first, second) = outcomes(trials, asked, ballots(votes))
+    assert [arm.reached.tolist() for arm in (*first, *second)] == [[False], [True], [False], [False]]
+    assert [arm.lost.tolist() for arm in (*first, *second)] == [[False], [False], [False], [True]]
+    assert [arm.clean_accuracy for arm in (*first, *second)] == [1.0, 1.0, 1.0, 27 / 28]
+    assert len(outcomes(trials, asked, ballots(votes[:3]))) == 1  # trial 1 has not finished
+    diverged = outcomes(trials, asked, ballots(votes, [1]))[0][1]
+    assert diverged.predicted.tolist() == [-1]
+    assert not diverged.reached.any()
+
+
+def test_outcomes_of_triggers() -> None:
+    held = pack(trigger(), trigger(None, (0, 0)))
+    trials = Trials(held, PlainTraining(3))
+    asked = questions(held, TEST, Key(1))
+    assert [len(rows) for rows in asked.rows] == [10, 20]
+    assert asked.sources[0].tolist() == (TEST.labels == 0).nonzero().squeeze(1).tolist()
+    stamped = asked.asked.images[30:]
+    assert bool((stamped[10:, :, :2, :2] == 255).all())
+    assert bool(((stamped == 255).flatten(1).sum(1) >= 4).all())
+    again = questions(held, TEST, Key(1))
+    assert torch.equal(again.asked.images, asked.asked.images)
+    assert again.single == asked.single
+    votes = np.tile(asked.asked.labels.numpy(), (12, 1)).astype(np.uint8)
+    votes[3:5, 30:35] = 1  # two of three models
+    votes[3:5, asked.sources[0][5]] = 2  # wrong without the trigger already
+    control, poisoned = outcomes(trials, asked, ballots(votes))[0]
+    assert poisoned.reached.tolist() == [True] * 5 + [False] * 5
+    assert (poisoned.before == 0).tolist() == [True] * 5 + [False] + [True] * 4
+    assert not control.reached.any()
+
+
+def test_questions_refuse_other_test_images() -> None:
+    with pytest.raises(ValueError, match="which these test images do not have"):
+        questions(targets(), TEST.subset(range(2, 30)), Key(0))
+    with pytest.raises(ValueError, match="no test image is of the class"):
+        questions(pack(trigger()), TEST.subset((TEST.labels != 0).nonzero().squeeze(1)), Key(0))
+
+
+# ---------------------------------------------------------------------------------------------------------------- defenses
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_defense_of_the_catalogue(name: str) -> None:
+    sigma = None if name == "none" else 0.2
+    setting = Setting(lambda _: Identity(), sigma, 2, "cpu")
+    scheme, trainer = DEFENSES[name](TRAINER, setting)
+    assert isinstance(scheme, Scheme)
+    assert isinstance(trainer, Trainer)
+    assert scheme.members == 2
+    digest = TRAIN.digest()
+    data = Untrusted(TRAIN)
+    views = [scheme.view(data, member, Key(0) / "members" / member) for member in (0, 1, 0)]
+    assert TRAIN.digest() == digest
+    assert torch.equal(views[0].images, views[2].images)
+    assert torch.equal(views[0].images, views[1].images) == (name == "none")
+    assert torch.equal(views[0].labels, TRAIN.labels)
+    assert isinstance(scheme.describe(), dict)
+    assert not hasattr(scheme.certify(ballots(np.zeros((2, 3), dtype=np.uint8))), "radii")
+    if sigma:
+        with pytest.raises(ValueError, match="sigma"):
+            DEFENSES[name](TRAINER, replace(setting, sigma=0.0))
+    else:
+        with pytest.raises(ValueError, match="adds no noise; leave it out"):
+            DEFENSES[name](TRAINER, replace(setting, sigma=0.1))
+
+
+def test_replaced_rows_are_what_an_attacker_leaves() -> None:
+    data = Untrusted(TRAIN, trusted=(5,))
+    rows, images = torch.tensor([2, 7]), 255 - TRAIN.images[[2, 7]]
+    twin = data.replaced(rows, images)
+    expected = TRAIN.images.clone()
+    expected[rows] = images
+    assert torch.equal(twin.unsealed("test").images, ImageDataset(expected, TRAIN.labels, TRAIN.class_names).pixels())
+    assert torch.equal(data.unsealed("test").images, TRAIN.pixels())
+    assert twin.digest == ImageDataset(expected, TRAIN.labels, TRAIN.class_names).digest() != data.digest
+    assert data.reads is twin.reads
+    assert data.reads.unsealed == ["test", "test"]
+    with pytest.raises(ValueError, match="row 5 is trusted"):
+        data.replaced(torch.tensor([5]), images[:1])
+    with pytest.raises(ValueError, match="must lie in 0 to 29"):
+        data.replaced(torch.tensor([30]), images[:1])
+    with pytest.raises(ValueError, match="give one for each row"):
+        data.replaced(torch.tensor([1]), images)
+
+
+# ------------------------------------------------------------------------------------------------------------------- goals
+
+
+def test_targets_are_spread_and_never_training_images() -> None:
+    chosen = choose_targets(TEST, 7, Key(0), TRAIN)
+    assert sorted(np.bincount([goal.true_label for goal in chosen]).tolist()) == [2, 2, 3]
+    assert all(torch.equal(goal.image, TEST.images[goal.test_index]) for goal in chosen)
+    assert all(goal.true_label != goal.adversarial_label for goal in chosen)
+    leaked = replace(TRAIN, images=TEST.images.clone())
+    kept = chosen[0].test_index
+    leaked.images[kept] = 0
+    with pytest.raises(ValueError, match="which has"):
+        choose_targets(TEST, 7, Key(0), leaked)
+    assert target_at(TEST, 4, None, Key(0)).adversarial_label != int(TEST.labels[4])
+
+
+def test_pairs_keep_what_is_given() -> None:
+    for true, wanted, every in (
+        (None, None, False),
+        (1, None, False),
+        (None, 2, False),
+        (0, 2, False),
+        (None, None, True),
+        (None, 1, True),
+    ):
+        pairs = choose_pairs(3, 40, true, wanted, every, Key(0))
+        assert len(pairs) == 40
+        for before, after in pairs:
+            assert before != after
+            assert (before is None) == every
+            assert true is None or before == true
+            assert wanted is None or after == wanted
+    assert len(set(choose_pairs(3, 40, None, None, False, Key(0)))) == 6
+
+
+def test_options_have_their_parameters_types() -> None:
+    def attack(task: object, knowledge: object, key: object, *, steps: int = 3, rate: float | tuple[float, ...] = 0.1) -> Poison:
+        raise AssertionError
+
+    def options(*given: str) -> dict[str, object]:
+        return checked_options("a", attack, dict(map(parsed_option, given)))
+
+    assert options("steps=5", "rate=16/255") == {"steps": 5, "rate": 16 / 255}
+    assert options("rate=[0.1, 0.2, 0.3]") == {"rate": (0.1, 0.2, 0.3)}
+    assert options("rate=1") == {"rate": 1.0}
+    for given in ("steps=5.5", "steps=true", "steps=none", "rate=high", "rate=[1, 'a']"):
+        with pytest.raises(ValueError, match=r"^option (steps|rate)="):
+            options(given)
+
+
+# --------------------------------------------------------------------------------------------------------------- assembled
+
+
+def test_the_benchmarks_sets_have_one_size_and_no_clean_base() -> None:
+    made = poison(trigger())
+    clean, poisoned = assembled(TRAIN, made, 15)
+    bases = {image.numpy().tobytes() for image in TRAIN.images[made.indices]}
+    for data in (clean, poisoned):
+        assert len(data) == 15
+        assert data.labels.bincount(minlength=3).tolist() == [5, 5, 5]
+        assert not bases & {image.numpy().tobytes() for image in data.images}
+    assert torch.equal(poisoned.images[-3:], made.images)
+    assert poisoned.labels[-3:].tolist() == [1, 1, 1]
+    for label, count in ((0, 5), (1, 2), (2, 5)):  # the first ones of each class, in the order of the data
+        rows = [row for row in (TRAIN.labels == label).nonzero().squeeze(1).tolist() if row not in made.indices.tolist()]
+        assert torch.equal(poisoned.images[:-3][poisoned.labels[:-3] == label], TRAIN.images[rows[:count]])
+        assert torch.equal(clean.images[clean.labels == label], TRAIN.images[rows[:5]])
+
+
+def test_sets_that_cannot_be_assembled() -> None:
+    made = poison(trigger())
+    for size, message in (
+        (16, "no multiple of 3 classes"),
+        (6, "3 poisons, but each class has 2"),
+        (24, "has 7 images that are no bases"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            assembled(TRAIN, made, size)
+    aimed = poison(Target(TRAIN.images[0], 0, 1, 0))
+    with pytest.raises(ValueError, match="the target, test image 0, is among the training images"):
+        assembled(TRAIN, aimed, 15)

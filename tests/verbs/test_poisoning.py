@@ -1,0 +1,383 @@
+"""`certidote poison` and `certidote replay` as a user meets them: packs that work, records that say so, kills that cost nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import certidote
+from certidote import cli, verbs
+from certidote.attacks.pack_files import read_pack
+from certidote.data.digits import load_digits, load_some_digits
+from certidote.engine import provenance
+from certidote.engine.ledger import Ledger
+from certidote.scenarios.knowledge import EXTRACTOR
+from certidote.types import Ballots, Target, Trigger
+from certidote.verbs.poisoning import epsilon_named
+
+OPTIONS = ("--num-poisons", "10", "--epsilon", "0.4347", "--option", "steps=60", "--option", "step_size=0.03", "--seed", "1")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["certidote", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packs") / "pack"
+    made = verbs.poison(
+        "bullseye-polytope", "digits-5-9", out=out, targets=8, num_poisons=10, epsilon="0.4347", option=["steps=60", "step_size=0.03"],
+        seed=1,
+    )  # fmt: skip
+    assert made.out == out
+    return out
+
+
+@pytest.fixture(scope="module")
+def replayed(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> verbs.Replayed:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return verbs.replay(pack, "digits-5-9", out=out, models=3, workers=0, seed=2, dtype="float32")
+
+
+# ------------------------------------------------------------------------------------------------------------------ poison
+
+
+def test_a_pack_says_how_it_came_to_be(pack: Path) -> None:
+    assert {path.name for path in pack.iterdir()} == {"pack.json", "poisons.npz", "gallery.html", EXTRACTOR}
+    held = read_pack(pack)
+    held.check(load_some_digits(range(5, 10), "train"))
+    recipe = held.recipe
+    assert recipe["attack"] == "bullseye-polytope"
+    assert (recipe["options"]["steps"], recipe["options"]["step_size"]) == (60, 0.03)
+    assert (recipe["root"], recipe["root_source"]) == ("0x1", "given")
+    assert recipe["scenario"]["pretrained_on"]["digest"] == load_some_digits(range(5), "trusted").digest()
+    assert recipe["scenario"]["surrogates"] == [recipe["scenario"]["victim"]["digest"]]  # white box
+    assert recipe["versions"]["certidote"]
+    trues = [poison.goal.true_label for poison in held.poisons]
+    assert sorted(np.bincount(trues, minlength=5).tolist()) == [1, 1, 2, 2, 2]  # spread over the classes
+    page = (pack / "gallery.html").read_text()
+    assert page.count("<img") == 6 * 3 * 6
+    assert "difference x" in page
+
+
+def test_the_same_seed_gives_the_same_pack(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "8", *OPTIONS)
+    assert run(monkeypatch, *command, "--out", str(tmp_path / "again")) == 0
+    said = capsys.readouterr().out
+    assert "8 trials of bullseye-polytope, 10 poisons each:" in said
+    assert f"Try it: certidote replay {tmp_path / 'again'} digits-5-9" in said
+    for name in ("poisons.npz", EXTRACTOR):
+        assert (tmp_path / "again" / name).read_bytes() == (pack / name).read_bytes()
+    adaptive = (*command, "--out", str(tmp_path / "adaptive"), "--through", "none", "--sigma", "0", "--no-gallery")
+    assert run(monkeypatch, *adaptive) == 0
+    assert (tmp_path / "adaptive" / "poisons.npz").read_bytes() == (pack / "poisons.npz").read_bytes()  # sigma 0 is no defense
+    assert not (tmp_path / "adaptive" / "gallery.html").exists()
+    assert run(monkeypatch, *command[:-1], "2", "--targets", "1", "--out", str(tmp_path / "other"), "--workers", "1") == 0
+    assert (tmp_path / "other" / "poisons.npz").read_bytes() != (pack / "poisons.npz").read_bytes()
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from certidote.scenarios.unfinished import Unfinished
+from certidote import verbs
+
+keep, count = Unfinished.keep, 0
+def dying(self, *arguments):
+    global count
+    keep(self, *arguments)
+    count += 1
+    if count == 3:
+        os.kill(os.getpid(), 9)
+Unfinished.keep = dying
+verbs.poison(
+    "bullseye-polytope", "digits-5-9", out=Path(sys.argv[1]), targets=8, num_poisons=10, epsilon="0.4347",
+    option=["steps=60", "step_size=0.03"], seed=1,
+)
+"""
+
+
+def test_crafting_goes_on_after_kill_9(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, unfinished = tmp_path / "again", tmp_path / "again.unfinished"
+    died = subprocess.run([sys.executable, "-W", "ignore", "-c", DYING, str(out)], env=dict(os.environ), check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert len(list(unfinished.glob("trial-*.npz"))) == 3
+    (unfinished / "trial-00001.npz").write_bytes(b"damaged")
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "8", *OPTIONS, "--out", str(out))
+    assert run(monkeypatch, *command, "--norm", "l2", "--progress", "quiet") == 2
+    assert "holds unfinished trials of another command; repeat that command to finish it" in capsys.readouterr().err
+    assert run(monkeypatch, *command, "--progress", "lines") == 0
+    assert "poisons: 8 trials, 2 done" in capsys.readouterr().err
+    assert (out / "poisons.npz").read_bytes() == (pack / "poisons.npz").read_bytes()
+    assert not unfinished.exists()
+
+
+def test_crafting_through_a_defense_changes_the_poisons(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--target", "6", "--adversarial-class", "6", *OPTIONS)
+    for name, more in (("unaware", ()), ("adaptive", ("--through", "digits-linear-mmse", "--sigma", "0.25"))):
+        assert run(monkeypatch, *command, *more, "--option", "steps=10", "--out", str(tmp_path / name)) == 0
+    unaware, adaptive = (read_pack(tmp_path / name) for name in ("unaware", "adaptive"))
+    goal = unaware.poisons[0].goal
+    assert isinstance(goal, Target)
+    assert (goal.test_index, goal.adversarial_label) == (6, 1)
+    assert adaptive.recipe["seen_through"] == {"denoiser": "digits-linear-mmse", "sigma": 0.25, "draws": 1}
+    assert torch.equal(unaware.poisons[0].indices, adaptive.poisons[0].indices)
+    assert not torch.equal(unaware.poisons[0].images, adaptive.poisons[0].images)
+
+
+def test_a_backdoor_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "pack"
+    command = (
+        "poison", "sleeper-agent", "digits", "--scenario", "scratch", "--recipe", "mlp", "--trigger", "checker", "--trigger-side", "2",
+        "--targets", "1", "--true-class", "2", "--adversarial-class", "7", "--poison-fraction", "0.06", "--epsilon", "0.3", "--seed", "1",
+        "--option", "steps=10", "--option", "retrains=1", "--option", "shift=0", "--option", "flip=false", "--option", "step_size=0.12",
+    )  # fmt: skip
+    assert run(monkeypatch, *command, "--out", str(out)) == 0
+    (poison,) = read_pack(out).poisons
+    assert isinstance(poison.goal, Trigger)
+    assert poison.goal.patch.shape == (1, 2, 2)
+    assert (poison.goal.true_label, poison.goal.adversarial_label, len(poison.indices)) == (2, 7, 30)
+    found = verbs.replay(out, "digits", out=tmp_path / "run", workers=0, dtype="float32", seed=1)
+    assert found.record["goal"] == "trigger"
+    assert found.record["trials"][0]["images"] == int((load_digits("test").labels == 2).sum())
+    assert found.record["victims"]["recipe"]["architecture"] == "mlp-128"
+    assert "of images with the trigger get the adversarial class" in found.lines[0]
+
+
+def test_epsilon_is_a_number_of_pixel_units() -> None:
+    assert epsilon_named("16/255", "linf") == 16 / 255
+    assert epsilon_named("0.06", "linf") == 0.06
+    assert epsilon_named("1", "linf") == 1.0
+    assert epsilon_named("3.5", "l2") == 3.5
+
+
+REFUSED: list[tuple[str, str]] = [
+    ("bullseye digits-5-9", "unknown attack 'bullseye'; did you mean 'bullseye-polytope'?"),
+    ("bullseye-polytope nothing", "no data set is called 'nothing'"),
+    ("bullseye-polytope digits-5-9 --epsilon 16", "--epsilon 16 is above 1, the whole range of a pixel; for 16 of 255 levels give 16/255"),
+    ("bullseye-polytope digits-5-9 --epsilon sixteen", "give a number of [0, 1] pixel units, such as 16/255 or 0.06"),
+    ("bullseye-polytope digits-5-9 --epsilon -1", "give a number of [0, 1] pixel units"),
+    ("bullseye-polytope digits-5-9 --epsilon 16/0", "give a number of [0, 1] pixel units"),
+    ("bullseye-polytope digits-5-9 --epsilon nan", "give a number of [0, 1] pixel units"),
+    ("bullseye-polytope digits-5-9 --norm l1", "unknown norm 'l1'; choose linf or l2"),
+    ("bullseye-polytope digits-5-9 --num-poisons 200", "num_poisons=200 base images are wanted, but the adversarial class"),
+    ("bullseye-polytope digits-5-9 --num-poisons 0", "a budget allows at least 1 poison"),
+    ("bullseye-polytope digits-5-9 --num-poisons 5 --poison-fraction 0.1", "say the same; give one of them"),
+    ("bullseye-polytope digits-5-9 --poison-fraction 5", "give a share of the training set above 0, at most 1"),
+    ("bullseye-polytope digits-5-9 --target 4000", "target 4000; the test images are rows 0 to"),
+    ("bullseye-polytope digits-5-9 --target 6 --adversarial-class 5", "is of class '5' already, the class wanted for it"),
+    ("bullseye-polytope digits-5-9 --target 6 --adversarial-class 3", "--adversarial-class '3' is no class of the data; choose one of: 5, 6"),
+    ("bullseye-polytope digits-5-9 --target 6 --targets 3", "give one of them"),
+    ("bullseye-polytope digits-5-9 --targets 0", "num_targets=0; a scenario needs at least 1 target"),
+    ("bullseye-polytope digits-5-9 --targets 9000", "lower num_targets"),
+    ("bullseye-polytope digits-5-9 --adversarial-class 6", "goes with --target or --trigger"),
+    ("bullseye-polytope digits-5-9 --true-class 6", "--true-class goes with --trigger"),
+    ("bullseye-polytope digits-5-9 --target 1 --trigger checker", "two kinds of goals"),
+    ("sleeper-agent digits --trigger chekker", "unknown trigger 'chekker'; did you mean 'checker'?"),
+    ("sleeper-agent digits --trigger label-consistent --trigger-side 3", "has one size only"),
+    ("sleeper-agent digits --trigger checker --trigger-side 9", "does not fit"),
+    ("sleeper-agent digits --trigger checker --true-class 1 --adversarial-class 1", "give two classes"),
+    ("bullseye-polytope digits-5-9 --trigger-side 3", "--trigger-side goes with --trigger"),
+    ("bullseye-polytope digits-5-9 --scenario fine", "unknown scenario 'fine'; choose transfer or scratch"),
+    ("bullseye-polytope digits-5-9 --scenario scratch --pretrain digits", "are for --scenario transfer"),
+    ("bullseye-polytope digits-5-9 --pretrain digits:nothing", "digits"),
+    ("bullseye-polytope digits-5-9 --surrogates 0", "surrogates=0; an attacker needs at least 1 model"),
+    ("bullseye-polytope digits-5-9 --through digits", "give --sigma too"),
+    ("bullseye-polytope digits-5-9 --sigma 0.1", "are of the defense that --through names"),
+    ("bullseye-polytope digits-5-9 --through digits --sigma 99", "sigma"),
+    ("bullseye-polytope digits-5-9 --through digits --sigma 0.1 --draws 0", "draws=0"),
+    ("bullseye-polytope digits-5-9 --option step=3", "has no option 'step'; did you mean 'steps'?"),
+    ("bullseye-polytope digits-5-9 --option steps", "is no name=value; write it as in --option steps=150"),
+    ("bullseye-polytope digits-5-9 --option steps=many", "option steps='many': input should be a valid integer; its default is 1200"),
+    ("bullseye-polytope digits-5-9 --option steps=0", "must be positive"),
+    ("bullseye-polytope digits-5-9 --options /nonexistent.toml", "cannot read options '/nonexistent.toml'"),
+    ("bullseye-polytope digits-5-9 --device tpu", "unknown device 'tpu'"),
+    ("bullseye-polytope digits-5-9 --workers -1", "workers=-1; give a number of processes"),
+    ("witches-brew digits --option loss=cosine", "option loss='cosine'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "poison", *arguments.split(), "--out", str(tmp_path / "pack"), "--progress", "quiet") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_replaced_unasked(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (pack / "pack.json").read_bytes()
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "1", *OPTIONS, "--progress", "quiet")
+    assert run(monkeypatch, *command, "--out", str(pack)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (pack / "pack.json").read_bytes() == before
+    assert run(monkeypatch, *command, "--out", str(tmp_path / "no" / "pack")) == 2
+    assert "create it first" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------------ replay
+
+
+def test_poisons_reach_their_goals_and_the_record_says_how_often(replayed: verbs.Replayed, pack: Path) -> None:
+    record = json.loads((replayed.out / "replay.json").read_text())
+    assert record == replayed.record
+    poisoned, control = record["results"]["poisoned"], record["results"]["control"]
+    assert poisoned["successes"] >= 5  # 60 steps; with 150 about 80 %
+    assert control["successes"] == 0
+    assert poisoned["trials"] == control["trials"] == 8
+    assert poisoned["low"] < poisoned["successes"] / 8 < poisoned["high"]
+    assert min(poisoned["clean_accuracy"], control["clean_accuracy"]) > 0.9
+    assert len(record["trials"]) == 8
+    for row, poison in zip(record["trials"], read_pack(pack).poisons, strict=True):
+        assert isinstance(poison.goal, Target)
+        assert row["test_image"] == poison.goal.test_index
+        assert row["poisoned"]["success"] == (row["poisoned"]["predicted"] == row["adversarial_class"])
+    assert (record["models"], record["failed"], record["root"], record["defense_name"]) == (3, 0, "0x2", "none")
+    assert record["retrained_alone"]["differing_votes"] == 0
+    assert record["recipe"]["attack"] == "bullseye-polytope"
+    assert record["versions"]["torch"]
+    assert len((replayed.out / "trials.csv").read_text().splitlines()) == 9
+    assert replayed.lines[0].startswith(
+        f"poisoned data: {poisoned['successes']} of 8 trials reach their goal (95 % Wilson interval"
+    )
+
+
+DYING_VICTIMS = """
+import os, sys
+from pathlib import Path
+from certidote.engine.ledger import Ledger
+from certidote import verbs
+
+commit = Ledger.commit_all
+def dying(self, *arguments):
+    commit(self, *arguments)
+    os.kill(os.getpid(), 9)
+Ledger.commit_all = dying
+verbs.replay(Path(sys.argv[1]), "digits-5-9", out=Path(sys.argv[2]), models=3, workers=0, seed=2, dtype="float32")
+"""
+
+
+def test_after_kill_9_the_same_command_goes_on(replayed: verbs.Replayed, pack: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    died = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DYING_VICTIMS, str(pack), str(out)], env=dict(os.environ), check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
+        assert ledger.voted() == 32  # of 48
+    assert not (out / "replay.json").exists()
+    again = verbs.replay(pack, "digits-5-9", out=out, models=3, workers=0, seed=2, dtype="float32")
+    assert again.record["results"] == replayed.record["results"]
+    assert again.record["trials"] == replayed.record["trials"]
+
+
+def test_another_replay_in_the_same_place_is_refused(replayed: verbs.Replayed, pack: Path) -> None:
+    before = (replayed.out / "replay.json").read_bytes()
+    with pytest.raises(ValueError, match="holds a run with scheme"):
+        verbs.replay(pack, "digits-5-9", out=replayed.out, models=2, workers=0, seed=2, dtype="float32")
+    assert (replayed.out / "replay.json").read_bytes() == before
+
+
+def test_defenses_see_the_poisons_and_pairs_share_their_noise(pack: Path, tmp_path: Path) -> None:
+    for defense in ("denoise", "noise"):
+        found = verbs.replay(
+            pack, "digits-5-9", out=tmp_path / defense, defense=defense, sigma=0.5, denoiser="digits-linear-mmse", trials=2, workers=0,
+            seed=2, dtype="float32",
+        )  # fmt: skip
+        assert found.record["defense"]["scheme"] == {"denoise": "sanitize once", "noise": "noise once"}[defense]
+        assert found.record["defense"]["denoiser"]["kind"] == {"denoise": "linear-mmse", "noise": "none"}[defense]
+        assert found.record["results"]["control"]["trials"] == 2
+        with Ledger(tmp_path / defense / "ledger.sqlite", read_only=True) as ledger:
+            ballots = ballots_of(ledger)
+        noise = ballots.noise_ids
+        assert noise[0] == noise[1] != noise[2] == noise[3]
+
+
+def ballots_of(ledger: Ledger) -> Ballots:
+    return ledger.ballots(len(load_some_digits(range(5, 10), "test")) + 2, 5, provenance(ledger, None))
+
+
+def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path) -> None:
+    found = verbs.replay(pack, "digits-5-9", out=tmp_path / "run", recipe="mlp", trials=1, workers=0, seed=2, dtype="float32")
+    assert found.record["victims"]["recipe"]["architecture"] == "mlp-128"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("PACK digits", "the pack was made for classes '5', '6', '7', '8' and 1 more, but the data has"),
+        ("PACK digits-5-9:test", "the pack was made for 'digits-5-9' with digest"),
+        ("PACK digits-5-9 --defense pray", "unknown defense 'pray'; choose one of: "),
+        ("PACK digits-5-9 --sigma 0.1", "the defense 'none' adds no noise; leave it out"),
+        ("PACK digits-5-9 --defense denoise --sigma 99", "exceeds this denoiser's sigma_max"),
+        ("PACK digits-5-9 --models 0", "--models 0; a classifier needs at least 1 model"),
+        ("PACK digits-5-9 --trials 9", "--trials 9; the pack has 8"),
+        ("PACK digits-5-9 --recipe nothing", "unknown recipe 'nothing'"),
+        ("PACK digits-5-9 --test digits-0-4:test", "class"),
+        ("/nonexistent digits-5-9", "there is no poison pack in '/nonexistent'"),
+    ],
+)
+def test_replay_refuses_in_one_line(
+    arguments: str, message: str, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments.replace("PACK", str(pack)).split()
+    assert run(monkeypatch, "replay", *given, "--out", str(tmp_path / "run"), "--workers", "0", "--progress", "quiet") == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 1
+    assert message in said.err
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------- import and export
+
+
+def test_packs_go_out_and_come_in_by_command(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "pack", "export", str(pack), "digits-5-9", "--out", str(tmp_path / "out")) == 0
+    assert capsys.readouterr().out.endswith(f"8 folders for the benchmark: {tmp_path / 'out'}\n")
+    trial = tmp_path / "out" / "trial-003"
+    assert run(monkeypatch, "pack", "import", str(trial), "digits-5-9", "--out", str(tmp_path / "in")) == 2
+    assert "more than the field's do" in capsys.readouterr().err
+    command = (
+        "pack",
+        "import",
+        str(trial),
+        "digits-5-9",
+        "--out",
+        str(tmp_path / "in"),
+        "--epsilon",
+        "0.4347",
+        "--attack",
+        "bullseye",
+    )
+    assert run(monkeypatch, *command) == 0
+    assert json.loads(capsys.readouterr().out)["attack"] == "bullseye"
+    assert torch.equal(read_pack(tmp_path / "in").poisons[0].images, read_pack(pack).poisons[3].images)
+    assert run(monkeypatch, "pack", "info", str(pack)) == 0
+    assert len(json.loads(capsys.readouterr().out)["trials"]) == 8
+    found = certidote.replay(tmp_path / "in", "digits-5-9", out=tmp_path / "run", workers=0, dtype="float32", seed=1, recipe="mlp")
+    assert found.record["attack"] == "bullseye"
