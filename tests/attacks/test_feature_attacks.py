@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fixtures_defense import Identity
 
 from certidote.attacks import ATTACKS
 from certidote.attacks.bullseye_polytope import center_objective
@@ -18,7 +19,6 @@ from certidote.streams import Key
 from certidote.training.head import HeadTrainer
 from certidote.types import Budget, ImageDataset, Knowledge, Lineage, Poison, Task, Trigger, View, as_pixels
 from fixtures_attacks import Double, Linear, small_task
-from fixtures_defense import Identity
 from fixtures_transfer import BATCHES, EPSILON, NUM_TARGETS, OPTIONS, crafted, fixture_tasks, transfer_fixture, trial_keys
 
 each_attack = pytest.mark.parametrize("name", list(BATCHES))
