@@ -8,7 +8,8 @@ import torch
 
 from certidote.data.tiny import tiny
 from certidote.streams import Key
-from certidote.training.models import ARCHITECTURES
+from certidote.training.model_dir import filled
+from certidote.training.models import ARCHITECTURES, build
 from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import RECIPES, Recipe, check_fits, load_recipe
 from certidote.types import Lineage, View
@@ -57,3 +58,11 @@ def test_group_normalization_answers_an_image_alone_even_in_train_mode(architect
     model = trained(Recipe(architecture=architecture, epochs=1, batch_size=9, learning_rate=0.01), Key(2)).train()
     with torch.no_grad():
         torch.testing.assert_close(model(VIEW.images[:4])[:1], model(VIEW.images[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_model_filled_from_its_state_answers_as_it_did(architecture: str) -> None:
+    model = build(architecture, DATA.image_shape, 3, Key(4)).eval()
+    again = filled(architecture, DATA.image_shape, 3, model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(FEW.images), model(FEW.images))

@@ -102,7 +102,9 @@ class Whitened(Classifier):
                 f"{least}x{least}, or another architecture"
             )
         self.stride = stride
-        self.register_buffer("filters", whitening_filters(image_shape[0], patch), persistent=False)
+        self.register_buffer(
+            "filters", whitening_filters(image_shape[0], patch)
+        )  # kept with the weights: models are filled from them
         inputs = [len(self.filters), *widths]
         self.groups = nn.Sequential(*(_Group(fine, coarse, norm) for fine, coarse in zip(inputs, widths, strict=False)))
         self.head = nn.Linear(widths[-1], num_classes)
