@@ -1,0 +1,107 @@
+"""Do the attacks work at all? Poisons and victims on CIFAR-10 as JPEG with the compact network: `python benchmarks/attack_ladder.py`, resumable.
+
+Each rung is two commands of the library, `poison` and `replay`, and leaves replay.json and trials.csv in results/attacks: successes with a Wilson
+interval, the control on clean data, and clean accuracy. Three disjoint parts of the training images serve as what a frozen extractor has learned from (40,000), what a
+head is fitted to (2,500), and what victims train on from scratch (10,000, the fixed subset).
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from certidote.data import load
+from certidote.streams import Key
+from certidote.types import ImageDataset
+
+EXTRACTOR_IMAGES, HEAD_IMAGES, SCRATCH_IMAGES = 40_000, 2_500, 10_000
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One attack: options of `poison`, and of `replay`."""
+
+    name: str
+    attack: str
+    data: str
+    poison: tuple[str, ...]
+    replay: tuple[str, ...] = ()
+
+
+RUNGS = (
+    Rung(
+        "bullseye-polytope", "bullseye-polytope", "heads.npz",
+        ("--scenario", "transfer", "--pretrain", "extractor.npz", "--recipe", "compact", "--targets", "10", "--num-poisons", "25"),
+    ),
+    Rung(
+        "witches-brew", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
+        ("--scenario", "scratch", "--recipe", "compact", "--targets", "10", "--poison-fraction", "0.01"),
+    ),
+    Rung(
+        "sleeper-agent", "sleeper-agent", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
+        ("--scenario", "scratch", "--recipe", "compact", "--targets", "5", "--poison-fraction", "0.01", "--trigger", "bernoulli"),
+    ),
+)  # fmt: skip
+
+
+def write_npz(path: Path, train: ImageDataset, test: ImageDataset | None = None) -> None:
+    """An array file with one or two splits."""
+    parts = {"x_train": train.images, "y_train": train.labels}
+    if test is not None:
+        parts |= {"x_test": test.images, "y_test": test.labels}
+    arrays = {name: value.permute(0, 2, 3, 1).numpy() if value.ndim == 4 else value.numpy() for name, value in parts.items()}
+    np.savez(path, **arrays, class_names=np.array(train.class_names))
+
+
+def prepare(data: Path, out: Path) -> None:
+    """The disjoint parts of the transfer rung."""
+    if (out / "heads.npz").exists():
+        return
+    train, test = load(data / "cifar10-jpeg.tar.xz"), load(data / "cifar10-jpeg.tar.xz", "test")
+    order = (Key(0) / "attack ladder").numpy().permutation(len(train)).tolist()
+    write_npz(out / "extractor.npz", train.subset(order[:EXTRACTOR_IMAGES]))
+    write_npz(out / "heads.npz", train.subset(order[EXTRACTOR_IMAGES : EXTRACTOR_IMAGES + HEAD_IMAGES]), test)
+
+
+def certidote(*arguments: str) -> None:
+    print("certidote", " ".join(arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "certidote.cli", *arguments], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rungs", nargs="*", help=f"default: all of {', '.join(rung.name for rung in RUNGS)}")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CERTIDOTE_DATA", "../shared/data")))
+    parser.add_argument("--runs", type=Path, default=Path("runs/attack-ladder"))
+    parser.add_argument("--out", type=Path, default=Path("results/attacks"))
+    parser.add_argument("--seed", type=int, default=8)
+    parser.add_argument("--workers", default="0")
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    prepare(options.data, options.runs)
+
+    def where(name: str) -> str:
+        return str(options.runs / name) if name.endswith(".npz") else str(options.data / name)
+
+    for rung in RUNGS:
+        if options.rungs and rung.name not in options.rungs:
+            continue
+        pack, replayed = options.runs / f"{rung.name}-pack", options.runs / f"{rung.name}-replay"
+        given = tuple(where(part) if part.endswith(".npz") else part for part in rung.poison)
+        shared = ("--seed", str(options.seed), "--workers", options.workers)
+        if not pack.exists():
+            certidote("poison", rung.attack, where(rung.data), "--epsilon", "16/255", "--out", str(pack), *given, *shared)
+        certidote("replay", str(pack), where(rung.data), "--out", str(replayed), *rung.replay, *shared)
+        kept = options.out / rung.name
+        kept.mkdir(parents=True, exist_ok=True)
+        for file in ("replay.json", "trials.csv"):
+            shutil.copy(replayed / file, kept / file)
+
+
+if __name__ == "__main__":
+    main()
