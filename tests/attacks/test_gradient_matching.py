@@ -379,6 +379,10 @@ def test_surrogates_that_cannot_be_differentiated_are_refused() -> None:
     next(layer for layer in trains.modules() if isinstance(layer, nn.BatchNorm2d)).train()
     with pytest.raises(ValueError, match=r"surrogate 1 is in train mode, where crafting would change its BatchNorm"):
         differentiated([networks()[0], trains])
+    with pytest.raises(
+        ValueError, match=r"surrogate 0 gives outputs of shape \(4,\) for the 10 classes of the training set; train it on"
+    ):
+        differentiated([networks()[0].float()], digits()[0])
     with torch.device("meta"):
         elsewhere = ResNet18(SHAPE, 3).eval()
     with pytest.raises(ValueError, match=r"surrogates are on cpu and meta; move them to one device"):

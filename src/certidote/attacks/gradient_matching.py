@@ -28,7 +28,7 @@ from certidote.attacks.budget import project, quantize
 from certidote.attacks.selection import check_surrogates
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
-from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, Images, as_pixels
+from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, ImageDataset, Images, as_pixels
 
 Loss = Literal["similarity", "layers", "squared"]
 Match = Literal["full", "batch"]
@@ -161,9 +161,13 @@ class Differentiated:
         return torch.cat(found).sqrt().to(images.device)
 
 
-def differentiated(surrogates: Sequence[FeatureExtractor]) -> list[Differentiated]:
-    """Raises: ValueError if there is none, one is in train mode, one is no module, whose parameters nobody could replace, or they are on
-    several devices.
+def differentiated(surrogates: Sequence[FeatureExtractor], train: ImageDataset | None = None) -> list[Differentiated]:
+    """Surrogates as functions of their parameters.
+
+    Args:
+        train: the training set whose classes they must know, if given.
+    Raises: ValueError if there is none, one is in train mode, one is no module, whose parameters nobody could replace, they are on
+        several devices, or one gives another number of logits than the training set has classes.
     """
     check_surrogates(surrogates)
     functions = []
@@ -177,6 +181,13 @@ def differentiated(surrogates: Sequence[FeatureExtractor]) -> list[Differentiate
     devices = {str(function.device) for function in functions}
     if len(devices) > 1:
         raise ValueError(f"surrogates are on {' and '.join(sorted(devices))}; move them to one device")
+    if train is not None:
+        for number, function in enumerate(functions):
+            with torch.no_grad():
+                logits = function.model(as_pixels(train.images[:1].to(function.device)))
+            if logits.shape != (1, train.num_classes):
+                given = f"surrogate {number} gives outputs of shape {tuple(logits.shape[1:])}"
+                raise ValueError(f"{given} for the {train.num_classes} classes of the training set; train it on these classes")
     return functions
 
 

@@ -86,7 +86,7 @@ def sleeper_agent(
         for round_, last in enumerate(last_steps):
             if step == last and retrain is not None:
                 trained = retrain(poisons().apply(task.train), key / "retrain" / round_)
-                aims = source_aims(differentiated(trained), sources, task.goal.adversarial_label)
+                aims = source_aims(differentiated(trained, task.train), sources, task.goal.adversarial_label)
     poison = poisons()
     poison.verify(task.train)
     return poison
@@ -137,4 +137,4 @@ def _check(task: Task, knowledge: Knowledge, retrains: int) -> list[Differentiat
         raise ValueError(
             f"retrains={retrains}, but the attacker does not know how to retrain; give knowledge.retrain, or retrains=0"
         )
-    return differentiated(knowledge.surrogates)
+    return differentiated(knowledge.surrogates, task.train)

@@ -86,7 +86,7 @@ def witches_brew_batch(
     Raises: as `witches_brew`; ValueError if there are no tasks, not one key each, the budgets differ, or `restarts` is below 1.
     """
     _check(tasks, keys, restarts)
-    surrogates = differentiated(knowledge.surrogates)
+    surrogates = differentiated(knowledge.surrogates, tasks[0].train)
     bases = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
     wanted = [target_gradients(surrogate, tasks) for surrogate in surrogates]
     started = [(trial, restart) for trial in range(len(tasks)) for restart in range(restarts)]
