@@ -158,7 +158,7 @@ def test_altered_weights_are_refused(saved):
 
 def test_unknown_names_are_told_what_there_is():
     message = (
-        "unknown denoiser 'digit'; choose one of: digits, digits-kernel, digits-linear-mmse, none, or give a folder. "
+        "unknown denoiser 'digit'; choose one of: digits, digits-kernel, digits-linear-mmse, none, tiny-imagenet-32, or give a folder. "
         "To train one on images you trust: certidote denoiser train DATA --out DIR"
     )
     with pytest.raises(ValueError, match=message):
@@ -185,11 +185,12 @@ def test_image_hashes_are_of_the_stored_bytes():
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_catalogue(name):
-    """Every entry denoises digits, pickles, keeps its input, and fits the lineage that the certificate reads."""
+    """Every entry denoises, pickles, keeps its input, and fits the lineage that the certificate reads."""
     denoiser = load(name)
+    data = load_digits("train") if denoiser.card.image_shape in (None, (1, 8, 8)) else tiny(25, 2, (3, 32, 32), Key(0))
     assert denoiser.card.name == name
     assert len(denoiser.card.digest) == 64
-    traced = Untrusted(load_digits("train")).noised(0.25, Key(1), range(500))
+    traced = Untrusted(data).noised(0.25, Key(1), range(len(data)))
     before = traced.images.clone()
     denoised = traced.denoised(denoiser)
     assert denoised.lineage.denoiser == denoiser.card.digest
@@ -201,7 +202,7 @@ def test_catalogue(name):
 
 def test_nothing_in_the_catalogue_has_seen_the_digits_under_attack_or_the_test_digits():
     seen = [load(name).card.training_images for name in CATALOGUE]
-    assert [len(images) for images in seen] == [897, 897, 897, 0]
+    assert [len(images) for images in seen] == [897, 99_980, 897, 897, 0]
     for split in ("train", "test"):
         hashes = image_hashes(load_digits(split))
         assert all(not images & hashes for images in seen)
@@ -216,6 +217,13 @@ def test_the_packaged_denoiser_beats_linear_mmse_on_held_out_digits():
     assert ours[0] < 0.85 * linear[0]
     assert ours[1] < 0.0150
     assert ours[2] < 0.034
+
+
+def test_what_is_packaged_is_light():
+    sizes = {folder.name: sum(file.stat().st_size for file in folder.iterdir()) for folder in denoisers.PACKAGED.iterdir()}
+    assert max(sizes.values()) < 4 * 2**20
+    assert sum(sizes.values()) < 10 * 2**20
+    assert set(sizes) <= set(CATALOGUE)
 
 
 def test_the_packaged_denoiser_is_small_and_says_how_it_was_made():

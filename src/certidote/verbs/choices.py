@@ -221,13 +221,13 @@ def denoiser_named(
     from certidote.diffusion.denoiser import load
 
     if name == "auto":
-        if data.image_shape != (1, 8, 8):
-            shape = "x".join(map(str, data.image_shape))
+        if data.image_shape not in FITTING:
+            shape, known = (", ".join("x".join(map(str, each)) for each in shapes) for shapes in ([data.image_shape], FITTING))
             raise ValueError(
-                f"no packaged denoiser fits {shape} images; give --denoiser DIR (make one from images you trust with 'certidote "
-                "denoiser train TRUSTED --out DIR'), or --denoiser none for noise only"
+                f"no packaged denoiser fits {shape} images (there are some for {known}); give --denoiser DIR (make one from images you "
+                "trust with 'certidote denoiser train TRUSTED --out DIR'), or --denoiser none for noise only"
             )
-        name = "digits"
+        name = FITTING[data.image_shape]
     kind, _, trusted = name.partition(":")
     if kind in CLOSED_FORMS and trusted:
         loaded = _closed_form(kind, trusted, name, size, skip_corrupt, threads)
@@ -238,6 +238,9 @@ def denoiser_named(
         raise ValueError(f"denoiser {name!r} is for {expected} images, but the data has {given}; train one on images of that shape")
     return loaded
 
+
+FITTING = {(1, 8, 8): "digits", (3, 32, 32): "tiny-imagenet-32"}
+"""What "auto" takes, by image shape: denoisers of data that an untrusted set is unlikely to share."""
 
 CLOSED_FORMS = ("linear-mmse", "kernel")
 
