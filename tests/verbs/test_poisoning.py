@@ -123,7 +123,7 @@ def test_crafting_goes_on_after_kill_9(
     assert run(monkeypatch, *command, "--norm", "l2", "--progress", "quiet") == 2
     assert "holds unfinished trials of another command; repeat that command to finish it" in capsys.readouterr().err
     assert run(monkeypatch, *command, "--progress", "lines") == 0
-    assert "poisons: 8 trials, 2 done" in capsys.readouterr().err
+    assert "poisons: 8 trials (2 already done)" in capsys.readouterr().err
     assert (out / "poisons.npz").read_bytes() == (pack / "poisons.npz").read_bytes()
     assert not unfinished.exists()
 
