@@ -13,10 +13,12 @@ import torch
 
 import certidote
 from certidote import cli, verbs
+from certidote.attacks import ATTACKS, goal_of
 from certidote.attacks.pack_files import read_pack
 from certidote.data.digits import load_digits, load_some_digits
 from certidote.engine import provenance
 from certidote.engine.ledger import Ledger
+from certidote.scenarios.crafting import options_of
 from certidote.scenarios.knowledge import EXTRACTOR
 from certidote.types import Ballots, Target, Trigger
 from certidote.verbs.poisoning import epsilon_named
@@ -160,6 +162,41 @@ def test_a_backdoor_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "of images with the trigger get the adversarial class" in found.lines[0]
 
 
+SMALL_OPTIONS = {"sleeper-agent": ("retrains=0",), "witches-brew": ("restarts=1",), "hidden-trigger": ("pair_every=1",)}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_of_the_catalogue_makes_a_pack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aim = goal_of(name)
+    scratch = name in ("witches-brew", "sleeper-agent", "label-consistent")
+    command = [
+        "poison",
+        name,
+        "digits-5-9",
+        "--targets",
+        "2",
+        "--num-poisons",
+        "4",
+        "--epsilon",
+        "0.3",
+        "--seed",
+        "1",
+        "--no-gallery",
+    ]
+    command += ["--scenario", "scratch", "--recipe", "mlp"] if scratch else []
+    command += [] if aim == "target" else ["--trigger", "checker", "--trigger-side", "2"]
+    for option in ("steps=2", *SMALL_OPTIONS.get(name, ())):
+        command += ["--option", option]
+    assert run(monkeypatch, *command, "--out", str(tmp_path / "pack"), "--progress", "quiet") == 0
+    held = read_pack(tmp_path / "pack")
+    held.check(load_some_digits(range(5, 10), "train"))
+    assert len(held) == 2
+    assert held.recipe["options"]["steps"] == 2
+    assert set(held.recipe["options"]) == set(options_of(ATTACKS[name]))
+    assert isinstance(held.poisons[0].goal, Target if aim == "target" else Trigger)
+    assert held.budget.visible_trigger == (aim == "visible trigger")
+
+
 def test_epsilon_is_a_number_of_pixel_units() -> None:
     assert epsilon_named("16/255", "linf") == 16 / 255
     assert epsilon_named("0.06", "linf") == 0.06
@@ -189,6 +226,9 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --adversarial-class 6", "goes with --target or --trigger"),
     ("bullseye-polytope digits-5-9 --true-class 6", "--true-class goes with --trigger"),
     ("bullseye-polytope digits-5-9 --target 1 --trigger checker", "two kinds of goals"),
+    ("bullseye-polytope digits-5-9 --trigger checker", "attack 'bullseye-polytope' aims at one test image; leave out --trigger"),
+    ("sleeper-agent digits", "attack 'sleeper-agent' makes a backdoor and needs a trigger: give --trigger, one of label-consistent"),
+    ("label-consistent digits --trigger checker --no-visible-trigger --scenario scratch --trigger-side 2 --recipe mlp", "visible"),
     ("sleeper-agent digits --trigger chekker", "unknown trigger 'chekker'; did you mean 'checker'?"),
     ("sleeper-agent digits --trigger label-consistent --trigger-side 3", "has one size only"),
     ("sleeper-agent digits --trigger checker --trigger-side 9", "does not fit"),

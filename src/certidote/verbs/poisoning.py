@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -19,6 +19,8 @@ from certidote.verbs.choices import (
 from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from certidote.attacks.pack import PoisonPack
     from certidote.scenarios.knowledge import Setting
     from certidote.scenarios.unfinished import Unfinished
@@ -63,7 +65,10 @@ def poison(
     poison_fraction: Annotated[float | None, typer.Option(help="the same as a share of DATA, in (0, 1]")] = None,
     epsilon: Annotated[str, typer.Option(help="bound on a poison's change, [0, 1] pixel units, as in 16/255 or 0.06")] = "16/255",
     norm: Annotated[str, typer.Option(help="linf or l2, in which epsilon is measured")] = "linf",
-    visible_trigger: Annotated[bool, typer.Option(help="the trigger may be pasted on poisons, whatever epsilon is")] = False,
+    visible_trigger: Annotated[
+        bool | None,
+        typer.Option(help="the trigger may be pasted on poisons, whatever epsilon is; default: for attacks that paste it"),
+    ] = None,
     scenario: Annotated[
         str, typer.Option(help="transfer (victims fit a head on a frozen extractor) or scratch (all weights)")
     ] = "transfer",
@@ -123,12 +128,13 @@ def poison(
     if trigger_side is not None and not trigger:
         raise ValueError("--trigger-side goes with --trigger; leave it out")
     _check_together(scenario, targets, target, trigger, true_class, adversarial_class, through, sigma, draws, pretrain, grey_box)
+    visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
     size_of_epsilon = epsilon_named(epsilon, norm)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     test_name = test or test_split_of(data)
     test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
     check_same_classes(train_set, test_set)
-    budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible_trigger)
+    budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible)
     made: dict[str, Any] = {
         "attack": attack,
         "options": plain({**options_of(function), **chosen_options}),
@@ -226,6 +232,24 @@ def _check_together(
         raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
     if not through and (sigma is not None or draws != 1):
         raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
+
+
+def _checked_aim(attack: str, trigger: str, visible: bool | None, options: dict[str, Any]) -> bool:
+    """Whether the budget allows a visible trigger.
+
+    Raises: ValueError for a trigger that the attack does not use, or one that it lacks.
+    """
+    from certidote.attacks import goal_of
+    from certidote.attacks.triggers import TRIGGERS
+
+    aim = goal_of(attack)
+    if aim == "target" and (trigger or visible):
+        raise ValueError(f"attack {attack!r} aims at one test image; leave out --trigger, or choose an attack that makes backdoors")
+    if aim != "target" and not trigger:
+        raise ValueError(f"attack {attack!r} makes a backdoor and needs a trigger: give --trigger, one of {', '.join(TRIGGERS)}")
+    if visible is not None:
+        return visible
+    return aim == "visible trigger" and options.get("constraint") != "linf_all"
 
 
 def _budget(
@@ -337,12 +361,12 @@ def _crafted(crafting: Any, kept: "Unfinished", workers: int, device: str, progr
     from certidote.engine.local import Pool
     from certidote.scenarios.crafting import craft_trial
 
-    number = len(crafting.goals)
+    number, craft = len(crafting.goals), cast("Callable[[Any, int], tuple[int, Any]]", craft_trial)
     read = ((trial, kept.read(trial, goal, crafting.budget, crafting.train)) for trial, goal in enumerate(crafting.goals))
     found = {trial: poison for trial, poison in read if poison is not None}
     progress.start("poisons", number, len(found), unit="trials")
     with Pool(workers, device=device) as pool:
-        for crafted in pool.each(craft_trial, crafting, [trial for trial in range(number) if trial not in found]):
+        for crafted in pool.each(craft, crafting, [trial for trial in range(number) if trial not in found]):
             for trial, poison in crafted:
                 kept.keep(trial, poison)
                 found[trial] = poison
