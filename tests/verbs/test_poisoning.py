@@ -143,6 +143,19 @@ def test_crafting_through_a_defense_changes_the_poisons(pack: Path, tmp_path: Pa
     assert not torch.equal(unaware.poisons[0].images, adaptive.poisons[0].images)
 
 
+def test_what_the_attacker_knows_of_the_victims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "1", *OPTIONS, "--option", "steps=2", "--no-gallery")
+    for box, more in (("grey", ("--grey-box",)), ("black", ("--victim-recipe", "mlp")), ("white", ("--surrogates", "2"))):
+        assert run(monkeypatch, *command, *more, "--out", str(tmp_path / box)) == 0
+        scenario = read_pack(tmp_path / box).recipe["scenario"]
+        assert scenario["box"] == box
+        assert len(scenario["surrogates"]) == (2 if box == "white" else 1)
+        assert (scenario["victim"]["digest"] in scenario["surrogates"]) == (box == "white")
+        assert scenario["victim"]["architecture"] == ("mlp-128" if box == "black" else "conv-16-32-32")
+        found = verbs.replay(tmp_path / box, "digits-5-9", out=tmp_path / f"run-{box}", workers=0, dtype="float32", seed=1)
+        assert found.record["victims"]["extractor"] == scenario["victim"]["digest"]
+
+
 def test_a_backdoor_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "pack"
     command = (
@@ -237,6 +250,9 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --scenario fine", "unknown scenario 'fine'; choose transfer or scratch"),
     ("bullseye-polytope digits-5-9 --scenario scratch --pretrain digits", "are for --scenario transfer"),
     ("bullseye-polytope digits-5-9 --pretrain digits:nothing", "digits"),
+    ("bullseye-polytope digits-5-9 --grey-box --victim-recipe cnn", "give one of them"),
+    ("bullseye-polytope digits-5-9 --victim-recipe nothing", "unknown recipe 'nothing'"),
+    ("bullseye-polytope digits-0-4", "'digits-0-4' has none of its own: give --pretrain"),
     ("bullseye-polytope digits-5-9 --surrogates 0", "surrogates=0; an attacker needs at least 1 model"),
     ("bullseye-polytope digits-5-9 --through digits", "give --sigma too"),
     ("bullseye-polytope digits-5-9 --sigma 0.1", "are of the defense that --through names"),

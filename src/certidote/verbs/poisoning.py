@@ -82,6 +82,9 @@ def poison(
     ] = "auto",
     surrogates: Annotated[int, typer.Option(help="models that the attacker aims at")] = 1,
     grey_box: Annotated[bool, typer.Option(help="transfer: victims use an extractor that the attacker does not have")] = False,
+    victim_recipe: Annotated[
+        str, typer.Option(help="black box: victims (or their extractor) have this recipe instead of --recipe")
+    ] = "",
     through: Annotated[
         str, typer.Option(help="adaptive: craft through noise and this denoiser (a name as for --denoiser, or none for noise only)")
     ] = "",
@@ -127,7 +130,12 @@ def poison(
     chosen_options = checked_options(attack, function, _options(option or [], options))
     if trigger_side is not None and not trigger:
         raise ValueError("--trigger-side goes with --trigger; leave it out")
+    if victim_recipe and grey_box:
+        raise ValueError(
+            "--grey-box gives victims an extractor of the same recipe, --victim-recipe one of another; give one of them"
+        )
     _check_together(scenario, targets, target, trigger, true_class, adversarial_class, through, sigma, draws, pretrain, grey_box)
+    trusted = "" if scenario == "scratch" else pretrain or _trusted_of(data)
     visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
     size_of_epsilon = epsilon_named(epsilon, norm)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
@@ -146,7 +154,7 @@ def poison(
     }
     asked = {
         **made, "data": train_set.digest(), "budget": asdict(budget), "size": size, "device": device,
-        "goals": [targets, target, adversarial_class, true_class], "scenario": [scenario, pretrain, recipe, surrogates, grey_box],
+        "goals": [targets, target, adversarial_class, true_class], "scenario": [scenario, pretrain, recipe, surrogates, grey_box, victim_recipe],
     }  # fmt: skip
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
@@ -156,7 +164,8 @@ def poison(
     progress = progress or Silent()
     with kept.working():
         progress.start("surrogates", surrogates, unit="models")
-        setting = _setting(scenario, train_set, data, pretrain, recipe, surrogates, grey_box, seen, device, size, skip_corrupt, key)
+        attacker = {"surrogates": surrogates, "through": seen, "device": device}
+        setting = _setting(scenario, train_set, trusted, recipe, victim_recipe, grey_box, attacker, size, skip_corrupt, key)
         progress.advance(surrogates)
         progress.finish()
         crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key)
@@ -324,24 +333,30 @@ def _through(name: str, sigma: float | None, draws: int, train_set: "ImageDatase
 
 
 def _setting(
-    scenario: str, train_set: "ImageDataset", data: str, pretrain: str, recipe: str, surrogates: int, grey_box: bool, through: Any,
-    device: str, size: str, skip_corrupt: bool, key: "Key",
+    scenario: str, train_set: "ImageDataset", trusted: str, recipe: str, victim_recipe: str, grey_box: bool, attacker: dict[str, Any],
+    size: str, skip_corrupt: bool, key: "Key",
 ) -> "Setting":  # fmt: skip
-    """Train what the attacker knows."""
+    """Train what the attacker knows.
+
+    Args:
+        trusted: name of the images that extractors are fitted to.
+        attacker: what both scenarios take alike.
+    """
     from certidote.data import load
     from certidote.scenarios.knowledge import scratch_setting, transfer_setting
 
+    def named(name: str, images: "ImageDataset") -> Any:
+        used = recipe_named(name, images)
+        trainer_named(used, images, "float32", False)  # refuses what does not fit the images
+        return used
+
     if scenario == "scratch":
-        used = recipe_named(recipe, train_set)
-        trainer_named(used, train_set, "float32", False)  # refuses what does not fit the images
-        return scratch_setting(train_set, used, key, surrogates=surrogates, through=through, device=device)
-    name = pretrain or _trusted_of(data)
-    trusted = load(name, "train", size=size, skip_corrupt=skip_corrupt)
-    small = recipe == "auto" and trusted.images[0].numel() <= 256
-    used = None if small else recipe_named(recipe, trusted)
-    return transfer_setting(
-        train_set, (name, trusted), key, recipe=used, surrogates=surrogates, grey_box=grey_box, through=through, device=device
-    )
+        others = named(victim_recipe, train_set) if victim_recipe else None
+        return scratch_setting(train_set, named(recipe, train_set), key, victim_recipe=others, **attacker)
+    images = load(trusted, "train", size=size, skip_corrupt=skip_corrupt)
+    small = recipe == "auto" and images.images[0].numel() <= 256
+    used, others = None if small else named(recipe, images), named(victim_recipe, images) if victim_recipe else None
+    return transfer_setting(train_set, (trusted, images), key, recipe=used, grey_box=grey_box, victim_recipe=others, **attacker)
 
 
 def _trusted_of(data: str) -> str:
