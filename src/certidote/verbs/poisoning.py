@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,13 +19,12 @@ from certidote.verbs.choices import (
 from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from certidote.attacks.pack import PoisonPack
+    from certidote.scenarios.crafting import Crafting
     from certidote.scenarios.knowledge import Setting
     from certidote.scenarios.unfinished import Unfinished
     from certidote.streams import Key
-    from certidote.types import Budget, Goal, ImageDataset, Progress
+    from certidote.types import Budget, Goal, ImageDataset, Poison, Progress
 
 SCENARIOS = ("transfer", "scratch")
 SHOWN = 6
@@ -135,13 +134,13 @@ def poison(
             "--grey-box gives victims an extractor of the same recipe, --victim-recipe one of another; give one of them"
         )
     _check_together(scenario, targets, target, trigger, true_class, adversarial_class, through, sigma, draws, pretrain, grey_box)
-    trusted = "" if scenario == "scratch" else pretrain or _trusted_of(data)
     visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
     size_of_epsilon = epsilon_named(epsilon, norm)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     test_name = test or test_split_of(data)
     test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
     check_same_classes(train_set, test_set)
+    trusted = "" if scenario == "scratch" else pretrain or _trusted_of(data)
     budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible)
     made: dict[str, Any] = {
         "attack": attack,
@@ -371,21 +370,22 @@ def _trusted_of(data: str) -> str:
     return known[name]
 
 
-def _crafted(crafting: Any, kept: "Unfinished", workers: int, device: str, progress: "Progress") -> list[Any]:
+def _crafted(crafting: "Crafting", kept: "Unfinished", workers: int, device: str, progress: "Progress") -> "list[Poison]":
     """The poisons of all trials; those that an interrupted run finished are read."""
     from certidote.engine.local import Pool
     from certidote.scenarios.crafting import craft_trial
 
-    number, craft = len(crafting.goals), cast("Callable[[Any, int], tuple[int, Any]]", craft_trial)
+    number = len(crafting.goals)
     read = ((trial, kept.read(trial, goal, crafting.budget, crafting.train)) for trial, goal in enumerate(crafting.goals))
     found = {trial: poison for trial, poison in read if poison is not None}
     progress.start("poisons", number, len(found), unit="trials")
     with Pool(workers, device=device) as pool:
-        for crafted in pool.each(craft, crafting, [trial for trial in range(number) if trial not in found]):
-            for trial, poison in crafted:
-                kept.keep(trial, poison)
-                found[trial] = poison
-            progress.advance(len(crafted))
+        for crafted in pool.each(craft_trial, crafting, [trial for trial in range(number) if trial not in found]):
+            finished: dict[int, Poison] = dict(crafted)
+            for trial, made in finished.items():
+                kept.keep(trial, made)
+            found |= finished
+            progress.advance(len(finished))
     progress.finish()
     return [found[trial] for trial in range(number)]
 
