@@ -138,7 +138,8 @@ def test_crafting_through_a_defense_changes_the_poisons(pack: Path, tmp_path: Pa
     goal = unaware.poisons[0].goal
     assert isinstance(goal, Target)
     assert (goal.test_index, goal.adversarial_label) == (6, 1)
-    assert adaptive.recipe["seen_through"] == {"denoiser": "digits-linear-mmse", "sigma": 0.25, "draws": 1}
+    seen = adaptive.recipe["seen_through"]
+    assert (seen["denoiser"], seen["sigma"], seen["draws"], len(seen["digest"])) == ("digits-linear-mmse", 0.25, 1, 64)
     assert torch.equal(unaware.poisons[0].indices, adaptive.poisons[0].indices)
     assert not torch.equal(unaware.poisons[0].images, adaptive.poisons[0].images)
 
@@ -385,7 +386,7 @@ def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         ("PACK digits", "the pack was made for classes '5', '6', '7', '8' and 1 more, but the data has"),
-        ("PACK digits-5-9:test", "the pack was made for 'digits-5-9' with digest"),
+        ("PACK digits-5-9:trusted", "the pack was made for 'digits-5-9' with digest"),
         ("PACK digits-5-9 --defense pray", "unknown defense 'pray'; choose one of: "),
         ("PACK digits-5-9 --sigma 0.1", "the defense 'none' adds no noise; leave it out"),
         ("PACK digits-5-9 --defense denoise --sigma 99", "exceeds this denoiser's sigma_max"),
