@@ -78,9 +78,13 @@ def test_victims_of_one_trial_share_their_coins_and_no_others() -> None:
     unchanged = replace(trials.pack.poisons[0], images=TRAIN.images[trials.pack.poisons[0].indices])
     trials = replace(trials, pack=make_pack([unchanged], TRAIN, "tiny", {"attack": "nothing"}))
     asked = questions(trials.pack, TEST, Key(1))
-    record = work(Payload(trials, trainer, Untrusted(TRAIN), asked.asked.images, Key(3)), Job(0, 4))
-    assert np.array_equal(record.votes[:2], record.votes[2:])  # poisons that change nothing change no vote
-    alone = work(Payload(trials, trainer, Untrusted(TRAIN), asked.asked.images, Key(3)), Job(3, 4))
+    data, keys = Untrusted(TRAIN), [Key(3) / "members" / member for member in range(4)]
+    stack = trainer.fit([trials.view(data, member, key) for member, key in enumerate(keys)], keys, Key(3) / "common")
+    logits = stack(TEST.pixels())
+    assert torch.equal(logits[:2], logits[2:])  # poisons that change nothing change no answer
+    assert not torch.equal(logits[0], logits[1])
+    record = work(Payload(trials, trainer, data, asked.asked.images, Key(3)), Job(0, 4))
+    alone = work(Payload(trials, trainer, data, asked.asked.images, Key(3)), Job(3, 4))
     assert np.array_equal(alone.votes[0], record.votes[3])
 
 

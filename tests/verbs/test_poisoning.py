@@ -13,10 +13,12 @@ import torch
 
 import certidote
 from certidote import cli, verbs
+from certidote.attacks import ATTACKS, goal_of
 from certidote.attacks.pack_files import read_pack
 from certidote.data.digits import load_digits, load_some_digits
 from certidote.engine import provenance
 from certidote.engine.ledger import Ledger
+from certidote.scenarios.crafting import options_of
 from certidote.scenarios.knowledge import EXTRACTOR
 from certidote.types import Ballots, Target, Trigger
 from certidote.verbs.poisoning import epsilon_named
@@ -123,7 +125,7 @@ def test_crafting_goes_on_after_kill_9(
     assert run(monkeypatch, *command, "--norm", "l2", "--progress", "quiet") == 2
     assert "holds unfinished trials of another command; repeat that command to finish it" in capsys.readouterr().err
     assert run(monkeypatch, *command, "--progress", "lines") == 0
-    assert "poisons: 8 trials, 2 done" in capsys.readouterr().err
+    assert "poisons: 8 trials (2 already done)" in capsys.readouterr().err
     assert (out / "poisons.npz").read_bytes() == (pack / "poisons.npz").read_bytes()
     assert not unfinished.exists()
 
@@ -136,9 +138,23 @@ def test_crafting_through_a_defense_changes_the_poisons(pack: Path, tmp_path: Pa
     goal = unaware.poisons[0].goal
     assert isinstance(goal, Target)
     assert (goal.test_index, goal.adversarial_label) == (6, 1)
-    assert adaptive.recipe["seen_through"] == {"denoiser": "digits-linear-mmse", "sigma": 0.25, "draws": 1}
+    seen = adaptive.recipe["seen_through"]
+    assert (seen["denoiser"], seen["sigma"], seen["draws"], len(seen["digest"])) == ("digits-linear-mmse", 0.25, 1, 64)
     assert torch.equal(unaware.poisons[0].indices, adaptive.poisons[0].indices)
     assert not torch.equal(unaware.poisons[0].images, adaptive.poisons[0].images)
+
+
+def test_what_the_attacker_knows_of_the_victims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "1", *OPTIONS, "--option", "steps=2", "--no-gallery")
+    for box, more in (("grey", ("--grey-box",)), ("black", ("--victim-recipe", "mlp")), ("white", ("--surrogates", "2"))):
+        assert run(monkeypatch, *command, *more, "--out", str(tmp_path / box)) == 0
+        scenario = read_pack(tmp_path / box).recipe["scenario"]
+        assert scenario["box"] == box
+        assert len(scenario["surrogates"]) == (2 if box == "white" else 1)
+        assert (scenario["victim"]["digest"] in scenario["surrogates"]) == (box == "white")
+        assert scenario["victim"]["architecture"] == ("mlp-128" if box == "black" else "conv-16-32-32")
+        found = verbs.replay(tmp_path / box, "digits-5-9", out=tmp_path / f"run-{box}", workers=0, dtype="float32", seed=1)
+        assert found.record["victims"]["extractor"] == scenario["victim"]["digest"]
 
 
 def test_a_backdoor_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +174,41 @@ def test_a_backdoor_from_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.record["trials"][0]["images"] == int((load_digits("test").labels == 2).sum())
     assert found.record["victims"]["recipe"]["architecture"] == "mlp-128"
     assert "of images with the trigger get the adversarial class" in found.lines[0]
+
+
+SMALL_OPTIONS = {"sleeper-agent": ("retrains=0",), "witches-brew": ("restarts=1",), "hidden-trigger": ("pair_every=1",)}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_of_the_catalogue_makes_a_pack(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aim = goal_of(name)
+    scratch = name in ("witches-brew", "sleeper-agent", "label-consistent")
+    command = [
+        "poison",
+        name,
+        "digits-5-9",
+        "--targets",
+        "2",
+        "--num-poisons",
+        "4",
+        "--epsilon",
+        "0.3",
+        "--seed",
+        "1",
+        "--no-gallery",
+    ]
+    command += ["--scenario", "scratch", "--recipe", "mlp"] if scratch else []
+    command += [] if aim == "target" else ["--trigger", "checker", "--trigger-side", "2"]
+    for option in ("steps=2", *SMALL_OPTIONS.get(name, ())):
+        command += ["--option", option]
+    assert run(monkeypatch, *command, "--out", str(tmp_path / "pack"), "--progress", "quiet") == 0
+    held = read_pack(tmp_path / "pack")
+    held.check(load_some_digits(range(5, 10), "train"))
+    assert len(held) == 2
+    assert held.recipe["options"]["steps"] == 2
+    assert set(held.recipe["options"]) == set(options_of(ATTACKS[name]))
+    assert isinstance(held.poisons[0].goal, Target if aim == "target" else Trigger)
+    assert held.budget.visible_trigger == (aim == "visible trigger")
 
 
 def test_epsilon_is_a_number_of_pixel_units() -> None:
@@ -189,6 +240,9 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --adversarial-class 6", "goes with --target or --trigger"),
     ("bullseye-polytope digits-5-9 --true-class 6", "--true-class goes with --trigger"),
     ("bullseye-polytope digits-5-9 --target 1 --trigger checker", "two kinds of goals"),
+    ("bullseye-polytope digits-5-9 --trigger checker", "attack 'bullseye-polytope' aims at one test image; leave out --trigger"),
+    ("sleeper-agent digits", "attack 'sleeper-agent' makes a backdoor and needs a trigger: give --trigger, one of label-consistent"),
+    ("label-consistent digits --trigger checker --no-visible-trigger --scenario scratch --trigger-side 2 --recipe mlp", "visible"),
     ("sleeper-agent digits --trigger chekker", "unknown trigger 'chekker'; did you mean 'checker'?"),
     ("sleeper-agent digits --trigger label-consistent --trigger-side 3", "has one size only"),
     ("sleeper-agent digits --trigger checker --trigger-side 9", "does not fit"),
@@ -197,6 +251,9 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --scenario fine", "unknown scenario 'fine'; choose transfer or scratch"),
     ("bullseye-polytope digits-5-9 --scenario scratch --pretrain digits", "are for --scenario transfer"),
     ("bullseye-polytope digits-5-9 --pretrain digits:nothing", "digits"),
+    ("bullseye-polytope digits-5-9 --grey-box --victim-recipe cnn", "give one of them"),
+    ("bullseye-polytope digits-5-9 --victim-recipe nothing", "unknown recipe 'nothing'"),
+    ("bullseye-polytope digits-0-4", "'digits-0-4' has none of its own: give --pretrain"),
     ("bullseye-polytope digits-5-9 --surrogates 0", "surrogates=0; an attacker needs at least 1 model"),
     ("bullseye-polytope digits-5-9 --through digits", "give --sigma too"),
     ("bullseye-polytope digits-5-9 --sigma 0.1", "are of the defense that --through names"),
@@ -329,7 +386,7 @@ def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         ("PACK digits", "the pack was made for classes '5', '6', '7', '8' and 1 more, but the data has"),
-        ("PACK digits-5-9:test", "the pack was made for 'digits-5-9' with digest"),
+        ("PACK digits-5-9:trusted", "the pack was made for 'digits-5-9' with digest"),
         ("PACK digits-5-9 --defense pray", "unknown defense 'pray'; choose one of: "),
         ("PACK digits-5-9 --sigma 0.1", "the defense 'none' adds no noise; leave it out"),
         ("PACK digits-5-9 --defense denoise --sigma 99", "exceeds this denoiser's sigma_max"),

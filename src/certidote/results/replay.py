@@ -7,7 +7,7 @@ import numpy as np
 from certidote.attacks.pack import PoisonPack
 from certidote.results.summary import wilson
 from certidote.scenarios.trials import Questions, TrialOutcome
-from certidote.types import ImageDataset, Json, Target
+from certidote.types import ImageDataset, Json, Target, Trigger
 
 FORMAT, VERSION = "certidote replay", 1
 ARMS = ("control", "poisoned")
@@ -38,14 +38,15 @@ def _trial(pack: PoisonPack, asked: Questions, trial: int, pair: tuple[TrialOutc
         "test_image": int(asked.sources[trial][asked.single[trial]]),
         "images": len(asked.rows[trial]),
     }
-    return row | {arm: _outcome(asked, trial, outcome, names) for arm, outcome in zip(ARMS, pair, strict=True)}
+    return row | {arm: _outcome(pack, asked, trial, outcome) for arm, outcome in zip(ARMS, pair, strict=True)}
 
 
-def _outcome(asked: Questions, trial: int, outcome: TrialOutcome, names: tuple[str, ...]) -> Json:
-    single = asked.single[trial]
+def _outcome(pack: PoisonPack, asked: Questions, trial: int, outcome: TrialOutcome) -> Json:
+    """One arm of one trial; `reached_where_right` is about images that the same model gets right without the trigger, None for targets."""
+    single, names = asked.single[trial], pack.data.classes
     predicted = int(outcome.predicted[single])
     true = asked.asked.labels.numpy()[asked.rows[trial].start : asked.rows[trial].stop]
-    right = outcome.before == true
+    right = (outcome.before == true) & isinstance(pack.poisons[trial].goal, Trigger)
     return {
         "success": bool(outcome.reached[single]),
         "predicted": None if predicted < 0 else names[predicted],

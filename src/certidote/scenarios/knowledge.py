@@ -43,6 +43,7 @@ def transfer_setting(
     recipe: Recipe | None = None,
     surrogates: int = 1,
     grey_box: bool = False,
+    victim_recipe: Recipe | None = None,
     through: ThroughDenoiser | None = None,
     device: str = "cpu",
 ) -> Setting:
@@ -55,6 +56,7 @@ def transfer_setting(
         recipe: of the extractors; None for the small one for images of few pixels.
         surrogates: how many of them the attacker aims at.
         grey_box: victims use one more extractor, which the attacker does not have; otherwise the attacker's first (white box).
+        victim_recipe: victims use an extractor of another recipe (black box).
         through: the defense that the attacker sees through.
         device: where extractors are trained.
     Raises: ValueError if the images' shapes differ, or `surrogates` is below 1.
@@ -66,18 +68,21 @@ def transfer_setting(
             f"the extractor's images {name!r} have shape {images.image_shape}, the data {train.image_shape} (channels, height, width); "
             "give images of one shape, with --size say"
         )
-    made = [pretrained(images, key / "extractor" / k, recipe, device) for k in range(surrogates + grey_box)]
+    made = [pretrained(images, key / "extractor" / k, recipe, device) for k in range(surrogates)]
     check_features(made[0], as_pixels(train.images[:1]))
-    victim = made[-1] if grey_box else made[0]
+    victim, box = made[0], "white"
+    if grey_box or victim_recipe is not None:
+        box = "grey" if victim_recipe is None else "black"
+        victim = pretrained(images, key / "extractor" / "victim", victim_recipe or recipe, device)
     described: Json = {
         "kind": "transfer",
         "pretrained_on": {"name": name, "images": len(images), "digest": images.digest()},
         "recipe": None if recipe is None else recipe.to_json(),
-        "surrogates": [extractor.digest() for extractor in made[:surrogates]],
-        "box": "grey" if grey_box else "white",
+        "surrogates": [extractor.digest() for extractor in made],
+        "box": box,
         "victim": card_of(victim, train.image_shape),
     }
-    return Setting(Knowledge(tuple(made[:surrogates]), defense=through), described, {EXTRACTOR: weights_of(victim)})
+    return Setting(Knowledge(tuple(made), defense=through), described, {EXTRACTOR: weights_of(victim)})
 
 
 def scratch_setting(
@@ -86,16 +91,18 @@ def scratch_setting(
     key: Key,
     *,
     surrogates: int = 1,
+    victim_recipe: Recipe | None = None,
     through: ThroughDenoiser | None = None,
     device: str = "cpu",
 ) -> Setting:
-    """Surrogates trained from scratch on the clean set; victims are trained from scratch by the same recipe.
+    """Surrogates trained from scratch on the clean set; victims are trained from scratch too.
 
     Args:
         train: the clean set.
-        recipe: of surrogates and victims.
+        recipe: of surrogates, and of victims unless another is given.
         key: the surrogates' streams.
         surrogates: how many of them the attacker aims at.
+        victim_recipe: of victims (black box).
         through: the defense that the attacker sees through, and trains surrogates through.
         device: where they are trained.
     Raises: ValueError if one diverges, or `surrogates` is below 1.
@@ -103,7 +110,13 @@ def scratch_setting(
     _check_count(surrogates)
     sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
     known = knowledge(train, learner([recipe] * surrogates, sanitize=sanitize, device=device), key, through)
-    described: Json = {"kind": "scratch", "recipe": recipe.to_json(), "surrogates": surrogates}
+    described: Json = {
+        "kind": "scratch",
+        "recipe": (victim_recipe or recipe).to_json(),
+        "surrogate_recipe": recipe.to_json(),
+        "surrogates": surrogates,
+        "box": "grey" if victim_recipe is None else "black",
+    }
     return Setting(known, described)
 
 

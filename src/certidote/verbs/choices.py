@@ -133,6 +133,21 @@ def test_split_of(data: str) -> str:
     )
 
 
+def training_and_test(data: str, test: str, size: str, skip_corrupt: bool) -> tuple["ImageDataset", tuple[str, "ImageDataset"]]:
+    """The training images of DATA, and name and images of the test set: the one that is given, or DATA's own.
+
+    Raises: ValueError, in one line, as the loader, or if the two do not go together.
+    """
+    from certidote.data import load, load_test
+    from certidote.data.checks import check_same_classes
+
+    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
+    test_name = test or test_split_of(data)
+    test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
+    check_same_classes(train_set, test_set)
+    return train_set, (test_name, test_set)
+
+
 def recipe_named(name: str, data: "ImageDataset", model: str = "") -> Any:
     """The recipe, with the user's own architecture in it if one is named; a recipe file cannot name code by itself."""
     from certidote.training.own import confirmed, imported, is_own

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from certidote.verbs.choices import check_apart, test_split_of
+from certidote.verbs.choices import check_apart, training_and_test
 from certidote.verbs.options import Data, Force, Size, SkipCorrupt
-
-if TYPE_CHECKING:
-    from certidote.types import ImageDataset
 
 TestImages = Annotated[str, typer.Option(help="test images, which targets are among; default: the test split of DATA")]
 PackFolder = Annotated[Path, typer.Argument(help="a poison pack, as 'certidote poison' leaves it")]
@@ -70,7 +67,7 @@ def pack_import(
     check_target(out, force)
     check_apart(out, data, test, str(source))
     bound = epsilon_named(epsilon, "linf") if epsilon else None
-    train_set, test_set = _sets(data, test, size, skip_corrupt)
+    train_set, (_, test_set) = training_and_test(data, test, size, skip_corrupt)
     pack = import_poisons(source, train_set, test_set, data, epsilon=bound, target_index=target, attack=attack)
     write_pack(pack, out, force=force)
     return pack_info(out)
@@ -92,15 +89,5 @@ def pack_export(
 
     check_apart(out, data, test, str(pack))
     held = read_pack(pack)
-    train_set, test_set = _sets(data, test, size, skip_corrupt)
+    train_set, (_, test_set) = training_and_test(data, test, size, skip_corrupt)
     return PackExported(tuple(export_pack(held, train_set, test_set, out, sources=sources)), out)
-
-
-def _sets(data: str, test: str, size: str, skip_corrupt: bool) -> "tuple[ImageDataset, ImageDataset]":
-    from certidote.data import load, load_test
-    from certidote.data.checks import check_same_classes
-
-    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
-    test_set = load_test(test or test_split_of(data), train_set.class_names, size=size, skip_corrupt=skip_corrupt)
-    check_same_classes(train_set, test_set)
-    return train_set, test_set

@@ -13,17 +13,18 @@ from certidote.verbs.choices import (
     command_line,
     denoiser_named,
     recipe_named,
-    test_split_of,
     trainer_named,
+    training_and_test,
 )
 from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
     from certidote.attacks.pack import PoisonPack
+    from certidote.scenarios.crafting import Crafting
     from certidote.scenarios.knowledge import Setting
     from certidote.scenarios.unfinished import Unfinished
     from certidote.streams import Key
-    from certidote.types import Budget, Goal, ImageDataset, Progress
+    from certidote.types import Budget, Goal, ImageDataset, Poison, Progress
 
 SCENARIOS = ("transfer", "scratch")
 SHOWN = 6
@@ -63,7 +64,10 @@ def poison(
     poison_fraction: Annotated[float | None, typer.Option(help="the same as a share of DATA, in (0, 1]")] = None,
     epsilon: Annotated[str, typer.Option(help="bound on a poison's change, [0, 1] pixel units, as in 16/255 or 0.06")] = "16/255",
     norm: Annotated[str, typer.Option(help="linf or l2, in which epsilon is measured")] = "linf",
-    visible_trigger: Annotated[bool, typer.Option(help="the trigger may be pasted on poisons, whatever epsilon is")] = False,
+    visible_trigger: Annotated[
+        bool | None,
+        typer.Option(help="the trigger may be pasted on poisons, whatever epsilon is; default: for attacks that paste it"),
+    ] = None,
     scenario: Annotated[
         str, typer.Option(help="transfer (victims fit a head on a frozen extractor) or scratch (all weights)")
     ] = "transfer",
@@ -77,6 +81,9 @@ def poison(
     ] = "auto",
     surrogates: Annotated[int, typer.Option(help="models that the attacker aims at")] = 1,
     grey_box: Annotated[bool, typer.Option(help="transfer: victims use an extractor that the attacker does not have")] = False,
+    victim_recipe: Annotated[
+        str, typer.Option(help="black box: victims (or their extractor) have this recipe instead of --recipe")
+    ] = "",
     through: Annotated[
         str, typer.Option(help="adaptive: craft through noise and this denoiser (a name as for --denoiser, or none for noise only)")
     ] = "",
@@ -105,8 +112,6 @@ def poison(
     from certidote.attacks import ATTACKS, find
     from certidote.attacks.pack import make_pack
     from certidote.attacks.pack_files import check_target, write_pack
-    from certidote.data import load, load_test
-    from certidote.data.checks import check_same_classes
     from certidote.data.names import escaped
     from certidote.results.record import versions
     from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
@@ -120,37 +125,37 @@ def poison(
     check_workers(workers, "this process")
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, _options(option or [], options))
-    if trigger_side is not None and not trigger:
-        raise ValueError("--trigger-side goes with --trigger; leave it out")
-    _check_together(scenario, targets, target, trigger, true_class, adversarial_class, through, sigma, draws, pretrain, grey_box)
+    _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class)
+    _check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
+    visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
     size_of_epsilon = epsilon_named(epsilon, norm)
-    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
-    test_name = test or test_split_of(data)
-    test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
-    check_same_classes(train_set, test_set)
-    budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible_trigger)
+    train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
+    trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
+    seen = _through(through, sigma, draws, train_set, size, skip_corrupt)
+    budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible)
     made: dict[str, Any] = {
         "attack": attack,
         "options": plain({**options_of(function), **chosen_options}),
-        "seen_through": None if not through else {"denoiser": escaped(through), "sigma": sigma, "draws": draws},
+        "seen_through": _seen_through(through, seen),
         "trigger": trigger or None,
         "trigger_side": trigger_side,
         "test": {"name": escaped(test_name), "digest": test_set.digest()},
         "versions": versions(),
     }
     asked = {
-        **made, "data": train_set.digest(), "budget": asdict(budget), "size": size, "device": device,
-        "goals": [targets, target, adversarial_class, true_class], "scenario": [scenario, pretrain, recipe, surrogates, grey_box],
+        **made, "data": train_set.digest(), "budget": asdict(budget), "device": device,
+        "goals": [targets, target, adversarial_class, true_class],
+        "scenario": [trusted and trusted[1].digest(), recipe, surrogates, grey_box, victim_recipe],
     }  # fmt: skip
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
     goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
     _check_goals(train_set, goals, budget)
-    seen = _through(through, sigma, draws, train_set, size, skip_corrupt)
     progress = progress or Silent()
     with kept.working():
         progress.start("surrogates", surrogates, unit="models")
-        setting = _setting(scenario, train_set, data, pretrain, recipe, surrogates, grey_box, seen, device, size, skip_corrupt, key)
+        attacker = {"surrogates": surrogates, "through": seen, "device": device}
+        setting = _setting(train_set, trusted, recipe, victim_recipe, grey_box, attacker, key)
         progress.advance(surrogates)
         progress.finish()
         crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key)
@@ -203,17 +208,12 @@ def _options(given: list[str], file: Path | None) -> dict[str, Any]:
     return found | dict(parsed_option(text) for text in given)
 
 
-def _check_together(
-    scenario: str, targets: int | None, target: int | None, trigger: str, true_class: str, adversarial_class: str, through: str,
-    sigma: float | None, draws: int, pretrain: str, grey_box: bool,
-) -> None:  # fmt: skip
-    """Raises: ValueError for options that make no sense together; better known before anything is read."""
-    if scenario not in SCENARIOS:
-        raise ValueError(f"unknown scenario {scenario!r}; choose {' or '.join(SCENARIOS)}")
-    if scenario != "transfer" and (pretrain or grey_box):
-        raise ValueError(
-            "--pretrain and --grey-box are for --scenario transfer; from scratch the attacker never has the victims' weights"
-        )
+def _check_goal_options(
+    targets: int | None, target: int | None, trigger: str, trigger_side: int | None, true_class: str, adversarial_class: str
+) -> None:
+    """Raises: ValueError for options of goals that make no sense together; better known before anything is read."""
+    if trigger_side is not None and not trigger:
+        raise ValueError("--trigger-side goes with --trigger; leave it out")
     if target is not None and targets is not None:
         raise ValueError("--target names one test image, --targets a number of trials; give one of them")
     if target is not None and trigger:
@@ -222,10 +222,42 @@ def _check_together(
         raise ValueError("--true-class goes with --trigger; the true class of a target is its label")
     if adversarial_class and target is None and not trigger:
         raise ValueError("--adversarial-class goes with --target or --trigger; classes of several targets are drawn")
+
+
+def _check_knowledge_options(
+    scenario: str, pretrain: str, grey_box: bool, victim_recipe: str, through: str, sigma: float | None, draws: int
+) -> None:
+    """Raises: ValueError for options of what the attacker knows that make no sense together."""
+    if scenario not in SCENARIOS:
+        raise ValueError(f"unknown scenario {scenario!r}; choose {' or '.join(SCENARIOS)}")
+    if scenario != "transfer" and (pretrain or grey_box):
+        raise ValueError(
+            "--pretrain and --grey-box are for --scenario transfer; from scratch the attacker never has the victims' weights"
+        )
+    if victim_recipe and grey_box:
+        raise ValueError("--grey-box gives victims an extractor of the same recipe, --victim-recipe another; give one of them")
     if through and sigma is None:
         raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
     if not through and (sigma is not None or draws != 1):
         raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
+
+
+def _checked_aim(attack: str, trigger: str, visible: bool | None, options: dict[str, Any]) -> bool:
+    """Whether the budget allows a visible trigger.
+
+    Raises: ValueError for a trigger that the attack does not use, or one that it lacks.
+    """
+    from certidote.attacks import goal_of
+    from certidote.attacks.triggers import TRIGGERS
+
+    aim = goal_of(attack)
+    if aim == "target" and (trigger or visible):
+        raise ValueError(f"attack {attack!r} aims at one test image; leave out --trigger, or choose an attack that makes backdoors")
+    if aim != "target" and not trigger:
+        raise ValueError(f"attack {attack!r} makes a backdoor and needs a trigger: give --trigger, one of {', '.join(TRIGGERS)}")
+    if visible is not None:
+        return visible
+    return aim == "visible trigger" and options.get("constraint") != "linf_all"
 
 
 def _budget(
@@ -299,25 +331,46 @@ def _through(name: str, sigma: float | None, draws: int, train_set: "ImageDatase
     return ThroughDenoiser(denoiser_named(name, train_set, "float32", size, skip_corrupt), sigma, draws)
 
 
-def _setting(
-    scenario: str, train_set: "ImageDataset", data: str, pretrain: str, recipe: str, surrogates: int, grey_box: bool, through: Any,
-    device: str, size: str, skip_corrupt: bool, key: "Key",
-) -> "Setting":  # fmt: skip
-    """Train what the attacker knows."""
+def _seen_through(name: str, seen: Any) -> dict[str, Any] | None:
+    """What a pack says about the defense that its attacker saw through."""
+    from certidote.data.names import escaped
+
+    if seen is None:
+        return None
+    return {"denoiser": escaped(name), "digest": seen.denoiser.card.digest, "sigma": seen.sigma, "draws": seen.draws}
+
+
+def _trusted(name: str, size: str, skip_corrupt: bool) -> "tuple[str, ImageDataset]":
+    """Name and images that extractors are fitted to."""
     from certidote.data import load
+
+    return name, load(name, "train", size=size, skip_corrupt=skip_corrupt)
+
+
+def _setting(
+    train_set: "ImageDataset", trusted: "tuple[str, ImageDataset] | None", recipe: str, victim_recipe: str, grey_box: bool,
+    attacker: dict[str, Any], key: "Key",
+) -> "Setting":  # fmt: skip
+    """Train what the attacker knows.
+
+    Args:
+        trusted: name and images that extractors are fitted to; None from scratch.
+        attacker: what both scenarios take alike.
+    """
     from certidote.scenarios.knowledge import scratch_setting, transfer_setting
 
-    if scenario == "scratch":
-        used = recipe_named(recipe, train_set)
-        trainer_named(used, train_set, "float32", False)  # refuses what does not fit the images
-        return scratch_setting(train_set, used, key, surrogates=surrogates, through=through, device=device)
-    name = pretrain or _trusted_of(data)
-    trusted = load(name, "train", size=size, skip_corrupt=skip_corrupt)
-    small = recipe == "auto" and trusted.images[0].numel() <= 256
-    used = None if small else recipe_named(recipe, trusted)
-    return transfer_setting(
-        train_set, (name, trusted), key, recipe=used, surrogates=surrogates, grey_box=grey_box, through=through, device=device
-    )
+    def named(name: str, images: "ImageDataset") -> Any:
+        used = recipe_named(name, images)
+        trainer_named(used, images, "float32", False)  # refuses what does not fit the images
+        return used
+
+    images = train_set if trusted is None else trusted[1]
+    others = named(victim_recipe, images) if victim_recipe else None
+    if trusted is None:
+        return scratch_setting(train_set, named(recipe, images), key, victim_recipe=others, **attacker)
+    small = recipe == "auto" and images.images[0].numel() <= 256
+    used = None if small else named(recipe, images)
+    return transfer_setting(train_set, trusted, key, recipe=used, grey_box=grey_box, victim_recipe=others, **attacker)
 
 
 def _trusted_of(data: str) -> str:
@@ -332,7 +385,7 @@ def _trusted_of(data: str) -> str:
     return known[name]
 
 
-def _crafted(crafting: Any, kept: "Unfinished", workers: int, device: str, progress: "Progress") -> list[Any]:
+def _crafted(crafting: "Crafting", kept: "Unfinished", workers: int, device: str, progress: "Progress") -> "list[Poison]":
     """The poisons of all trials; those that an interrupted run finished are read."""
     from certidote.engine.local import Pool
     from certidote.scenarios.crafting import craft_trial
@@ -343,10 +396,11 @@ def _crafted(crafting: Any, kept: "Unfinished", workers: int, device: str, progr
     progress.start("poisons", number, len(found), unit="trials")
     with Pool(workers, device=device) as pool:
         for crafted in pool.each(craft_trial, crafting, [trial for trial in range(number) if trial not in found]):
-            for trial, poison in crafted:
-                kept.keep(trial, poison)
-                found[trial] = poison
-            progress.advance(len(crafted))
+            finished: dict[int, Poison] = dict(crafted)
+            for trial, made in finished.items():
+                kept.keep(trial, made)
+            found |= finished
+            progress.advance(len(finished))
     progress.finish()
     return [found[trial] for trial in range(number)]
 

@@ -16,8 +16,8 @@ from certidote.verbs.choices import (
     dtype_of_run,
     make_directory,
     recipe_named,
-    test_split_of,
     trainer_named,
+    training_and_test,
 )
 from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Seed, Size, SkipCorrupt, Timeout
 
@@ -69,8 +69,6 @@ def replay(
 
     from certidote.attacks import find
     from certidote.attacks.pack_files import read_pack
-    from certidote.data import load, load_test
-    from certidote.data.checks import check_same_classes
     from certidote.defenses.catalogue import DEFENSES, Setting
     from certidote.engine.local import Pool
     from certidote.scenarios.trials import PairedTrainer, Trials, questions
@@ -85,11 +83,8 @@ def replay(
     make_defense = find(DEFENSES, defense, "defense")
     given = read_pack(pack)
     chosen = _first(given, trials)
-    train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)
+    train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     chosen.check(train_set)
-    test_name = test or test_split_of(data)
-    test_set = load_test(test_name, train_set.class_names, size=size, skip_corrupt=skip_corrupt)
-    check_same_classes(train_set, test_set)
     number_format = dtype_of_run(out, dtype, device)
     trainer = _victims(given, pack, recipe, train_set, number_format)
 

@@ -1,0 +1,70 @@
+"""Trials that are crafted already: whose they are, who may write, and what is left behind."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from certidote.data.tiny import tiny
+from certidote.scenarios.unfinished import Unfinished
+from certidote.streams import Key
+from certidote.types import Budget, Poison, Target
+
+TRAIN = tiny(5, 3, (1, 8, 8), Key(0))
+GOAL = Target(255 - TRAIN.images[0], 0, 1, 0)
+BUDGET = Budget(2, "linf", 0.2)
+ASKED = {"attack": "a", "options": {"steps": 1}}
+
+
+def poison() -> Poison:
+    rows = torch.tensor([1, 4])
+    return Poison(rows, TRAIN.images[rows] // 2 + 64, GOAL, BUDGET)
+
+
+def interrupted(folder: Path) -> Unfinished:
+    kept = Unfinished(folder, ASKED, None, False)
+    with pytest.raises(KeyboardInterrupt), kept.working():
+        kept.keep(3, poison())
+        raise KeyboardInterrupt
+    return kept
+
+
+def test_what_was_finished_is_read_under_the_same_root(tmp_path: Path) -> None:
+    first = interrupted(tmp_path / "work")
+    again = Unfinished(tmp_path / "work", ASKED, None, False)
+    assert (again.root, again.root_source) == (first.root, "operating system")
+    with again.working():
+        found = again.read(3, GOAL, BUDGET, TRAIN)
+        assert found is not None
+        assert torch.equal(found.images, poison().images)
+        assert torch.equal(found.indices, poison().indices)
+        assert again.read(2, GOAL, BUDGET, TRAIN) is None
+        assert again.read(3, GOAL, Budget(2, "linf", 0.1), TRAIN) is None  # beyond this budget
+        assert again.read(3, GOAL, Budget(3, "linf", 0.2), TRAIN) is None
+        with pytest.raises(ValueError, match="another process is crafting"), again.working():
+            raise AssertionError("two may not work here")
+    assert not (tmp_path / "work").exists()
+    assert Unfinished(tmp_path / "work", ASKED, None, False).root != first.root
+
+
+def test_other_work_is_refused_or_replaced(tmp_path: Path) -> None:
+    first = interrupted(tmp_path / "work")
+    for asked, seed in (({**ASKED, "attack": "b"}, None), (ASKED, 5)):
+        with pytest.raises(ValueError, match="unfinished trials of another command; repeat that command"):
+            Unfinished(tmp_path / "work", asked, seed, False)
+    other = Unfinished(tmp_path / "work", ASKED, 5, True)
+    assert (other.root, other.root_source) == (5, "given")
+    assert list((tmp_path / "work").glob("trial-*")), "nothing is removed before the work begins"
+    with other.working():
+        assert other.read(3, GOAL, BUDGET, TRAIN) is None
+    assert first.root != 5
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="is in the way and holds no unfinished trials"):
+        Unfinished(tmp_path / "mine", ASKED, None, True)
+
+
+def test_a_failure_before_the_first_trial_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), Unfinished(tmp_path / "work", ASKED, None, False).working():
+        raise ValueError("no")
+    assert not list(tmp_path.iterdir())
