@@ -27,14 +27,14 @@ class DeepKnn:
     training set, the victim's own features. Certificate: none. Cost: n^2 distances of d numbers, in memory a block of rows at a time.
 
     Attributes:
-        neighbors: k. None: by rule A as many as a class has images, on average, but more than twice the poisons; by rule B twice the
-            poisons, as the authors of each advise.
+        neighbors: k. None: by rule A one more than twice the poisons, by rule B twice the poisons.
         poison_fraction: upper bound on the share of poisons, which the defender guesses or knows; counts if `neighbors` is None.
         rule: as above.
         include_self: whether an image is among its own neighbors; None: by rule A alone, as in the originals.
     Raises: ValueError for numbers out of range; when called, if k exceeds the number of images.
     Source: Peri et al. (2020), section 3, and their code (rule A); Geiping et al. (2021), the code of Witches' Brew (rule B).
-    Differs from the originals: no replication of images of small classes before the vote; distances are never all in memory.
+    Differs from the originals: rule A's authors go up to the images of a class, which costs more clean images and finds hardly more
+        poisons; no replication of images of small classes before the vote; distances are never all in memory.
     """
 
     neighbors: int | None = None
@@ -81,7 +81,7 @@ class DeepKnn:
         if self.neighbors is not None:
             count = self.neighbors
         elif self.rule == "plurality":
-            count = max(images // len(np.unique(labels)), int(2 * poisons) + 1)
+            count = int(2 * poisons + 1e-9) + 1
         else:
             count = max(round(2 * poisons), 1)
         others = images if self._self else images - 1
