@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import FastICA
 
 from certidote.defenses.activation_clustering import ActivationClustering, Method, Reduction
-from certidote.defenses.filtered import removal
+from certidote.defenses.removals import removal
 from certidote.streams import Key
 from fixtures_filters import blobs, moved, unchecked
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from certidote.defenses.deep_knn import DeepKnn, Rule
-from certidote.defenses.filtered import removal
+from certidote.defenses.removals import removal
 from certidote.streams import ROW_BLOCK, Key
 from fixtures_filters import blobs, moved, unchecked
 
@@ -67,6 +67,11 @@ def test_copies_of_an_image_do_not_hide_it_from_itself() -> None:
 
 
 @pytest.mark.parametrize("rule", ["plurality", "majority"])
+def test_copies_of_another_label_count_as_neighbors() -> None:
+    features, labels = torch.tensor([[1.0], [1.0], [8.0], [9.0]]), torch.tensor([0, 1, 2, 2])
+    assert DeepKnn(1, rule="majority")(features, labels, Key(0)).tolist() == [2, 3]
+
+
 def test_collisions_are_removed_and_little_else(rule: Rule) -> None:
     features, labels = blobs((60, 60, 60), 8.0, Key(1))
     poisoned, rows = moved(features, labels, 9, label=1, to=2)
@@ -90,6 +95,9 @@ def test_numbers_of_neighbors_follow_from_the_poisons() -> None:
     assert DeepKnn(poison_fraction=0.01).count(labels) == 21
     assert DeepKnn(poison_fraction=0.01, rule="majority").count(labels) == 20
     assert DeepKnn(poison_fraction=1e-9, rule="majority").count(labels) == 1
+    assert (
+        DeepKnn(poison_fraction=55 / 300).count(np.zeros(300, dtype=np.int64)) == 111
+    )  # 2 (55 / 300) 300 is rounded to just below 110
     assert DeepKnn(7, poison_fraction=0.5).count(labels) == 7
 
 
@@ -108,7 +116,9 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 def test_more_neighbors_than_images_are_refused() -> None:
     features, labels = blobs((5, 5), 3.0, Key(0))
-    with pytest.raises(ValueError, match=r"^11 nearest neighbors .* 10 images have at most 10 \(each counts as its own\); give fewer"):
+    with pytest.raises(
+        ValueError, match=r"^11 nearest neighbors .* 10 images have at most 10 \(each counts as its own\); give fewer"
+    ):
         DeepKnn(11)(features, labels, Key(0))
     with pytest.raises(ValueError, match=r"^10 nearest neighbors .* 10 images have at most 9 others; give fewer"):
         DeepKnn(10, rule="majority")(features, labels, Key(0))

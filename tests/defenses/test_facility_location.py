@@ -70,6 +70,13 @@ def test_copies_need_no_medoid_of_their_own() -> None:
     assert owner.tolist() == [1, 0, 1, 0, 0]
 
 
+def test_points_between_two_medoids_belong_to_the_earlier_one() -> None:
+    points = torch.tensor([[2.0]] * 4 + [[-2.0]] * 5 + [[0.0]])
+    medoids, owner = greedy_medoids(points, 2)
+    assert medoids.tolist() == [4, 0]
+    assert owner.tolist() == [1] * 4 + [0] * 6
+
+
 @pytest.mark.parametrize("count", [0, 4])
 def test_counts_out_of_range_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=rf"^{count} medoids of 3 points; give 1 to 3$"):

@@ -6,7 +6,7 @@ from torch import nn
 
 from certidote.data.tiny import tiny
 from certidote.defenses.deep_knn import DeepKnn
-from certidote.defenses.filtered import FilteredTrainer, Removal, check_classes_left, in_blocks, removal
+from certidote.defenses.filtered import FilteredTrainer, check_classes_left, in_blocks
 from certidote.defenses.plain import PlainTraining
 from certidote.streams import ROW_BLOCK, Key
 from certidote.training.extractor import ConvExtractor
@@ -137,28 +137,18 @@ def test_filters_that_delete_a_class_are_refused_with_the_count() -> None:
     labels = torch.tensor([0, 0, 2, 2, 2, 5])
     check_classes_left(labels, torch.tensor([0, 3, 5]), "f")
     with pytest.raises(
-        ValueError, match=r"^the filter 'f' would remove all 3 images of class 2 \(4 of 6 images in all\), and nothing could be learned"
+        ValueError,
+        match=r"^the filter 'f' would remove all 3 images of class 2 \(4 of 6 images in all\), and nothing could be learned",
     ):
         check_classes_left(labels, torch.tensor([1, 5]), "f")
     with pytest.raises(ValueError, match=r"all 2 images of class 0 and all of 2 other classes \(6 of 6 images in all\)"):
         check_classes_left(labels, torch.tensor([], dtype=torch.int64), "f")
     view = digit_views(1, rows=60)[0]
     threes = (view.labels == 3).nonzero().flatten().tolist()
-    with pytest.raises(ValueError, match=rf"^the filter 'all but' would remove all {len(threes)} images of class 3 \({len(threes)} of 60"):
+    with pytest.raises(
+        ValueError, match=rf"^the filter 'all but' would remove all {len(threes)} images of class 3 \({len(threes)} of 60"
+    ):
         FilteredTrainer(trainer_for(MLP), KeepAllBut(threes)).fit([view], keys(1), COMMON)
-
-
-def test_removals_are_counted_with_poison_as_positive() -> None:
-    found = removal(torch.tensor([0, 1, 2, 5, 8, 9]), 10, torch.tensor([1, 3, 4]))
-    assert found == Removal(removed_poisons=2, removed_clean=2, kept_poisons=1, kept_clean=5)
-    assert (found.precision, found.recall) == (0.5, 2 / 3)
-    everything = removal(torch.arange(4), 4, torch.tensor([], dtype=torch.int64))
-    assert (everything.precision, everything.recall) == (None, None)
-    assert everything.to_json()["kept_clean"] == 4
-    with pytest.raises(ValueError, match=r"^poisoned rows 1 to 4, but 4 images have rows 0 to 3$"):
-        removal(torch.arange(4), 4, torch.tensor([1, 4]))
-    with pytest.raises(ValueError, match=r"^1 kept rows are given twice; give each row once$"):
-        removal(torch.tensor([1, 2, 1]), 4, torch.tensor([1]))
 
 
 def test_features_are_made_a_block_at_a_time() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from certidote.defenses.filtered import removal
+from certidote.defenses.removals import removal
 from certidote.defenses.spectral import SpectralSignatures, outlier_scores
 from certidote.streams import Key
 from fixtures_filters import blobs, moved
@@ -53,6 +53,13 @@ def test_half_as_many_again_as_poisons_are_removed_of_every_class() -> None:
     features, labels = blobs((60, 40), 3.0, Key(0))
     kept = SpectralSignatures(0.02)(features, labels, Key(0))
     assert torch.bincount(labels[kept]).tolist() == [57, 37]
+    features, labels = blobs((120, 80), 3.0, Key(0))
+    kept = SpectralSignatures(0.15)(features, labels, Key(0))  # 1.5 * 0.15 * 200 is rounded to just below 45
+    assert torch.bincount(labels[kept]).tolist() == [75, 35]
+
+
+def test_images_of_another_class_stand_out() -> None:
+    features, labels = blobs((60, 40), 3.0, Key(0))
     far, rows = moved(features, labels, 2, label=0, to=1)
     assert removal(SpectralSignatures(0.02)(far, labels, Key(0)), 100, rows).recall == 1
 

@@ -10,7 +10,6 @@ Source: the protocol of Geiping et al. (2021), Witches' Brew, and of the filters
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -95,57 +94,6 @@ class FilteredTrainer:
             return [_at_layer(extractor, self.features)] * len(views)
         stack = self.trainer.fit(views, [key / "for the filter" for key in keys], common / "for the filter")
         return [_at_layer(stack.member(place), self.features) for place in range(len(views))]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What a filter did, where it is known which images are poisons. Positive means poison."""
-
-    removed_poisons: int
-    removed_clean: int
-    kept_poisons: int
-    kept_clean: int
-
-    @property
-    def precision(self) -> float | None:
-        """Share of poisons among the removed images; None if none were removed."""
-        removed = self.removed_poisons + self.removed_clean
-        return self.removed_poisons / removed if removed else None
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the poisons that were removed; None if there are none."""
-        poisons = self.removed_poisons + self.kept_poisons
-        return self.removed_poisons / poisons if poisons else None
-
-    def to_json(self) -> Json:
-        return {
-            "removed_poisons": self.removed_poisons,
-            "removed_clean": self.removed_clean,
-            "kept_poisons": self.kept_poisons,
-            "kept_clean": self.kept_clean,
-            "precision": self.precision,
-            "recall": self.recall,
-        }
-
-
-def removal(kept: Int64[Tensor, "kept"], images: int, poisons: Int64[Tensor, "p"]) -> Removal:
-    """Compare what was kept of so many images with the true rows of the poisons.
-
-    Raises: ValueError if a row does not exist or is given twice.
-    """
-    marks = []
-    for name, rows in (("kept", kept), ("poisoned", poisons)):
-        mark = torch.zeros(images, dtype=torch.bool)
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < images:
-            raise ValueError(f"{name} rows {int(rows.min())} to {int(rows.max())}, but {images} images have rows 0 to {images - 1}")
-        mark[rows.cpu()] = True
-        if int(mark.sum()) != len(rows):
-            raise ValueError(f"{len(rows) - int(mark.sum())} {name} rows are given twice; give each row once")
-        marks.append(mark)
-    stay, bad = marks
-    counts = (~stay & bad, ~stay & ~bad, stay & bad, stay & ~bad)
-    return Removal(*(int(mark.sum()) for mark in counts))
 
 
 def in_blocks(features: FeaturesOf, images: Images) -> Float[Tensor, "n d"]:
