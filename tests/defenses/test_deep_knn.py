@@ -66,12 +66,12 @@ def test_copies_of_an_image_do_not_hide_it_from_itself() -> None:
         assert DeepKnn(k, rule="majority")(features, labels, Key(0)).tolist() == list(range(6))
 
 
-@pytest.mark.parametrize("rule", ["plurality", "majority"])
 def test_copies_of_another_label_count_as_neighbors() -> None:
     features, labels = torch.tensor([[1.0], [1.0], [8.0], [9.0]]), torch.tensor([0, 1, 2, 2])
     assert DeepKnn(1, rule="majority")(features, labels, Key(0)).tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("rule", ["plurality", "majority"])
 def test_collisions_are_removed_and_little_else(rule: Rule) -> None:
     features, labels = blobs((60, 60, 60), 8.0, Key(1))
     poisoned, rows = moved(features, labels, 9, label=1, to=2)
