@@ -8,7 +8,7 @@ import torch
 
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
-from certidote.defenses.catalogue import DEFENSES, Setting
+from certidote.defenses.catalogue import DEFENSES, FACTS, Setting
 from certidote.defenses.plain import PlainTraining
 from certidote.diffusion.closed_form import Identity
 from certidote.engine.jobs import Job, Payload, work
@@ -16,7 +16,9 @@ from certidote.scenarios.assembled import assembled
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
 from certidote.scenarios.trials import PairedTrainer, Trials, outcomes, paired, questions
-from certidote.streams import Key
+from certidote.streams import Key, torch_seeded
+from certidote.training.extractor import ConvExtractor
+from certidote.training.head import HeadTrainer
 from certidote.training.pooled import trainer_for
 from certidote.training.recipe import Recipe
 from certidote.types import (
@@ -146,7 +148,8 @@ def test_questions_refuse_other_test_images() -> None:
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_of_the_catalogue(name: str) -> None:
-    sigma = None if name == "none" else 0.2
+    noisy = name in ("denoise", "noise")
+    sigma = 0.2 if noisy else None
     setting = Setting(lambda _: Identity(), sigma, 2, "cpu")
     scheme, trainer = DEFENSES[name](TRAINER, setting)
     assert isinstance(scheme, Scheme)
@@ -157,7 +160,7 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
     views = [scheme.view(data, member, Key(0) / "members" / member) for member in (0, 1, 0)]
     assert TRAIN.digest() == digest
     assert torch.equal(views[0].images, views[2].images)
-    assert torch.equal(views[0].images, views[1].images) == (name == "none")
+    assert torch.equal(views[0].images, views[1].images) != noisy
     assert torch.equal(views[0].labels, TRAIN.labels)
     assert isinstance(scheme.describe(), dict)
     assert not hasattr(scheme.certify(ballots(np.zeros((2, 3), dtype=np.uint8))), "radii")
@@ -167,6 +170,31 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
     else:
         with pytest.raises(ValueError, match="adds no noise; leave it out"):
             DEFENSES[name](TRAINER, replace(setting, sigma=0.1))
+    assert all(vars(FACTS[name]).values())
+
+
+def test_every_defense_trains_from_scratch_and_heads() -> None:
+    """Two models each, on what a scheme shows them; a description tells one defense from another, and the images stay as they were."""
+    data = tiny(20, 3, (1, 8, 8), Key(0) / "more")
+    with torch_seeded(Key(0) / "extractor"):
+        extractor = ConvExtractor((1, 8, 8), 3, 0.5, 0.3).eval().requires_grad_(False)
+    scratch = trainer_for(Recipe(architecture="mlp-128", epochs=6, batch_size=20, learning_rate=0.2))
+    for victims in (scratch, HeadTrainer(extractor, epochs=6, batch_size=20)):
+        told = []
+        for name, make in DEFENSES.items():
+            setting = Setting(lambda _: Identity(), 0.05 if name in ("denoise", "noise") else None, 2, "cpu", 2 / 60)
+            scheme, trainer = make(victims, setting)
+            keys = [Key(0) / "members" / member for member in range(2)]
+            views = [scheme.view(Untrusted(data), member, key) for member, key in enumerate(keys)]
+            before = [view.images.clone() for view in views]
+            stack = trainer.fit(views, keys, Key(0) / "common")
+            right = (stack(data.pixels()).argmax(2) == data.labels).double().mean(1)
+            assert not stack.failed.any(), name
+            assert float(right.min()) > 0.9, name
+            assert all(torch.equal(view.images, images) for view, images in zip(views, before, strict=True))
+            told.append(repr(trainer.describe()))
+        assert len(set(told)) == len(DEFENSES) - 2  # "none", "denoise" and "noise" train alike
+    assert list(FACTS) == list(DEFENSES)
 
 
 def test_replaced_rows_are_what_an_attacker_leaves() -> None:

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from certidote.types import ImageDataset, Progress, Trainer
 
 
+DEFENSE_HELP = (
+    "none, denoise (noise and denoise once), noise (noise only), or a filter of images: deep-knn, deep-knn-majority, spectral, "
+    "activation-clustering, epic"
+)
+
+
 @dataclass(frozen=True)
 class Replayed:
     """What `replay` found: replay.json as a dict, the same in plain words, and where it lies."""
@@ -41,7 +47,7 @@ def replay(
     data: Data,
     *,
     out: Annotated[Path, typer.Option(help="run directory; the same command goes on with an interrupted run")],
-    defense: Annotated[str, typer.Option(help="none, denoise (noise and denoise once) or noise (noise only)")] = "none",
+    defense: Annotated[str, typer.Option(help=DEFENSE_HELP)] = "none",
     sigma: Annotated[float | None, typer.Option(help="noise std of the defense, [0, 1] pixel units; default: 0.25")] = None,
     denoiser: DenoiserName = "auto",
     models: Annotated[int, typer.Option(help="models that vote in each defended classifier")] = 1,
@@ -96,7 +102,8 @@ def replay(
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
 
-    scheme, trainer = make_defense(trainer, Setting(named, sigma, models, device))
+    share = chosen.budget.num_poisons / len(train_set)
+    scheme, trainer = make_defense(trainer, Setting(named, sigma, models, device, share))
     played = Trials(chosen, scheme)
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
     back_end = nullcontext(pool) if pool is not None else Pool(workers, timeout, device)
