@@ -9,12 +9,15 @@ import torch
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
 from certidote.defenses.catalogue import DEFENSES, FACTS, Setting
+from certidote.defenses.filtered import FilteredTrainer
 from certidote.defenses.plain import PlainTraining
+from certidote.defenses.removals import removal
 from certidote.diffusion.closed_form import Identity
 from certidote.engine.jobs import Job, Payload, work
 from certidote.scenarios.assembled import assembled
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
+from certidote.scenarios.removed import Asked, removed_of_trial
 from certidote.scenarios.trials import PairedTrainer, Trials, outcomes, paired, questions
 from certidote.streams import Key, torch_seeded
 from certidote.training.extractor import ConvExtractor
@@ -35,6 +38,7 @@ from certidote.types import (
     Trigger,
     Untrusted,
 )
+from fixtures_filters import KeepAllBut
 
 TRAIN, TEST = (tiny(10, 3, (1, 8, 8), Key(0) / split) for split in ("train", "test"))
 TRAINER = trainer_for(Recipe(architecture="mlp-128", epochs=1, learning_rate=0.1))
@@ -171,6 +175,34 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
         with pytest.raises(ValueError, match="adds no noise; leave it out"):
             DEFENSES[name](TRAINER, replace(setting, sigma=0.1))
     assert all(vars(FACTS[name]).values())
+
+
+class LowestGo(KeepAllBut):
+    """Removes the fifth of the images with the smallest features, and remembers what it kept."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.kept: list[list[int]] = []
+
+    def __call__(self, features: torch.Tensor, labels: torch.Tensor, key: Key) -> torch.Tensor:
+        sizes = features.sum(1)
+        rows = (sizes > sizes.quantile(0.2)).nonzero().flatten()
+        self.kept.append(rows.tolist())
+        return rows
+
+
+def test_what_a_filter_removed_is_asked_with_the_coins_of_the_victims() -> None:
+    """Two models in each arm: members 2 and 6 are the first poisoned ones of their trials."""
+    keep, data, key = LowestGo(), Untrusted(TRAIN), Key(3)
+    trials, trainer = Trials(targets(), PlainTraining(2)), PairedTrainer(FilteredTrainer(TRAINER, keep), 2)
+    work(Payload(trials, trainer, data, TEST.images, key), Job(0, 8))
+    for trial, member in ((1, 6), (0, 2)):
+        number, found = removed_of_trial(Asked(trials, trainer, data, key), trial)
+        assert number == trial
+        assert keep.kept[-1] == keep.kept[member]
+        poisons = trials.pack.poisons[trial].indices
+        assert found == removal(torch.tensor(keep.kept[member]), 30, poisons)
+        assert keep.kept.count(keep.kept[member]) == 2  # no other member's
 
 
 def test_every_defense_trains_from_scratch_and_heads() -> None:

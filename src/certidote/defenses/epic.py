@@ -66,7 +66,7 @@ class Epic:
         if not errors.isfinite().all():
             return kept
         left = kept.clone()
-        for label in labels[kept].unique().tolist():
+        for label in sorted(set(labels[kept].tolist())):
             rows = (kept & (labels == label)).nonzero().flatten()
             _, owner = greedy_medoids(errors[rows], max(1, round(self.subset * len(rows))))
             left[rows] = torch.bincount(owner)[owner] > 1

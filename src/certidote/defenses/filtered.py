@@ -68,7 +68,7 @@ class FilteredTrainer:
 
         Args and errors as `fit`.
         """
-        kept = []
+        kept: list[Tensor | None] = []
         for view, key, features in zip(views, keys, self._features(views, keys, common), strict=True):
             seen = in_blocks(features, view.images)
             if not seen.isfinite().all():

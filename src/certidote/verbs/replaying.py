@@ -154,8 +154,29 @@ def _run(
             "numerics": [part.numerics for part in ledger.parts()],
             "command": command_line(),
             "versions": versions(),
+            **_removed(played, trainer, untrusted, ledger.key(seed), pool, progress),
         }
     return replay_record(played.pack, asked, outcomes(played, asked, ballots), about)
+
+
+def _removed(played: Any, trainer: Any, data: Any, key: Any, pool: Any, progress: Any) -> dict[str, Any]:
+    """What the defense's filter removed of each trial's poisoned set, if it has one."""
+    from certidote.defenses.removals import filters
+    from certidote.engine.local import Pool
+    from certidote.results.replay import removals_record
+    from certidote.scenarios.removed import Asked, removed_of_trial
+    from certidote.types import Silent
+
+    if not filters(trainer.trainer):
+        return {}
+    back_end = pool if isinstance(pool, Pool) else Pool(0, device=played.device)
+    progress, number, found = progress or Silent(), len(played.pack), {}
+    progress.start("what the filter removed", number, unit="trials")
+    for some in back_end.each(removed_of_trial, Asked(played, trainer, data, key), range(number)):
+        found |= dict(some)
+        progress.advance(len(some))
+    progress.finish()
+    return {"filter": removals_record([found[trial] for trial in range(number)])}
 
 
 def _recorded(out: Path, record: dict[str, Any], data: Any, test: Any, pack: Path, defense: str) -> Replayed:
