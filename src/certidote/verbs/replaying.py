@@ -170,7 +170,8 @@ def _removed(played: Any, trainer: Any, data: Any, key: Any, pool: Any, progress
     if not filters(trainer.trainer):
         return {}
     back_end = pool if isinstance(pool, Pool) else Pool(0, device=played.device)
-    progress, number, found = progress or Silent(), len(played.pack), {}
+    progress, number = progress or Silent(), len(played.pack)
+    found: dict[int, Any] = {}
     progress.start("what the filter removed", number, unit="trials")
     for some in back_end.each(removed_of_trial, Asked(played, trainer, data, key), range(number)):
         found |= dict(some)
