@@ -91,11 +91,12 @@ def spectral(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
 
 
 def activation_clustering(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
-    """Models that train on images outside clusters of features that belong to another class by their middle.
+    """Models that train on images outside small clusters of features that are clearly apart from the rest of their class.
 
-    Of all rules and reductions this one was best on digits: the others remove many clean images and no more poisons that matter.
+    Chosen on digits among all rules and reductions: it alone finds label-consistent backdoors without half of the clean images, and
+    is no worse than the others on colliding features; "distance" costs no clean images, but never sees a backdoor.
     """
-    return _as_they_are("activation-clustering", setting), FilteredTrainer(trainer, ActivationClustering("distance", "pca"))
+    return _as_they_are("activation-clustering", setting), FilteredTrainer(trainer, ActivationClustering("silhouette", "pca"))
 
 
 def epic(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
