@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 
 from certidote.defenses.deep_knn import DeepKnn, Rule
 from certidote.defenses.removals import removal
@@ -45,6 +46,19 @@ def test_rows_beyond_one_block_are_their_own_neighbors_too() -> None:
         near = labels[apart.argsort(dim=1)[:, :3]]
         expected = (near.sum(1) >= 2) == labels.bool()
         assert np.array_equal(np.isin(some, kept), expected.numpy()[some])
+
+
+def test_a_block_of_rows_is_asked_about_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real = [], NearestNeighbors.kneighbors
+
+    def counted(index: NearestNeighbors, rows: np.ndarray, **options: Any) -> np.ndarray:
+        asked.append(len(rows))
+        return real(index, rows, **options)
+
+    monkeypatch.setattr(NearestNeighbors, "kneighbors", counted)
+    features, labels = blobs((ROW_BLOCK, 76), 2.0, Key(0), width=3)
+    DeepKnn(3)(features, labels, Key(0))
+    assert asked == [ROW_BLOCK, 76]
 
 
 def test_an_image_alone_with_itself_always_stays() -> None:

@@ -36,17 +36,20 @@ def test_lazy_is_greedy(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gains_are_not_looked_at_more_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lazy evaluation: of 300 points, 60 medoids; looking at all every time would compute 60 times 300 columns of distances."""
-    columns = 0
+    columns = most = 0
     real = facility_location._apart
 
     def counted(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        nonlocal columns
-        columns += len(rows)
-        return real(points, rows)
+        nonlocal columns, most
+        columns, found = columns + len(rows), real(points, rows)
+        most = max(most, found.numel())
+        return found
 
     monkeypatch.setattr(facility_location, "_apart", counted)
+    monkeypatch.setattr(facility_location, "BLOCK_NUMBERS", 4_000)
     greedy_medoids(torch.from_numpy((Key(0) / "points").numpy().normal(size=(300, 2))), 60)
     assert columns < 0.35 * 60 * 300
+    assert most <= 4_000  # all distances would be 90,000 numbers
 
 
 @pytest.mark.parametrize("seed", range(10))

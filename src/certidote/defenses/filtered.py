@@ -77,7 +77,7 @@ class FilteredTrainer:
                     continue
                 raise ValueError("features of some images are not finite; give the filter another layer, or another extractor")
             rows = self.keep(seen, view.labels, key / "filter")
-            check_classes_left(view.labels, rows, self.keep.describe()["filter"])
+            check_classes_left(view.labels, rows, str(self.keep.describe().get("filter", type(self.keep).__name__)))
             kept.append(rows)
         return kept
 
