@@ -8,15 +8,20 @@ import torch
 
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
-from certidote.defenses.catalogue import DEFENSES, Setting
+from certidote.defenses.catalogue import DEFENSES, FACTS, Setting
+from certidote.defenses.filtered import FilteredTrainer
 from certidote.defenses.plain import PlainTraining
+from certidote.defenses.removals import removal
 from certidote.diffusion.closed_form import Identity
 from certidote.engine.jobs import Job, Payload, work
 from certidote.scenarios.assembled import assembled
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
+from certidote.scenarios.removed import Asked, removed_of_trial
 from certidote.scenarios.trials import PairedTrainer, Trials, outcomes, paired, questions
-from certidote.streams import Key
+from certidote.streams import Key, torch_seeded
+from certidote.training.extractor import ConvExtractor
+from certidote.training.head import HeadTrainer
 from certidote.training.pooled import trainer_for
 from certidote.training.recipe import Recipe
 from certidote.types import (
@@ -33,6 +38,7 @@ from certidote.types import (
     Trigger,
     Untrusted,
 )
+from fixtures_filters import KeepAllBut
 
 TRAIN, TEST = (tiny(10, 3, (1, 8, 8), Key(0) / split) for split in ("train", "test"))
 TRAINER = trainer_for(Recipe(architecture="mlp-128", epochs=1, learning_rate=0.1))
@@ -150,7 +156,8 @@ def test_questions_refuse_other_test_images() -> None:
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_of_the_catalogue(name: str) -> None:
-    sigma = None if name == "none" else 0.2
+    noisy = name in ("denoise", "noise")
+    sigma = 0.2 if noisy else None
     setting = Setting(lambda _: Identity(), sigma, 2, "cpu")
     scheme, trainer = DEFENSES[name](TRAINER, setting)
     assert isinstance(scheme, Scheme)
@@ -161,7 +168,7 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
     views = [scheme.view(data, member, Key(0) / "members" / member) for member in (0, 1, 0)]
     assert TRAIN.digest() == digest
     assert torch.equal(views[0].images, views[2].images)
-    assert torch.equal(views[0].images, views[1].images) == (name == "none")
+    assert torch.equal(views[0].images, views[1].images) != noisy
     assert torch.equal(views[0].labels, TRAIN.labels)
     assert isinstance(scheme.describe(), dict)
     assert not hasattr(scheme.certify(ballots(np.zeros((2, 3), dtype=np.uint8))), "radii")
@@ -171,6 +178,59 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
     else:
         with pytest.raises(ValueError, match="adds no noise; leave it out"):
             DEFENSES[name](TRAINER, replace(setting, sigma=0.1))
+    assert all(vars(FACTS[name]).values())
+
+
+class LowestGo(KeepAllBut):
+    """Removes the fifth of the images with the smallest features, and remembers what it kept."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.kept: list[list[int]] = []
+
+    def __call__(self, features: torch.Tensor, labels: torch.Tensor, key: Key) -> torch.Tensor:
+        sizes = features.sum(1)
+        rows = (sizes > sizes.quantile(0.2)).nonzero().flatten()
+        self.kept.append(rows.tolist())
+        return rows
+
+
+def test_what_a_filter_removed_is_asked_with_the_coins_of_the_victims() -> None:
+    """Two models in each arm: members 2 and 6 are the first poisoned ones of their trials."""
+    keep, data, key = LowestGo(), Untrusted(TRAIN), Key(3)
+    trials, trainer = Trials(targets(), PlainTraining(2)), PairedTrainer(FilteredTrainer(TRAINER, keep), 2)
+    work(Payload(trials, trainer, data, TEST.images, key), Job(0, 8))
+    for trial, member in ((1, 6), (0, 2)):
+        number, found = removed_of_trial(Asked(trials, trainer, data, key), trial)
+        assert number == trial
+        assert keep.kept[-1] == keep.kept[member]
+        poisons = trials.pack.poisons[trial].indices
+        assert found == removal(torch.tensor(keep.kept[member]), 30, poisons)
+        assert keep.kept.count(keep.kept[member]) == 2  # no other member's
+
+
+def test_every_defense_trains_from_scratch_and_heads() -> None:
+    """Two models each, on what a scheme shows them; a description tells one defense from another, and the images stay as they were."""
+    data = tiny(20, 3, (1, 8, 8), Key(0) / "more")
+    with torch_seeded(Key(0) / "extractor"):
+        extractor = ConvExtractor((1, 8, 8), 3, 0.5, 0.3).eval().requires_grad_(False)
+    scratch = trainer_for(Recipe(architecture="mlp-128", epochs=6, batch_size=20, learning_rate=0.2))
+    for victims in (scratch, HeadTrainer(extractor, epochs=6, batch_size=20)):
+        told = []
+        for name, make in DEFENSES.items():
+            setting = Setting(lambda _: Identity(), 0.05 if name in ("denoise", "noise") else None, 2, "cpu", 2 / 60)
+            scheme, trainer = make(victims, setting)
+            keys = [Key(0) / "members" / member for member in range(2)]
+            views = [scheme.view(Untrusted(data), member, key) for member, key in enumerate(keys)]
+            before = [view.images.clone() for view in views]
+            stack = trainer.fit(views, keys, Key(0) / "common")
+            right = (stack(data.pixels()).argmax(2) == data.labels).double().mean(1)
+            assert not stack.failed.any(), name
+            assert float(right.min()) > 0.9, name
+            assert all(torch.equal(view.images, images) for view, images in zip(views, before, strict=True))
+            told.append(repr(trainer.describe()))
+        assert len(set(told)) == len(DEFENSES) - 2  # "none", "denoise" and "noise" train alike
+    assert list(FACTS) == list(DEFENSES)
 
 
 def test_replaced_rows_are_what_an_attacker_leaves() -> None:

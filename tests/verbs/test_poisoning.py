@@ -373,6 +373,30 @@ def test_defenses_see_the_poisons_and_pairs_share_their_noise(pack: Path, tmp_pa
         assert noise[0] == noise[1] != noise[2] == noise[3]
 
 
+@pytest.mark.parametrize("defense", ["deep-knn", "deep-knn-majority", "spectral", "activation-clustering", "epic"])
+def test_filters_say_what_they_removed(pack: Path, tmp_path: Path, defense: str) -> None:
+    """Two trials, with 10 poisons each; and the same command again gives the same record."""
+    options = {"out": tmp_path / "run", "defense": defense, "trials": 2, "seed": 2, "dtype": "float32"}
+    found = verbs.replay(pack, "digits-5-9", workers=0, **options)
+    total, images = found.record["filter"], found.record["data"]["images"]
+    assert total["removed_poisons"] + total["kept_poisons"] == 20
+    assert total["removed_clean"] + total["kept_clean"] == 2 * images - 20
+    assert len(total["trials"]) == 2
+    assert total["removed_poisons"] == sum(trial["removed_poisons"] for trial in total["trials"])
+    if defense.startswith("deep-knn"):
+        assert total["recall"] > 0.6
+        assert found.record["victims"]["filter"]["poison_fraction"] == 10 / images
+    assert any(line.startswith(f"the filter removed {total['removed_poisons']} of 20 poisons and ") for line in found.lines)
+    before = (found.out / "replay.json").read_bytes()
+    verbs.replay(pack, "digits-5-9", workers=1, **options)
+    assert json.loads((found.out / "replay.json").read_bytes())["filter"] == json.loads(before)["filter"]
+
+
+def test_only_filters_say_what_they_removed(replayed: verbs.Replayed) -> None:
+    assert "filter" not in replayed.record
+    assert not any("filter" in line for line in replayed.lines)
+
+
 def ballots_of(ledger: Ledger) -> Ballots:
     return ledger.ballots(len(load_some_digits(range(5, 10), "test")) + 2, 5, provenance(ledger, None))
 

@@ -7,8 +7,14 @@ what it does to training in the trainer it returns; most return the one they wer
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from certidote.defenses.activation_clustering import ActivationClustering
+from certidote.defenses.deep_knn import DeepKnn, Rule
+from certidote.defenses.epic import Epic, epic_trainer
+from certidote.defenses.filtered import FilteredTrainer
 from certidote.defenses.one_shot import OneShot
 from certidote.defenses.plain import PlainTraining
+from certidote.defenses.spectral import SpectralSignatures
+from certidote.training.head import HeadTrainer
 from certidote.types import Denoiser, Scheme, Trainer
 
 
@@ -21,12 +27,15 @@ class Setting:
         sigma: noise std, [0, 1] pixel units; None if the user gave none.
         members: models that vote.
         device: where they are trained.
+        poison_fraction: upper bound on the share of poisons in the training set, for defenses that ask for one. A replay gives the
+            true one, which no defender knows: it makes them as strong as they can be.
     """
 
     denoiser: Callable[[str], Denoiser]
     sigma: float | None
     members: int
     device: str
+    poison_fraction: float = 0.01
 
 
 DefenseMaker = Callable[[Trainer, Setting], tuple[Scheme, Trainer]]
@@ -34,11 +43,26 @@ DefenseMaker = Callable[[Trainer, Setting], tuple[Scheme, Trainer]]
 DEFAULT_SIGMA = 0.25
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a list of defenses says about one.
+
+    Attributes:
+        threat_model: what it is meant to resist.
+        certificate: what it can prove; "none" where nothing.
+        cost: relative to one plain training.
+        source: who proposed it.
+    """
+
+    threat_model: str
+    certificate: str
+    cost: str
+    source: str
+
+
 def no_defense(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that train on the images as they are."""
-    if setting.sigma is not None:
-        raise ValueError(f"sigma={setting.sigma:g} was given, but the defense 'none' adds no noise; leave it out")
-    return PlainTraining(setting.members, setting.device), trainer
+    return _as_they_are("none", setting), trainer
 
 
 def denoise(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -51,11 +75,90 @@ def noise(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     return OneShot(setting.denoiser("none"), _sigma(setting), setting.members, setting.device), trainer
 
 
+def deep_knn(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on images whose label most of their neighbors have."""
+    return _deep_knn("deep-knn", "plurality", trainer, setting)
+
+
+def deep_knn_majority(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on images whose label at least half of their neighbors have."""
+    return _deep_knn("deep-knn-majority", "majority", trainer, setting)
+
+
+def spectral(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on images that do not stand out along the main direction of their class's features."""
+    return _as_they_are("spectral", setting), FilteredTrainer(trainer, SpectralSignatures(setting.poison_fraction))
+
+
+def activation_clustering(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on images outside small clusters of features that are clearly apart from the rest of their class.
+
+    Chosen on digits among all rules and reductions: it alone finds label-consistent backdoors without half of the clean images, and
+    is no worse than the others on colliding features; "distance" costs no clean images, but never sees a backdoor.
+    """
+    return _as_they_are("activation-clustering", setting), FilteredTrainer(trainer, ActivationClustering("silhouette", "pca"))
+
+
+def epic(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that drop images with gradients of their own as they learn; heads judge in every epoch, as the original does there."""
+    judged = Epic(0.2, start=1, every=1) if isinstance(trainer, HeadTrainer) else Epic(0.2)
+    return _as_they_are("epic", setting), epic_trainer(trainer, judged)
+
+
 DEFENSES: dict[str, DefenseMaker] = {
     "none": no_defense,
     "denoise": denoise,
     "noise": noise,
+    "deep-knn": deep_knn,
+    "deep-knn-majority": deep_knn_majority,
+    "spectral": spectral,
+    "activation-clustering": activation_clustering,
+    "epic": epic,
 }
+
+FACTS: dict[str, Facts] = {
+    "none": Facts("nothing", "none", "1", "-"),
+    "denoise": Facts(
+        "changed pixels of training images", "none for few models; l2 radius over the training set with certidote certify",
+        "1 for each model, and one denoiser call for each image", "Carlini et al. 2023, on training images",
+    ),
+    "noise": Facts(
+        "changed pixels of training images", "none for few models; l2 radius over the training set with certidote certify",
+        "1 for each model", "Weber et al. 2023 (RAB), without noise on test images",
+    ),
+    "deep-knn": Facts(
+        "poisons whose features lie among those of another class", "none", "2, and n^2 distances; 1 and these for heads",
+        "Peri et al. 2020, section 3",
+    ),
+    "deep-knn-majority": Facts(
+        "poisons whose features lie among those of another class", "none", "2, and n^2 distances; 1 and these for heads",
+        "Geiping et al. 2021 (Witches' Brew), its code",
+    ),
+    "spectral": Facts(
+        "poisons that share a direction in feature space", "none", "2, and an eigenvector for each class; 1 and these for heads",
+        "Tran et al. 2018, algorithm 1",
+    ),
+    "activation-clustering": Facts(
+        "poisons that form a cluster of their own in feature space", "none", "2, and 2-means for each class; 1 and these for heads",
+        "Chen et al. 2019, algorithm 2",
+    ),
+    "epic": Facts(
+        "targeted poisons, alone in gradient space", "none", "1.1 to 1.3", "Yang et al. 2022, algorithm 1",
+    ),
+}  # fmt: skip
+"""By name, of every entry of `DEFENSES`."""
+
+
+def _deep_knn(name: str, rule: Rule, trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    keep = DeepKnn(poison_fraction=setting.poison_fraction, rule=rule)
+    return _as_they_are(name, setting), FilteredTrainer(trainer, keep)
+
+
+def _as_they_are(name: str, setting: Setting) -> Scheme:
+    """The view of defenses that do nothing to the images that they keep."""
+    if setting.sigma is not None:
+        raise ValueError(f"sigma={setting.sigma:g} was given, but the defense {name!r} adds no noise; leave it out")
+    return PlainTraining(setting.members, setting.device)
 
 
 def _sigma(setting: Setting) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from certidote.attacks.pack import PoisonPack
+from certidote.defenses.removals import Removal
 from certidote.results.summary import wilson
 from certidote.scenarios.trials import Questions, TrialOutcome
 from certidote.types import ImageDataset, Json, Target, Trigger
@@ -72,6 +73,24 @@ def _arm(rows: Sequence[Json]) -> Json:
     }
 
 
+def removals_record(removals: Sequence[Removal | None]) -> Json:
+    """What a filter removed, over all trials and for each; None where a trial's first victim diverged."""
+    known = [found for found in removals if found is not None]
+    names = ("removed_poisons", "removed_clean", "kept_poisons", "kept_clean")
+    total = Removal(*(sum(getattr(found, name) for found in known) for name in names))
+    return total.to_json() | {"trials": [None if found is None else found.to_json() for found in removals]}
+
+
+def _removals_line(total: Json) -> str:
+    poisons = total["removed_poisons"] + total["kept_poisons"]
+    clean = total["removed_clean"] + total["kept_clean"]
+    shares = ", ".join(f"{name} {total[name]:.1%}" for name in ("precision", "recall") if total[name] is not None)
+    return (
+        f"the filter removed {total['removed_poisons']} of {poisons} poisons and {total['removed_clean']} of {clean} clean images from "
+        f"the poisoned sets{f' ({shares})' if shares else ''}"
+    )
+
+
 def replay_lines(record: Json) -> list[str]:
     """The record in plain words."""
     words = []
@@ -83,6 +102,8 @@ def replay_lines(record: Json) -> list[str]:
         )
         if record["goal"] == "trigger":
             words[-1] += f"; {row['reached']:.1%} of images with the trigger get the adversarial class"
+    if "filter" in record:
+        words.append(_removals_line(record["filter"]))
     if record["results"]["control"]["successes"]:
         words.append("The control reaches a goal without any poison: that target was lost before the attack.")
     return words

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from certidote.adam import Adam
 from certidote.streams import Key, row_blocks
+from certidote.training.dropping import Dropping, output_errors
 from certidote.training.extractor import FrozenExtractor
 from certidote.types import Images, Json, Start, View
 
@@ -67,6 +68,7 @@ class HeadTrainer:
         learning_rate: float = 0.01,
         decay_epochs: tuple[int, ...] = (30, 45),
         stack_size: int = 32,
+        dropping: Dropping | None = None,
     ) -> None:
         """
         Args:
@@ -74,6 +76,7 @@ class HeadTrainer:
             epochs, batch_size, learning_rate: of Adam.
             decay_epochs: epochs from which the learning rate is a tenth of what it was.
             stack_size: members trained together; decides speed and memory, not results.
+            dropping: which images are left behind as a head learns; its batches become smaller by them. None is none.
         Raises: ValueError if the extractor is in train mode or a number is not positive.
         """
         if isinstance(extractor, nn.Module) and any(module.training for module in extractor.modules()):
@@ -87,9 +90,10 @@ class HeadTrainer:
         self.learning_rate = learning_rate
         self.decay_epochs = decay_epochs
         self.stack_size = stack_size
+        self.dropping = dropping
 
     def describe(self) -> Json:
-        return {
+        described: Json = {
             "trainer": "head",
             "extractor": self.extractor.digest(),
             "epochs": self.epochs,
@@ -97,6 +101,7 @@ class HeadTrainer:
             "learning_rate": self.learning_rate,
             "decay_epochs": list(self.decay_epochs),
         }
+        return described | (self.dropping.describe() if self.dropping is not None else {})
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> Heads:
         """One head for each view.
@@ -132,15 +137,35 @@ class HeadTrainer:
         parameters = torch.stack([_initial(key / "init", width, num_classes) for key in keys]).to(inputs)
         optimizer = Adam([parameters])
         first_row = torch.arange(members).unsqueeze(1) * rows
+        kept = torch.ones(members, rows, dtype=torch.bool, device=inputs.device)
         for epoch in range(self.epochs):
+            if self.dropping is not None and self.dropping.due(epoch, self.epochs):
+                kept = self._still_kept(inputs.view(members, rows, -1), labels, parameters, kept)
             rate = self.learning_rate * 0.1 ** sum(epoch >= decay for decay in self.decay_epochs)
             order = torch.stack([torch.from_numpy((key / "order" / epoch).numpy().permutation(rows)) for key in keys])
             for batch in torch.split((order + first_row).to(inputs.device), self.batch_size, dim=1):
                 seen = inputs.index_select(0, batch.flatten()).view(*batch.shape, -1)
                 error = torch.bmm(seen, parameters.transpose(1, 2)).softmax(2)
                 error -= wanted.index_select(0, batch.flatten()).view(*batch.shape, -1)
+                if self.dropping is not None:
+                    stay = kept.flatten()[batch]
+                    error *= stay.unsqueeze(2) * batch.shape[1] / stay.sum(1).clamp(min=1).view(-1, 1, 1)
                 optimizer.step([torch.bmm(error.transpose(1, 2), seen) / batch.shape[1]], rate)
         return parameters
+
+    def _still_kept(
+        self,
+        inputs: Float[Tensor, "m n d"],
+        labels: Int64[Tensor, "m n"],
+        parameters: Float[Tensor, "m c d"],
+        kept: Bool[Tensor, "m n"],
+    ) -> Bool[Tensor, "m n"]:
+        """What `dropping` leaves to each head as it is."""
+        assert self.dropping is not None
+        found = []
+        for seen, wanted, weights, so_far in zip(inputs, labels, parameters, kept, strict=True):
+            found.append(self.dropping.kept(output_errors(seen @ weights.T, wanted), wanted, so_far))
+        return torch.stack(found)
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from certidote.numerics import DType, sent, torch_dtype
-from certidote.streams import Key, torch_seeded
+from certidote.streams import Key, row_blocks, torch_seeded
 from certidote.training.augment import Augmentation
+from certidote.training.dropping import Dropping, output_errors, regrouped
 from certidote.training.models import MLPS, ModelStack, build
 from certidote.training.optimizer import Optimizer
 from certidote.training.own import is_own
@@ -101,6 +102,7 @@ class PooledTrainer:
         sources: str = "",
         loss: BatchLoss | None = None,
         warm: WarmStart | None = None,
+        dropping: Dropping | None = None,
     ) -> None:
         """
         Args:
@@ -111,6 +113,7 @@ class PooledTrainer:
             sources: digest of the sources of an architecture of the user's own, from `own.check_model`.
             loss: what each step decreases; None is the plain cross-entropy.
             warm: weights that every member starts from; then `start` is what these are.
+            dropping: which images are left behind as a member learns; None is none.
         Raises: ValueError if stack_size is below 1.
         """
         if stack_size < 1:
@@ -123,6 +126,7 @@ class PooledTrainer:
         self.warm = warm
         self.sources = sources
         self.loss = loss or CrossEntropy()
+        self.dropping = dropping
 
     def describe(self) -> Json:
         described: Json = {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
@@ -130,7 +134,7 @@ class PooledTrainer:
             described |= {"start": self.start, "architecture_sources": self.sources}
         if self.warm is not None:
             described |= {"start": self.start, "initial_weights": self.warm.digest()}
-        return described | self.loss.describe()
+        return described | self.loss.describe() | (self.dropping.describe() if self.dropping is not None else {})
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> ModelStack:
         """One model for each view.
@@ -165,15 +169,28 @@ class PooledTrainer:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         learner, optimizer = Learner(model, self.dtype, self.recipe), Optimizer(parameters, self.recipe)
         steps = sent(torch.stack(batches(self.recipe, len(view.labels), common)), device)
-        per_epoch = len(steps) // self.recipe.epochs
+        rate, per_epoch = rates(self.recipe, len(steps)), len(steps) // self.recipe.epochs
         augmentation = Augmentation.drawn(self.recipe, len(view.labels), key, device)
-        for step, (rows, rate) in enumerate(zip(steps, rates(self.recipe, len(steps)), strict=True)):
-            batch = images[rows]
-            if augmentation is not None:
-                batch = augmentation(batch, step // per_epoch, rows)
-            loss = self.loss(learner, Batch(batch, view.labels[rows], rows, key / "loss" / step))
-            optimizer.step(torch.autograd.grad(loss, parameters), rate)
+        kept = torch.ones(len(view.labels), dtype=torch.bool, device=device)
+        for epoch, epoch_steps in enumerate(torch.split(steps, per_epoch)):
+            if self.dropping is not None and self.dropping.due(epoch, self.recipe.epochs):
+                kept = self.dropping.kept(_errors(learner, images, view.labels), view.labels, kept)
+            for step, rows in enumerate(regrouped(epoch_steps, kept), epoch * per_epoch):
+                batch = images[rows]
+                if augmentation is not None:
+                    batch = augmentation(batch, epoch, rows)
+                loss = self.loss(learner, Batch(batch, view.labels[rows], rows, key / "loss" / step))
+                optimizer.step(torch.autograd.grad(loss, parameters), rate[step])
         return model
+
+
+@torch.no_grad()
+def _errors(learner: Learner, images: Images, labels: Int64[Tensor, "n"]) -> Float[Tensor, "n classes"]:
+    """`output_errors` of a model that is being trained, as it answers in eval mode."""
+    learner.model.eval()
+    logits = torch.cat([learner.logits(images[rows.start : rows.stop]) for rows in row_blocks(len(images))])
+    learner.model.train()
+    return output_errors(logits, labels)
 
 
 def trainer_for(recipe: Recipe, dtype: DType = "float32", *, start: Start = "fresh", sources: str = "") -> Trainer:

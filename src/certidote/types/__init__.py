@@ -5,7 +5,7 @@ Pixels are stored as uint8 and computed with as float32 in [0, 1]; sigma, radii 
 
 from certidote.types.ballots import Ballots, Prediction, Provenance, Retrained
 from certidote.types.certificates import Assumption, Certificate, CountCertificate, PartVotes, Unit, Unproved, Verdict
-from certidote.types.contracts import KeepsRankings, PreparesInputs, Scheme, Stack, Trainer, TrainsInGroups
+from certidote.types.contracts import Filter, KeepsRankings, PreparesInputs, Scheme, Stack, Trainer, TrainsInGroups
 from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
 from certidote.types.denoisers import Denoiser, DenoiserCard
 from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Start, Traced, View, joined, rows_digest
@@ -43,6 +43,7 @@ __all__ = [
     "DenoiserCard",
     "DifferentiableDefense",
     "FeatureExtractor",
+    "Filter",
     "Goal",
     "ImageDataset",
     "Images",

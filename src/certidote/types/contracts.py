@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from certidote.streams import Key
@@ -92,3 +92,20 @@ class TrainsInGroups(Protocol):
     """A trainer that gains nothing from more than `together` members at once: so many are viewed, trained and polled at a time."""
 
     together: int
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Which training images to keep, judged by a model's features of them and by their labels. `defenses.filtered` trains with it."""
+
+    def __call__(self, features: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], key: Key) -> Int64[Tensor, "kept"]:
+        """
+        Args:
+            features: finite, one row for each image.
+            key: decides the filter's random choices, if it makes any.
+        Returns: row numbers, ascending.
+        Raises: ValueError if the filter does not suit so few images.
+        """
+        ...
+
+    def describe(self) -> Json: ...

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from certidote.types import ImageDataset, Progress, Trainer
 
 
+DEFENSE_HELP = (
+    "none, denoise (noise and denoise once), noise (noise only), or a filter of images: deep-knn, deep-knn-majority, spectral, "
+    "activation-clustering, epic"
+)
+
+
 @dataclass(frozen=True)
 class Replayed:
     """What `replay` found: replay.json as a dict, the same in plain words, and where it lies."""
@@ -41,7 +47,7 @@ def replay(
     data: Data,
     *,
     out: Annotated[Path, typer.Option(help="run directory; the same command goes on with an interrupted run")],
-    defense: Annotated[str, typer.Option(help="none, denoise (noise and denoise once) or noise (noise only)")] = "none",
+    defense: Annotated[str, typer.Option(help=DEFENSE_HELP)] = "none",
     sigma: Annotated[float | None, typer.Option(help="noise std of the defense, [0, 1] pixel units; default: 0.25")] = None,
     denoiser: DenoiserName = "auto",
     models: Annotated[int, typer.Option(help="models that vote in each defended classifier")] = 1,
@@ -91,7 +97,8 @@ def replay(
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
 
-    scheme, trainer = make_defense(trainer, Setting(named, sigma, models, device))
+    share = chosen.budget.num_poisons / len(train_set)
+    scheme, trainer = make_defense(trainer, Setting(named, sigma, models, device, share))
     played = Trials(chosen, scheme)
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
     back_end = nullcontext(pool) if pool is not None else Pool(workers, timeout, device)
@@ -142,8 +149,30 @@ def _run(
             "numerics": [part.numerics for part in ledger.parts()],
             "command": command_line(),
             "versions": versions(),
+            **_removed(played, trainer, untrusted, ledger.key(seed), pool, progress),
         }
     return replay_record(played.pack, asked, outcomes(played, asked, ballots), about)
+
+
+def _removed(played: Any, trainer: Any, data: Any, key: Any, pool: Any, progress: Any) -> dict[str, Any]:
+    """What the defense's filter removed of each trial's poisoned set, if it has one."""
+    from certidote.defenses.removals import filters
+    from certidote.engine.local import Pool
+    from certidote.results.replay import removals_record
+    from certidote.scenarios.removed import Asked, removed_of_trial
+    from certidote.types import Silent
+
+    if not filters(trainer.trainer):
+        return {}
+    back_end = pool if isinstance(pool, Pool) else Pool(0, device=played.device)
+    progress, number = progress or Silent(), len(played.pack)
+    found: dict[int, Any] = {}
+    progress.start("what the filter removed", number, unit="trials")
+    for some in back_end.each(removed_of_trial, Asked(played, trainer, data, key), range(number)):
+        found |= dict(some)
+        progress.advance(len(some))
+    progress.finish()
+    return {"filter": removals_record([found[trial] for trial in range(number)])}
 
 
 def _recorded(out: Path, record: dict[str, Any], data: Any, test: Any, pack: Path, defense: str) -> Replayed:
