@@ -1,7 +1,7 @@
 """Differentiable augmentation for crafting: learners will see poisons shifted and mirrored, so attacks look at them that way.
 
 Source: the augmentation of Witches' Brew (Geiping et al. 2021), with which that work also trains its victims. Differs from
-`training.augment`, which shifts by whole pixels and uncovers reflections: `border="reflection"` comes closest to it.
+`training.augment`, which shifts by whole pixels unless a recipe has `subpixel`, and uncovers reflections: `border="reflection"` does so.
 """
 
 from dataclasses import dataclass
