@@ -1,4 +1,4 @@
-"""Shared by tests of attacks on features: surrogates and tasks so small that what must come out is known."""
+"""Shared by tests of attacks on features: surrogates and tasks so small that what must come out is known, and a defense that is none."""
 
 import copy
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from certidote.streams import Key
 from certidote.types import Budget, ImageDataset, Target, Task
 
 
@@ -27,6 +28,16 @@ class Double:
 
     def penultimate(self, images: torch.Tensor) -> torch.Tensor:
         return self.model.penultimate(images.double())
+
+
+class Unchanged:
+    """A defense that does nothing."""
+
+    def __init__(self, draws: int) -> None:
+        self.draws = draws
+
+    def __call__(self, images: torch.Tensor, key: Key) -> torch.Tensor:
+        return images
 
 
 def small_task(num_poisons: int = 3, seed: int = 0, per_class: int = 8, levels: tuple[int, int] = (0, 256)) -> Task:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fixtures_defense import Identity
 
 from certidote.attacks import ATTACKS
 from certidote.attacks.bullseye_polytope import center_objective
@@ -18,7 +17,7 @@ from certidote.diffusion.through import ThroughDenoiser
 from certidote.streams import Key
 from certidote.training.head import HeadTrainer
 from certidote.types import Budget, ImageDataset, Knowledge, Lineage, Poison, Task, Trigger, View, as_pixels
-from fixtures_attacks import Double, Linear, small_task
+from fixtures_attacks import Double, Linear, Unchanged, small_task
 from fixtures_transfer import BATCHES, EPSILON, NUM_TARGETS, OPTIONS, crafted, fixture_tasks, transfer_fixture, trial_keys
 
 each_attack = pytest.mark.parametrize("name", list(BATCHES))
@@ -107,7 +106,7 @@ def test_through_a_defense_that_does_nothing_the_poisons_are_those_of_an_unaware
     extractor, options = transfer_fixture().extractor, {**OPTIONS[name], "steps": 15}
     unaware, adaptive = (
         BATCHES[name](fixture_tasks()[:3], Knowledge((extractor,), defense=defense), trial_keys()[:3], **options)
-        for defense in (None, Identity(draws))
+        for defense in (None, Unchanged(draws))
     )
     for plain, through in zip(unaware, adaptive, strict=True):
         assert torch.equal(plain.indices, through.indices)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 from torch import nn
 
 from certidote.attacks import gradient_matching
@@ -402,6 +403,14 @@ def test_numbers_out_of_range_are_refused() -> None:
         Aim(function, wanted)
     with pytest.raises(ValueError, match=r"gradient at a target is zero or not finite"):
         Aim(function, wanted + math.nan)
+
+
+def test_unknown_losses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # whoever uses the library has no checks of types
+    with pytest.raises(ValueError, match=r"^unknown loss 'cosine'; choose one of: similarity, layers, squared$"):
+        Matching(loss="cosine")
+    with pytest.raises(ValueError, match=r"^unknown match 'all'; choose one of: full, batch$"):
+        Matching(match="all")
 
 
 def test_a_function_of_the_parameters_is_what_the_model_is() -> None:

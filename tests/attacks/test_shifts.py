@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 
 from certidote.attacks.shifts import Shifts, shifts_for
 from certidote.streams import Key
@@ -117,3 +118,9 @@ def test_nonsense_is_refused() -> None:
         Shifts(reach=4.0)
     with pytest.raises(ValueError, match="2 fill colors for images of 3 channels; give one, or one for each channel"):
         Shifts(fill=(0.1, 0.2))(some(1), Key(0))
+
+
+def test_unknown_borders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # whoever uses the library has no checks of types
+    with pytest.raises(ValueError, match=r"^unknown border 'reflect'; choose one of: fill, reflection$"):
+        Shifts(border="reflect")

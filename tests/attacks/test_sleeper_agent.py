@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jaxtyping import config
 from torch import nn
 
 from certidote.attacks.gradient_matching import Aim, Descent, Matching, defended_objective, differentiated
@@ -202,7 +203,7 @@ def test_defaults_are_the_original_s() -> None:
     }
 
 
-def refused(task: Task | None = None, knowledge: Knowledge | None = None, **options: int) -> Poison:
+def refused(task: Task | None = None, knowledge: Knowledge | None = None, **options: int | str) -> Poison:
     return sleeper_agent(task or triggers().tasks()[0], knowledge or clean_knowledge(), Key(0), **options)
 
 
@@ -221,6 +222,12 @@ def test_what_cannot_be_crafted_is_refused() -> None:
         refused(replace(task, train=empty, goal=replace(task.goal, true_label=0, adversarial_label=1)))
     with pytest.raises(ValueError, match=r"the goal is one test image, but this attack makes a backdoor; give a trigger"):
         refused(targets().tasks()[0])
+
+
+def test_unknown_selections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # whoever uses the library has no checks of types
+    with pytest.raises(ValueError, match=r"^unknown selection 'gradient_norm'; choose one of: gradient-norm, random$"):
+        refused(selection="gradient_norm")
 
 
 def test_retrained_surrogates_are_checked_too() -> None:

@@ -1,13 +1,18 @@
+from pathlib import Path
+
 import pytest
 import torch
+from running import ballots_of
 
 from certidote.data.tiny import tiny
+from certidote.defenses.smoothing import DenoisedSmoothing
+from certidote.diffusion.closed_form import Identity
 from certidote.streams import Key
 from certidote.training.models import build
 from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import Recipe
 from certidote.training.warm import WarmStart
-from certidote.types import Lineage, View
+from certidote.types import Certificate, Lineage, Start, Unproved, View
 
 SHAPE = (3, 12, 12)
 RECIPE = Recipe(architecture="compact", epochs=1, batch_size=10, learning_rate=1e-12)
@@ -48,3 +53,21 @@ def test_weights_of_another_architecture_are_refused():
         WarmStart(build("cnn-32-64", SHAPE, 3, Key(7)).state_dict(), "trusted").into(build("compact", SHAPE, 3, Key(1)))
     with pytest.raises(ValueError, match="of another architecture"):
         WarmStart(build("compact-wide", (3, 32, 32), 3, Key(7)).state_dict(), "trusted").into(build("compact", SHAPE, 3, Key(1)))
+
+
+def certified(start: Start, folder: Path) -> Certificate | Unproved:
+    weights = build("compact", SHAPE, 2, Key(7)).state_dict()
+    trainer = PooledTrainer(RECIPE, warm=WarmStart(weights, start))
+    scheme = DenoisedSmoothing(Identity(), sigma=0.25, n0=1, n=10)
+    data = tiny(10, 2, SHAPE, Key(0))
+    return scheme.certify(ballots_of(scheme, trainer, data, data, folder / start))
+
+
+def test_weights_that_saw_the_untrusted_set_void_the_certificate_and_trusted_ones_are_an_assumption(tmp_path: Path):
+    refused, proved = certified("untrusted", tmp_path), certified("trusted", tmp_path)
+    assert isinstance(refused, Unproved)
+    assert any("started from weights trained on the untrusted data" in reason for reason in refused.reasons)
+    assert isinstance(proved, Certificate)
+    assert any(
+        "weights members start from come from data" in item.text and item.verdict == "assumed" for item in proved.assumptions
+    )

@@ -17,7 +17,7 @@ from certidote.adam import Adam
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
 from certidote.attacks.features import averaged_maps, has_dropout
-from certidote.attacks.selection import check_surrogates, check_task, choose_bases, target_of
+from certidote.attacks.selection import check_batch, check_surrogates, check_task, choose_bases, target_of
 from certidote.streams import Key
 from certidote.types import Budget, Images, Knowledge, Poison, Task, as_pixels
 
@@ -192,10 +192,7 @@ def check_trials(
     tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], steps: int, step_size: float, dropout_draws: int = 0
 ) -> None:
     """Raises: ValueError, in one line, for what no attack on features can craft: see the attacks."""
-    if not tasks or len(tasks) != len(keys):
-        raise ValueError(f"{len(tasks)} tasks and {len(keys)} keys; give at least one task, and one key for each")
-    if any(task.budget != tasks[0].budget for task in tasks):
-        raise ValueError("tasks crafted together must share one budget; craft each budget in its own call")
+    check_batch(tasks, keys)
     if steps < 1 or not step_size > 0:
         raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
     check_surrogates(knowledge.surrogates)

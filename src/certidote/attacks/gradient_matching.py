@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from certidote.adam import Adam
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
-from certidote.attacks.selection import check_surrogates
+from certidote.attacks.selection import check_choice, check_surrogates
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, ImageDataset, Images, as_pixels
@@ -62,7 +62,7 @@ class Matching:
         match: "full", the gradient of all poisons; "batch", that of each `batch_size` poisons, as the original does.
         batch_size: most poisons of one problem in a graph at a time.
         augmentation: how learners will see poisons; None for as they are.
-    Raises: ValueError if a number is not positive.
+    Raises: ValueError if a number is not positive, or there is no such loss or match.
     """
 
     steps: int = 250
@@ -78,6 +78,8 @@ class Matching:
             raise ValueError(f"{given}; both must be positive (step_size in [0, 1] pixel units)")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}; give at least 1")
+        check_choice("loss", self.loss, Loss)
+        check_choice("match", self.match, Match)
 
     def decay(self, step: int) -> float:
         """The factor of the step size at a step, counted from 0."""

@@ -6,7 +6,7 @@ it moves features of surrogates, so the victim's extractor must resemble one of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,15 @@ from torch import Tensor
 from certidote.adam import Adam
 from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
-from certidote.attacks.selection import base_candidates, check_surrogates, check_task, choose_bases, source_rows, trigger_of
+from certidote.attacks.selection import (
+    base_candidates,
+    check_choice,
+    check_surrogates,
+    check_task,
+    choose_bases,
+    source_rows,
+    trigger_of,
+)
 from certidote.streams import Key
 from certidote.types import Budget, FeatureExtractor, Images, Knowledge, Poison, Task, as_pixels
 
@@ -54,9 +62,8 @@ class _Options:
         if not self.step_size > 0 or not 0 < self.decay <= 1 or not 0 <= self.stop_ratio < 1:
             given = f"step_size={self.step_size}, decay={self.decay}, stop_ratio={self.stop_ratio}"
             raise ValueError(f"{given}; step_size must be positive, decay in (0, 1] and stop_ratio in [0, 1)")
-        for name, value, known in (("pairing", self.pairing, Pairing), ("optimizer", self.optimizer, Optimizer)):
-            if value not in get_args(known):
-                raise ValueError(f"unknown {name} {value!r}; choose one of: {', '.join(get_args(known))}")
+        check_choice("pairing", self.pairing, Pairing)
+        check_choice("optimizer", self.optimizer, Optimizer)
 
 
 def hidden_trigger(

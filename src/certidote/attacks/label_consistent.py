@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from certidote.ascent import ascend, random_start
 from certidote.attacks.adaptive import average
 from certidote.attacks.budget import quantize
-from certidote.attacks.selection import check_task, choose_bases, classifiers_of, trigger_of
+from certidote.attacks.selection import check_choice, check_task, choose_bases, classifiers_of, trigger_of
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task, Trigger, as_pixels
 
@@ -96,8 +96,7 @@ def _check(task: Task, steps: int, step_size: float | None, constraint: Constrai
     """The goal."""
     if steps < 1 or not (step_size is None or step_size > 0):
         raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
-    if constraint not in ("linf_all", "linf_content_only"):
-        raise ValueError(f"unknown constraint {constraint!r}; choose one of: linf_all, linf_content_only")
+    check_choice("constraint", constraint, Constraint)
     check_task(task)
     if constraint == "linf_content_only" and not task.budget.visible_trigger:
         raise ValueError(

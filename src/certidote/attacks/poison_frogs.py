@@ -6,13 +6,14 @@ attacker knows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from certidote.attacks.crafting import Maps, Objective, Trials, adam_iterates, check_trials, craft_in_groups
+from certidote.attacks.selection import check_choice
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task
 
@@ -87,8 +88,7 @@ def poison_frogs_batch(
         raise ValueError(f"watermark={watermark}; give the target's share in the starting image, from 0 to 1")
     if not l2_penalty >= 0:
         raise ValueError(f"l2_penalty={l2_penalty}; give a number of at least 0")
-    if optimizer not in get_args(Optimizer):
-        raise ValueError(f"unknown optimizer {optimizer!r}; choose one of: {', '.join(get_args(Optimizer))}")
+    check_choice("optimizer", optimizer, Optimizer)
 
     def craft(trials: Trials, _: slice) -> Images:
         objective = collision_objective(trials.target_features())

@@ -1,6 +1,7 @@
 """What attacks ask of a task before they start, alike for all of them, and which training images become poisons."""
 
 from collections.abc import Sequence
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -40,6 +41,20 @@ def check_task(task: Task) -> None:
         raise ValueError("the budget allows a visible trigger; the goal must be a trigger with a fixed place")
     if task.bases is not None:
         _check_bases(task, task.bases)
+
+
+def check_batch(tasks: Sequence[Task], keys: Sequence[Key]) -> None:
+    """Raises: ValueError unless tasks can be crafted together: there is one at least, each has a key, and all have one budget."""
+    if not tasks or len(tasks) != len(keys):
+        raise ValueError(f"{len(tasks)} tasks and {len(keys)} keys; give at least one task, and one key for each")
+    if any(task.budget != tasks[0].budget for task in tasks):
+        raise ValueError("tasks crafted together must share one budget; craft each budget in its own call")
+
+
+def check_choice(what: str, value: str, choices: Any) -> None:
+    """Raises: ValueError if `value` is none of the strings of a `Literal`; `what` is the option's name."""
+    if value not in get_args(choices):
+        raise ValueError(f"unknown {what} {value!r}; choose one of: {', '.join(get_args(choices))}")
 
 
 def check_surrogates(surrogates: Sequence[FeatureExtractor]) -> None:

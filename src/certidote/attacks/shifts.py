@@ -1,7 +1,7 @@
 """Differentiable augmentation for crafting: learners will see poisons shifted and mirrored, so attacks look at them that way.
 
 Source: the augmentation of Witches' Brew (Geiping et al. 2021), with which that work also trains its victims. Differs from
-`training.augment`, which shifts by whole pixels and uncovers reflections: `border="reflection"` comes closest to it.
+`training.augment`, which shifts by whole pixels unless a recipe has `subpixel`, and uncovers reflections: `border="reflection"` does so.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from certidote.attacks.selection import check_choice
 from certidote.streams import Key
 from certidote.types import ImageDataset, Images
 
@@ -29,7 +30,7 @@ class Shifts:
         border: what a shift uncovers: "fill", one color, or "reflection", the image in a mirror at the centers of its outer pixels.
         fill: that color, one number for each channel or one for all, [0, 1] pixel units. The original fills with zeros after
             normalization, which is the mean color of its training set.
-    Raises: ValueError if `reach` is outside [0, 1].
+    Raises: ValueError if `reach` is outside [0, 1], or there is no such border.
     """
 
     reach: float = 1 / 8
@@ -40,6 +41,7 @@ class Shifts:
     def __post_init__(self) -> None:
         if not 0 <= self.reach <= 1:
             raise ValueError(f"reach={self.reach} is the largest shift as a fraction of the image's side; give one from 0 to 1")
+        check_choice("border", self.border, Border)
 
     def drawn(self, count: int, key: Key) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, "n"]]:
         """Shifts down and to the right, (count, 2) fractions of height and width, and which images are mirrored, (count,)."""

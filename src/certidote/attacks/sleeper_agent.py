@@ -22,7 +22,7 @@ from certidote.attacks.gradient_matching import (
     Matching,
     differentiated,
 )
-from certidote.attacks.selection import base_candidates, check_task, choose_bases, source_rows, trigger_of
+from certidote.attacks.selection import base_candidates, check_choice, check_task, choose_bases, source_rows, trigger_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
 from certidote.types import ImageDataset, Images, Knowledge, Poison, Task, Trigger, as_pixels
@@ -69,7 +69,7 @@ def sleeper_agent(
         on are rounded to 8 bits; more than `batch_size` poisons are matched jointly unless asked otherwise; dropout is off.
     """
     matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(task.train, shift, flip, border))
-    surrogates, retrain = _check(task, knowledge, retrains), knowledge.retrain
+    surrogates, retrain = _check(task, knowledge, retrains, selection), knowledge.retrain
     rows = _bases(task, surrogates, selection, key / "bases")
     sources = patched_sources(task.train, trigger_of(task), key / "sources")
     label = torch.tensor([task.goal.adversarial_label])
@@ -128,7 +128,8 @@ def _bases(task: Task, surrogates: Sequence[Differentiated], selection: Selectio
     return largest_gradients(task, surrogates)
 
 
-def _check(task: Task, knowledge: Knowledge, retrains: int) -> list[Differentiated]:
+def _check(task: Task, knowledge: Knowledge, retrains: int, selection: Selection) -> list[Differentiated]:
+    check_choice("selection", selection, Selection)
     check_task(task)
     trigger_of(task)
     if retrains < 0:

@@ -23,7 +23,7 @@ from certidote.attacks.gradient_matching import (
     differentiated,
     problems_together,
 )
-from certidote.attacks.selection import check_task, choose_bases, target_of
+from certidote.attacks.selection import check_batch, check_task, choose_bases, target_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
 from certidote.types import Knowledge, Poison, Task, as_pixels
@@ -129,10 +129,7 @@ def _descended(descent: Descent, aims: Sequence[Aim], choice: Sequence[Key]) -> 
 
 
 def _check(tasks: Sequence[Task], keys: Sequence[Key], restarts: int) -> None:
-    if not tasks or len(tasks) != len(keys):
-        raise ValueError(f"{len(tasks)} tasks and {len(keys)} keys; give at least one task, and one key for each")
-    if any(task.budget != tasks[0].budget for task in tasks):
-        raise ValueError("tasks crafted together must share one budget; craft each budget in its own call")
+    check_batch(tasks, keys)
     if restarts < 1:
         raise ValueError(f"restarts={restarts}; give at least 1")
     for task in tasks:

@@ -26,15 +26,16 @@ class Recipe(BaseModel):
         batch_size: most images of one step, >= 1; smaller data sets are one batch.
         learning_rate: the peak, > 0.
         muon: peak rate of Muon on the filters of convolutions, >= 0, with the schedule and momentum of the others; 0 leaves them to SGD.
-            For architectures that normalize after every convolution.
+            For architectures that normalize after every convolution: it keeps the norm of filters.
         momentum: in [0, 1).
-        nesterov: step ahead of the momentum; needs momentum > 0.
-        weight_decay: L2 penalty on all parameters, in [0, 1).
+        nesterov: step ahead of the momentum; needs momentum > 0. Muon always does.
+        weight_decay: L2 penalty on all parameters that SGD trains, in [0, 1).
         warm_up: fraction of the steps in which the learning rate rises, in [0, 1).
         drops: epochs from which on the learning rate is a tenth of what it was, ascending, each in 1..epochs - 1; between them it
             stays. None given: it decays linearly.
         label_smoothing: share of the label spread evenly over all classes, in [0, 1).
         crop: pixels by which an image may be shifted in each epoch, down or up and sideways, 0 to 32; must be below its side.
+        subpixel: shift by any fraction of a pixel too, interpolated bilinearly, and not by whole pixels only; needs crop > 0.
         flip: mirror images left to right, each with chance 1/2 in each epoch.
     Raises: ValueError (pydantic's) for an unknown field or a number out of range.
     """
@@ -53,6 +54,7 @@ class Recipe(BaseModel):
     drops: tuple[int, ...] = Field(default=(), strict=False)
     label_smoothing: float = 0.0
     crop: int = 0
+    subpixel: bool = False
     flip: bool = False
 
     @property
@@ -85,6 +87,10 @@ class Recipe(BaseModel):
                 raise ValueError(f"{name}={getattr(self, name)}; give a number of at least 0 and below 1")
         if not 0 <= self.crop <= 32:
             raise ValueError(f"crop={self.crop}; give a whole number of pixels from 0 to 32")
+        if self.subpixel and self.crop == 0:
+            raise ValueError(
+                "subpixel=True shifts by fractions of a pixel, up to crop, but crop=0; raise crop or leave subpixel out"
+            )
         if list(self.drops) != sorted({epoch for epoch in self.drops if 0 < epoch < self.epochs}):
             raise ValueError(f"drops={list(self.drops)}; give ascending epochs between 1 and {self.epochs - 1}")
         if self.nesterov and self.momentum == 0:
