@@ -81,7 +81,23 @@ def test_other_options_and_changed_files_are_read_anew(tmp_path: Path, kept_in: 
     assert len(decodings) == 5
 
 
-@pytest.mark.parametrize("damage", ["pixel", "label", "cut"])
+def test_files_whose_times_were_set_back_are_read_anew(tmp_path: Path, kept_in: Path, decodings: list[str]) -> None:
+    """A copy into place keeps the file itself, and may keep its size and its time of modification."""
+    folder = folder_of(tmp_path / "photos")
+    changed = folder / "train" / "a" / "extra.bmp"
+    Image.new("RGB", (8, 8), "red").save(changed)
+    before = changed.stat()
+    load(folder)
+    Image.new("RGB", (8, 8), "blue").save(changed)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = changed.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    found = load(folder)
+    assert found.names is not None
+    assert found.images[found.names.index("train/a/extra.bmp"), :, 0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("damage", ["pixel", "label", "cut", "empty", "names", "skipped"])
 def test_damage_is_noticed_and_the_files_are_read(tmp_path: Path, kept_in: Path, decodings: list[str], damage: str) -> None:
     folder = folder_of(tmp_path / "photos")
     whole = load(folder).digest()
@@ -91,9 +107,18 @@ def test_damage_is_noticed_and_the_files_are_read(tmp_path: Path, kept_in: Path,
         images.write_bytes(images.read_bytes()[:-1] + b"\x07")
     elif damage == "cut":
         images.write_bytes(images.read_bytes()[:-1])
+    elif damage == "empty":  # as after a power cut
+        images.write_bytes(b"")
+    elif damage == "names":
+        about.write_text(about.read_text().replace("a/000.png", "a/777.png"))
+    elif damage == "skipped":
+        about.write_text(about.read_text().replace('"skipped"', '"dropped"'))
     else:
         about.write_text(about.read_text().replace('"labels": [0, 0', '"labels": [1, 0'))
-    assert load(folder).digest() == whole
+    found = load(folder)
+    assert found.digest() == whole
+    assert found.names is not None
+    assert found.names[0] == "train/a/000.png"
     assert load(folder).digest() == whole
     assert len(decodings) == 2
 
@@ -120,6 +145,30 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(cache, "LEAST_IMAGES", COUNT)
     (tmp_path / "file").write_text("")
     assert len(load(folder_of(tmp_path / "photos"))) == COUNT
+    monkeypatch.setenv("CERTIDOTE_CACHE", "~nobody-of-this-name/cache")
+    assert len(load(tmp_path / "photos")) == COUNT
+
+
+def test_what_another_user_kept_is_not_believed(
+    tmp_path: Path, kept_in: Path, decodings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest that lies beside the images is theirs too."""
+    folder = folder_of(tmp_path / "photos")
+    load(folder)
+    somebody = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: somebody)
+    load(folder)
+    assert len(decodings) == 2
+
+
+def test_a_set_above_the_limit_is_not_kept_and_drives_nothing_out(
+    tmp_path: Path, kept_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(folder_of(tmp_path / "one"))
+    (first,) = kept_in.iterdir()
+    monkeypatch.setattr(cache, "MOST_BYTES", COUNT * 3 * 64 + 10)
+    load(folder_of(tmp_path / "more", COUNT + 1))
+    assert list(kept_in.iterdir()) == [first]
 
 
 def test_the_longest_unused_goes_first(tmp_path: Path, kept_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +199,15 @@ def test_parts_of_a_set_are_fixed_and_nested(tmp_path: Path) -> None:
     assert ten.notes[-1] == "10 of 40 images: the first of a fixed random order"
     assert load(f"{folder}#10").digest() == ten.digest()
     assert load("digits#100").digest() == load("digits:train#100").digest() != load("digits#101").digest()
+
+
+def test_a_path_with_its_own_mark_is_whole(tmp_path: Path) -> None:
+    for folder in (tmp_path / "C#" / "photos", tmp_path / "photos#9"):
+        folder_of(folder)
+        assert len(load(f"{folder}:train")) == COUNT
+        assert len(load(f"{folder}#5")) == 5
+    with pytest.raises(ValueError, match=r"there is no such file or folder \(did you mean '.*C#/photos'\?\)"):
+        load(tmp_path / "C#" / "photoz")
 
 
 @pytest.mark.parametrize(

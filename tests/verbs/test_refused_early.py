@@ -11,6 +11,7 @@ from certidote import cli, verbs
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder
 from certidote.streams import Key
+from certidote.verbs.choices import input_paths
 
 
 @pytest.fixture
@@ -213,6 +214,9 @@ def test_results_are_never_written_into_the_images(
             assert "lies inside the input" in refused(*command, photos, "--out", out)
     for command in (("certify",), ("sanitize",)):
         assert "is the input itself, which is never written to" in refused(*command, photos, "--out", photos)
+    for part in (f"{photos}#4", f"{photos}:train", f"{photos}:train#4"):
+        assert "lies inside the input" in refused("certify", part, "--out", photos / "new")
+        assert "lies inside the input" in refused("train", "digits", "--denoiser", f"linear-mmse:{part}", "--out", photos / "new")
     for options in (("--denoiser", f"linear-mmse:{photos}"), ("--test", photos)):
         for command in ("certify", "train"):
             assert "lies inside the input" in refused(command, "digits", *options, "--out", photos / "new")
@@ -221,6 +225,9 @@ def test_results_are_never_written_into_the_images(
     picture = next(photos.rglob("*.png"))
     assert "--out" in refused("predict", tmp_path, picture, "--out", picture)
     assert sorted(photos.rglob("*")) == before
-    (tmp_path / "digits").mkdir()
+    for folder in ("digits", "C", "C#"):
+        (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
+    assert input_paths("C#") == [tmp_path / "C#"]
+    assert input_paths("digits#100", "linear-mmse:digits") == []
     verbs.certify("digits", out=Path("digits"), denoiser="none", models=10, n0=2, workers=0, dtype="float32")

@@ -2,8 +2,8 @@
 
 One folder for each set below the cache, named by a fingerprint of everything that decides the arrays: the files' names, sizes and
 times of change, the options of reading, and the versions of the decoders. It holds images.npy (mapped when read, and shared by all
-processes that do) and about.json (labels, names, notes, and the data set's digest, which is checked each time). It appears whole or
-not at all, is readable by its owner only, and its loss costs time and nothing else.
+processes that do) and about.json (labels, names, notes, the data set's digest, and a hash of all this; both are checked each time). It
+appears whole or not at all, is readable by its owner only, and its loss costs time and nothing else.
 
 The cache is ~/.cache/certidote, or what the environment variable CERTIDOTE_CACHE names; "off" turns it off.
 """
@@ -25,7 +25,7 @@ from certidote.data.decode import Reading
 from certidote.data.folder import Loaded
 from certidote.types import ImageDataset, Json
 
-VERSION = 1
+VERSION = 2
 """Of what is kept; a release that decodes differently raises it."""
 
 LEAST_IMAGES = 2_000
@@ -63,23 +63,26 @@ def _folder() -> Path | None:
     named = os.environ.get(VARIABLE, "")
     if named.lower() == "off":
         return None
-    if named:
-        return Path(named).expanduser() / "decoded"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "certidote"
     try:
-        return Path(base).expanduser() / "certidote" / "decoded"
-    except RuntimeError:  # there is no home
+        return base.expanduser() / "decoded"
+    except RuntimeError:  # there is no such home
         return None
 
 
 def _fingerprint(source: Path, split: str, reading: Reading) -> str | None:
-    """64 hex digits; None if the files cannot be listed."""
+    """64 hex digits; None if the files cannot be listed.
+
+    The time of modification can be set to anything, and copies keep it; the system alone sets the time of change, also when the right
+    to read a file is taken away.
+    """
     decoders = {name: features.version(name) for name in ("jpg", "zlib", "webp", "libjpeg_turbo")}
     known = [VERSION, PIL.__version__, decoders, str(source.resolve()), split, list(reading.size or ()), reading.skip_corrupt]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     try:
         for path, status in _files(source):
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\n".encode(errors="surrogateescape"))
+            state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino)
+            digest.update(f"{path}\0{state}\n".encode(errors="surrogateescape"))
     except OSError:
         return None
     return digest.hexdigest()
@@ -104,9 +107,12 @@ def _files(source: Path) -> list[tuple[str, os.stat_result]]:
 
 
 def _kept(place: Path) -> Loaded | None:
-    """What was kept there, if it is whole."""
+    """What this user kept there, if it is whole."""
     try:
-        about = json.loads((place / "about.json").read_text(encoding="utf-8"))
+        if hasattr(os, "getuid") and place.stat().st_uid != os.getuid():
+            return None
+        kept = json.loads((place / "about.json").read_text(encoding="utf-8"))
+        about = kept["about"]
         images = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
         data = ImageDataset(
             torch.from_numpy(images),
@@ -115,17 +121,21 @@ def _kept(place: Path) -> Loaded | None:
             None if about["names"] is None else tuple(about["names"]),
             tuple(about["notes"]),
         )
-        if images.dtype != np.uint8 or data.digest() != about["digest"]:
+        if images.dtype != np.uint8 or data.digest() != about["digest"] or _hashed(about) != kept["sha256"]:
             raise ValueError("not what was written")
+        sizes = {(height, width): count for height, width, count in about["sizes"]}
+        loaded = Loaded(data, about["kinds"], sizes, tuple((name, reason) for name, reason in about["skipped"]))
         os.utime(place)  # when it was last used
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         shutil.rmtree(place, ignore_errors=True)
         return None
-    sizes = {(int(height), int(width)): int(count) for height, width, count in about["sizes"]}
-    skipped = tuple((str(name), str(reason)) for name, reason in about["skipped"])
-    return Loaded(data, {str(kind): int(count) for kind, count in about["kinds"].items()}, sizes, skipped)
+    return loaded
+
+
+def _hashed(about: Json) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _keep(found: Loaded, folder: Path, place: Path) -> None:
@@ -145,12 +155,12 @@ def _keep(found: Loaded, folder: Path, place: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         needed = data.images.numel()
-        if shutil.disk_usage(folder).free - needed < LEAST_FREE * shutil.disk_usage(folder).total:
+        if needed > MOST_BYTES or shutil.disk_usage(folder).free - needed < LEAST_FREE * shutil.disk_usage(folder).total:
             return
         _make_room(folder, MOST_BYTES - needed)
         beside = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))  # readable by its owner only
         np.save(beside / "images.npy", data.images.numpy())
-        (beside / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        (beside / "about.json").write_text(json.dumps({"about": about, "sha256": _hashed(about)}), encoding="utf-8")
         os.rename(beside, place)
     except (OSError, UnicodeError):
         return

@@ -224,9 +224,10 @@ def _treated(data: ImageDataset, reading: Reading) -> Loaded:
 
 
 def _counted(name: str) -> tuple[str, int | None]:
-    """A name without "#5000" at its end, and that number; a path that exists as it is has none."""
+    """A name without "#5000" at its end, and that number; a path that exists as it is, or before ":test", has none."""
     head, mark, tail = name.rpartition("#")
-    if not mark or _existing(name) is not None:
+    part_of = name.rpartition(":")[0] if ":" in tail else ""
+    if not mark or os.sep in tail or _existing(name) is not None or _existing(part_of) is not None:
         return name, None
     if not tail.isascii() or not tail.isdigit():
         raise ValueError(f"{name!r} ends in #{tail}; give a whole number of images after the #")

@@ -1,6 +1,7 @@
 """What the names that users give stand for: a device, a recipe, a denoiser, a test split."""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -65,14 +66,18 @@ def check_apart(out: Path, *inputs: str) -> None:
 
 
 def input_paths(*inputs: str) -> list[Path]:
-    """Real paths of the inputs that are files or folders, also as in FOLDER:test and linear-mmse:FOLDER; names win over paths."""
+    """Real paths of inputs that are files or folders, also as in FOLDER:test#500 and linear-mmse:FOLDER; names win over paths."""
     from certidote.data.load import CATALOGUE
     from certidote.diffusion.denoiser import CATALOGUE as DENOISERS
 
-    named = [given for given in inputs if given.split(":")[0] not in (*CATALOGUE, *DENOISERS)]
-    parts = [part for given in named for part in (given, given.rpartition(":")[0], given.partition(":")[2])]
-    places = [os.path.expanduser(part) for part in parts if part]
-    return [Path(os.path.realpath(place)) for place in places if os.path.exists(place)]
+    found = []
+    for name in (part for given in inputs for part in (given, given.partition(":")[2])):
+        if re.split("[:#]", name)[0] in (*CATALOGUE, *DENOISERS):
+            continue
+        whole = name.rpartition("#")[0]
+        spellings = (name, name.rpartition(":")[0], whole, whole.rpartition(":")[0])
+        found += [place for place in map(os.path.expanduser, filter(None, spellings)) if os.path.exists(place)][:1]
+    return [Path(os.path.realpath(place)) for place in found]
 
 
 def check_file(out: Path) -> None:
