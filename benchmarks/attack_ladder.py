@@ -40,7 +40,7 @@ RUNGS = (
     ),
     Rung(
         "witches-brew", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
-        ("--scenario", "scratch", "--recipe", "compact", "--targets", "10", "--poison-fraction", "0.01"),
+        ("--scenario", "scratch", "--recipe", "compact", "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1"),
     ),
     Rung(
         "sleeper-agent", "sleeper-agent", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
