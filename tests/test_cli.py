@@ -17,6 +17,7 @@ import pytest
 
 import certidote
 from certidote import cli, verbs
+from certidote.verbs.choices import command_line
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -396,3 +397,17 @@ def test_options_of_long_runs_are_checked_before_anything_is_written(
     assert run(monkeypatch, "certify", "digits", "--dtype", "float32", "--out", str(tmp_path / "run"), *arguments) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "recorded"),
+    [
+        ("/opt/venv/bin/certidote", "certidote certify 'my data' --out run"),
+        ("/opt/site-packages/certidote/cli.py", "certidote certify 'my data' --out run"),
+        ("/home/me/cli.py", "called from cli.py"),
+        ("", "called from Python"),
+    ],
+)
+def test_records_hold_the_command_line_where_there_is_one(program: str, recorded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [program, "certify", "my data", "--out", "run"])
+    assert command_line() == recorded

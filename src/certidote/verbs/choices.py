@@ -290,6 +290,7 @@ def dtype_of_run(out: Path, dtype: str, device: str) -> str:
 
 
 def command_line() -> str:
-    """The command line, where there is one."""
-    name = Path(sys.argv[0]).name
+    """The command line, where there is one: of the installed command, or of `python -m certidote.cli`."""
+    program = Path(sys.argv[0])
+    name = "certidote" if program.parts[-2:] == ("certidote", "cli.py") else program.name
     return shlex.join(["certidote", *sys.argv[1:]]) if name in ("certidote", "certidote.exe") else f"called from {name or 'Python'}"
