@@ -95,11 +95,33 @@ def utility() -> str:
     return table(["variant", "certifiable", *(f"sigma {s:g}" for s in SIGMAS)], lines) + f"\nSeeds of a cell: {counted}.\n"
 
 
+def attacks() -> str:
+    rows = []
+    for file in sorted((RESULTS / "attacks").glob("*/replay.json")):
+        made = record(file) or {}
+        arms = [made["results"][arm] for arm in ("poisoned", "control")]
+        budget = made["budget"]
+        shown = [
+            f"{arm['successes']} of {arm['trials']} ({arm['low']:.0%} to {arm['high']:.0%})"
+            + (f", {arm['reached']:.0%} of images" if made["goal"] != "target" else "")
+            for arm in arms
+        ]
+        rows.append(
+            [
+                made["attack"], made["recipe"]["scenario"]["kind"], f"{budget['num_poisons']} of {made['data']['images']:,}",
+                f"{budget['epsilon'] * 255:.0f}/255", *shown, *(f"{arm['clean_accuracy']:.1%}" for arm in arms), str(int(made["root"], 16)),
+            ]
+        )  # fmt: skip
+    header = ["attack", "victims", "poisons", "epsilon", "success", "control", "accuracy", "accuracy, control", "seed"]
+    return table(header, rows) if rows else MISSING
+
+
 def main() -> None:
     fill_table(PAGE, "denoisers", denoisers())
     fill_table(PAGE, "speed", speed())
     fill_table(PAGE, "certificate", certificates())
     fill_table(PAGE, "utility", utility())
+    fill_table(PAGE, "attacks", attacks())
 
 
 if __name__ == "__main__":
