@@ -220,8 +220,13 @@ def test_a_trained_denoiser_comes_with_its_psnr_and_with_what_was_not_measured(
     assert (
         "  kernel was not measured: an image of 1x8x8 has 64 values, and beyond 63 the distances to 5,000 training images" in said
     )
+    assert "At sigma 0.1, 0.25, 0.5, 1 this network does worse than wiener: train longer.\n" in said
     assert "linear-mmse is not in this table: an image of 1x8x8" in (tmp_path / "denoiser" / "card.md").read_text()
     assert set(certidote.denoiser_info(out)["validation"]["omitted"]) == {"linear-mmse", "kernel"}
+    monkeypatch.setattr("certidote.diffusion.fit.CLOSED_FORM_VALUES", 64)
+    assert run(monkeypatch, "denoiser", "train", "digits:trusted", "--recipe", recipe, "--out", out, "--force") == 0
+    advice = "train longer, or give --denoiser linear-mmse:IMAGES, which needs no training."
+    assert f"this network does worse than linear-mmse: {advice}\n" in capsys.readouterr().out
 
 
 @pytest.fixture

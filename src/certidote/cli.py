@@ -214,6 +214,12 @@ def _say_denoiser(result: Any) -> None:
         figures = ", ".join(f"{psnr:.1f} dB at {sigma:g}" for sigma, psnr in zip(validation["sigmas"], values, strict=True))
         print(f"  {name}: PSNR on {validation['images']:,} held-out images {figures}")
     print("".join(f"  {name} was not measured: {reason}\n" for name, reason in validation["omitted"].items()), end="")
+    baseline = next(name for name in ("linear-mmse", "wiener") if name in validation["psnr"])
+    pairs = zip(validation["sigmas"], validation["psnr"]["network"], validation["psnr"][baseline], strict=True)
+    worse = [f"{sigma:g}" for sigma, network, other in pairs if network < other]
+    if worse:
+        instead = ", or give --denoiser linear-mmse:IMAGES, which needs no training" if baseline == "linear-mmse" else ""
+        print(f"At sigma {', '.join(worse)} this network does worse than {baseline}: train longer{instead}.")
 
 
 def _say_list(result: Any) -> None:
