@@ -168,15 +168,20 @@ def test_help_is_shown_to_whom_it_is_due(monkeypatch: pytest.MonkeyPatch, capsys
 def test_an_error_of_the_system_says_where_and_what_to_do(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for code, advice in ((errno.EROFS, "this disk can only be read: give a place on another one"), (errno.EIO, "see to it")):
+    of_numpy = "32000 requested and 20352 written"
+    for error, said, advice in (
+        (OSError(errno.EROFS, "Read-only"), "Read-only", "this disk can only be read: give a place on another one"),
+        (OSError(errno.EIO, "Input/output"), "Input/output", "see to it"),
+        (OSError(of_numpy), f"the disk took a part of it only ({of_numpy})", "free space"),
+    ):
 
-        def fail(descriptor: int, code: int = code) -> None:
-            raise OSError(code, os.strerror(code))
+        def fail(descriptor: int, error: OSError = error) -> None:
+            raise error
 
         monkeypatch.setattr("certidote.data.atomic.os.fsync", fail)
         assert run(monkeypatch, "report", str(finished)) == 2
         assert capsys.readouterr().err == (
-            f"error: {finished / 'certified_accuracy.svg'}: {os.strerror(code)}; none of 3 files was written, and what was there is "
+            f"error: {finished / 'certified_accuracy.svg'}: {said}; none of 3 files was written, and what was there is "
             f"unchanged; {advice} and run the same command again\n"
         )
 
@@ -216,8 +221,13 @@ def test_a_trained_denoiser_comes_with_its_psnr_and_with_what_was_not_measured(
     assert (
         "  kernel was not measured: an image of 1x8x8 has 64 values, and beyond 63 the distances to 5,000 training images" in said
     )
+    assert "At sigma 0.1, 0.25, 0.5, 1 this network does worse than wiener: train longer.\n" in said
     assert "linear-mmse is not in this table: an image of 1x8x8" in (tmp_path / "denoiser" / "card.md").read_text()
     assert set(certidote.denoiser_info(out)["validation"]["omitted"]) == {"linear-mmse", "kernel"}
+    monkeypatch.setattr("certidote.diffusion.fit.CLOSED_FORM_VALUES", 64)
+    assert run(monkeypatch, "denoiser", "train", "digits:trusted", "--recipe", recipe, "--out", out, "--force") == 0
+    advice = "train longer, or give --denoiser linear-mmse:IMAGES, which needs no training."
+    assert f"this network does worse than linear-mmse: {advice}\n" in capsys.readouterr().out
 
 
 @pytest.fixture

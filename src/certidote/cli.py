@@ -46,7 +46,7 @@ def _command(group: "typer.Typer", verb: Callable[..., Any], say: Callable[[Any]
                 given["progress"] = progress_named(given["progress"])
             say(verb(**given))
         except KeyboardInterrupt:  # Typer would leave without a word
-            print(_on_interrupt(verb), file=sys.stderr)
+            print(_on_interrupt(verb, given), file=sys.stderr)
             raise typer.Exit(130) from None
 
     call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
@@ -55,9 +55,14 @@ def _command(group: "typer.Typer", verb: Callable[..., Any], say: Callable[[Any]
     group.command(name or verb.__name__.replace("_", "-"))(call)
 
 
-def _on_interrupt(verb: Callable[..., Any]) -> str:
+def _on_interrupt(verb: Callable[..., Any], given: dict[str, Any]) -> str:
     if verb.__name__ in GO_ON:
         return "interrupted; what is finished is kept, and the same command goes on from there"
+    if verb.__name__ == "denoiser_train" and not given["force"]:
+        from certidote.diffusion.unfinished import place_beside
+
+        if place_beside(given["out"]).exists():
+            return "interrupted; the training is kept as it was within the last minute, and the same command goes on from there"
     return "interrupted; nothing is half-written, and the same command starts anew"
 
 
@@ -209,6 +214,12 @@ def _say_denoiser(result: Any) -> None:
         figures = ", ".join(f"{psnr:.1f} dB at {sigma:g}" for sigma, psnr in zip(validation["sigmas"], values, strict=True))
         print(f"  {name}: PSNR on {validation['images']:,} held-out images {figures}")
     print("".join(f"  {name} was not measured: {reason}\n" for name, reason in validation["omitted"].items()), end="")
+    baseline = next(name for name in ("linear-mmse", "wiener") if name in validation["psnr"])
+    pairs = zip(validation["sigmas"], validation["psnr"]["network"], validation["psnr"][baseline], strict=True)
+    worse = [f"{sigma:g}" for sigma, network, other in pairs if network < other]
+    if worse:
+        instead = ", or give --denoiser linear-mmse:IMAGES, which needs no training" if baseline == "linear-mmse" else ""
+        print(f"At sigma {', '.join(worse)} this network does worse than {baseline}: train longer{instead}.")
 
 
 def _say_list(result: Any) -> None:
@@ -391,7 +402,8 @@ def _kind(context: Any, name: str) -> str:
     return "a whole number" if int in accepted else "a number" if float in accepted else "another value"
 
 
-ADVICE = {
+ADVICE: dict[int | None, str] = {
+    None: "free space",
     errno.ENOSPC: "free space",
     errno.EDQUOT: "free space, your quota is used up",
     errno.EROFS: "this disk can only be read: give a place on another one",
@@ -403,7 +415,7 @@ ADVICE = {
 
 def _of_the_disk(error: OSError) -> str:
     """What the system said, about which file, and what to do; messages that we made ourselves say it all."""
-    if error.errno is None:
+    if error.strerror is None:
         return str(error)
     where = "" if error.filename is None else f"{_printable(str(error.filename))}: "
     said = f"{where}{error.strerror}"

@@ -43,7 +43,7 @@ def wrapped(photos: Path) -> Path:
     return photos.parent / "around"
 
 
-@pytest.mark.parametrize("suffix", ["", ":test", ":train"])
+@pytest.mark.parametrize("suffix", ["", ":test", ":train", "#5", ":train#4"])
 @pytest.mark.parametrize("form", [Path, zipped, tarred, wrapped])
 @pytest.mark.parametrize("size", [None, (8, 8)])
 def test_what_certify_reads_as_data_is_read_as_images(
@@ -54,6 +54,18 @@ def test_what_certify_reads_as_data_is_read_as_images(
     found = read_pictures(path, 3, Reading(size))
     assert torch.equal(found.images, expected.images)
     assert found.names == expected.names
+
+
+def test_a_part_of_bare_images_and_of_a_named_set(tmp_path: Path) -> None:
+    for row in range(4):
+        Image.fromarray(np.full((8, 8), row, dtype=np.uint8)).save(tmp_path / f"{row}.png")
+    found = read_pictures(f"{tmp_path}#3")
+    assert found.names == tuple(f"{level}.png" for level in found.images[:, 0, 0, 0].tolist())
+    assert len(read_pictures(f"{tmp_path}#1")) == 1
+    assert torch.equal(read_pictures("digits:test#20").images, load("digits:test#20").images)
+    for count in (0, 5):
+        with pytest.raises(ValueError, match=rf"#{count} of 4 images; give a number from 1 to 4"):
+            read_pictures(f"{tmp_path}#{count}")
 
 
 def test_archives_of_bare_images(tmp_path: Path) -> None:

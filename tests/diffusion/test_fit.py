@@ -109,22 +109,23 @@ def test_bfloat16_training_is_close(trusted, trained):
     assert ours == pytest.approx(theirs, rel=0.1)
 
 
-def test_progress_counts_every_step(trusted):
+def test_progress_counts_every_step_and_every_denoiser_measured(trusted):
     class Counting:
-        total, done, finished = 0, 0, ""
+        def __init__(self):
+            self.stages, self.finished = [], ""
 
         def start(self, stage, total, done=0, unit="models"):
-            self.total, self.unit = total, unit
+            self.stages.append([total, done, unit])
 
         def advance(self, by=1, note=""):
-            self.done += by
+            self.stages[-1][1] += by
 
         def finish(self, note=""):
             self.finished = note
 
     progress = Counting()
     train_network(trusted, None, dataclasses.replace(QUICK, steps=51), KEY, progress)
-    assert (progress.total, progress.done, progress.unit) == (51, 51, "steps")
+    assert progress.stages == [[51, 51, "steps"], [3, 3, "denoisers"]]
     assert progress.finished.startswith("PSNR")
 
 

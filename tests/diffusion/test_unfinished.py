@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from certidote import denoiser_train
+from certidote import cli, denoiser_train
 from certidote.data.tiny import tiny
 from certidote.diffusion import fit
 from certidote.diffusion.fit import DenoiserRecipe, train_network
@@ -68,6 +68,78 @@ def test_another_training_and_damage_are_refused(tmp_path: Path) -> None:
     assert kept_training(file) is None
     with pytest.raises(ValueError, match=r"is damaged \(SafetensorError\); delete it to train from the start"):
         train_network(trusted, None, RECIPE, Key(1), unfinished=file)
+
+
+def write_recipe(path: Path) -> str:
+    path.write_text("batch = 32\nsteps = 40\n[architecture]\nchannels = 1\npatch = 2\nwidths = [16]\nblocks = [1]\n")
+    return str(path)
+
+
+@pytest.mark.usefixtures("always_kept")
+def test_ctrl_c_says_what_the_same_command_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = write_recipe(tmp_path / "recipe.toml"), tmp_path / "denoiser"
+    arguments = ["denoiser", "train", "digits:trusted", "--recipe", recipe, "--dtype", "float32", "--progress", "quiet"]
+    for writings, said in ((0, "nothing is half-written, and the same command starts anew"), (1, "the same command goes on")):
+
+        def interrupt(self, step, tensors, writings=writings, write=Unfinished.write):
+            if step > 20 * writings:
+                raise KeyboardInterrupt
+            write(self, step, tensors)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Unfinished, "write", interrupt)
+            patch.setattr(sys, "argv", ["certidote", *arguments, "--out", str(out)])
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+        assert stop.value.code == 130
+        assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("always_kept")
+def test_a_disk_that_fails_leaves_the_state_of_before_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "state"
+    Unfinished(file, {}).write(1, {"weights.0": torch.zeros(3)})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("certidote.diffusion.unfinished.os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device; the training's state was not written") as caught:
+        Unfinished(file, {}).write(2, {"weights.0": torch.zeros(3)})
+    assert caught.value.filename == str(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert (Unfinished(file, {}).read() or (0, {}))[0] == 1
+
+
+@pytest.mark.usefixtures("always_kept")
+def test_the_number_format_of_an_unfinished_training_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is faster may be another one on the day after."""
+    recipe, out = write_recipe(tmp_path / "recipe.toml"), tmp_path / "denoiser"
+    monkeypatch.setattr("certidote.numerics.resolve_dtype", lambda dtype, device: "bfloat16")
+    with pytest.raises(Interrupt):
+        denoiser_train("digits:trusted", out=out, recipe=recipe, progress=Impatient(1))
+    monkeypatch.setattr("certidote.numerics.resolve_dtype", lambda dtype, device: "float32")
+    left_by_a_kill = tmp_path / "denoiser.unfinished.part"
+    left_by_a_kill.touch()
+    assert denoiser_train("digits:trusted", out=out, recipe=recipe).card.details["trained_in"] == "bfloat16"
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.toml", "denoiser"}
+
+
+def test_a_folder_where_the_state_would_be_is_refused_and_the_folder_here_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos.unfinished").mkdir()
+    with pytest.raises(ValueError, match=r"photos.unfinished is there, .* and is no file; give another --out"):
+        denoiser_train("digits:trusted", out=tmp_path / "photos")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    denoiser_train("digits:trusted", out=Path("."), recipe=write_recipe(tmp_path / "recipe.toml"))
+    assert (tmp_path / "here" / "config.json").exists()
 
 
 KILLED_AFTER_WRITING = """

@@ -100,7 +100,8 @@ def _failure_at(path: Path, state: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}; {state}", str(path)) from error
+        said = error.strerror or f"the disk took a part of it only ({error})"  # numpy and Pillow keep what the system said
+        raise OSError(error.errno, f"{said}; {state}", str(path)) from error
 
 
 def unfinished_beside(target: Path) -> Path:

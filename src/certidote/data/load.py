@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from certidote.data.archive import Member, is_archive, opened
 from certidote.data.cache import cached
@@ -95,11 +97,11 @@ def surveyed(name_or_path: str | Path, split: str = "train", *, threads: int | N
 
 def without_count(name_or_path: str | Path) -> str:
     """The name or path without "#5000" at its end."""
-    return _counted(str(name_or_path))[0]
+    return counted(str(name_or_path))[0]
 
 
 def _loaded(name_or_path: str | Path, split: str, reading: Reading) -> Loaded:
-    name, count = _counted(str(name_or_path))
+    name, count = counted(str(name_or_path))
     source, named_split = _resolved(name)
     found = _read(source, split if named_split is None else named_split, reading)
     return found if count is None else replace(found, data=_first(found.data, count))
@@ -111,12 +113,16 @@ def _first(data: ImageDataset, count: int) -> ImageDataset:
         raise ValueError(
             f"#{count} of {len(data)} images in {data.num_classes} classes; give a number from {data.num_classes} to {len(data)}"
         )
-    chosen = np.sort(SUBSETS.numpy().permutation(len(data))[:count])
-    subset = data.subset(torch.from_numpy(chosen))
+    subset = data.subset(first_rows(len(data), count))
     missing = [name for label, name in enumerate(data.class_names) if not bool((subset.labels == label).any())]
     if missing:
         raise ValueError(f"#{count} leaves no image of class {missing[0]!r}; give a larger number, or leave it out")
     return replace(subset, notes=(*data.notes, f"{count} of {len(data)} images: the first of a fixed random order"))
+
+
+def first_rows(total: int, count: int) -> Int64[Tensor, "count"]:
+    """Which rows "#count" takes of so many images, in ascending order."""
+    return torch.from_numpy(np.sort(SUBSETS.numpy().permutation(total)[:count]))
 
 
 def _read(source: str | Path, split: str, reading: Reading) -> Loaded:
@@ -191,7 +197,7 @@ def locate(name_or_path: str | Path, split: str = "train") -> tuple[str | Path, 
     """What `load` would read: a name of the catalogue or an existing path, and which split of it.
 
     Raises: ValueError as `load` does, and for a part of a set ("#5000")."""
-    name, count = _counted(str(name_or_path))
+    name, count = counted(str(name_or_path))
     if count is not None:
         raise ValueError(f"{str(name_or_path)!r} is a part of a set, but whole sets are read here; leave out #{count}")
     source, named_split = _resolved(name)
@@ -223,7 +229,7 @@ def _treated(data: ImageDataset, reading: Reading) -> Loaded:
     return Loaded(resized_dataset(data, reading.size), {"resized": len(data)}, sizes)
 
 
-def _counted(name: str) -> tuple[str, int | None]:
+def counted(name: str) -> tuple[str, int | None]:
     """A name without "#5000" at its end, and that number; a path that exists as it is, or before ":test", has none."""
     head, mark, tail = name.rpartition("#")
     part_of = name.rpartition(":")[0] if ":" in tail else ""

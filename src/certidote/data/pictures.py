@@ -13,7 +13,7 @@ from certidote.data.checks import Refused, quoted
 from certidote.data.cifar import is_cifar
 from certidote.data.decode import Reading, decoded
 from certidote.data.folder import EXTENSIONS, SPLIT_NAMES, Node, folders_in, image_files, inner, listing, path_inside, sources
-from certidote.data.load import load_with_findings, locate, splits_of
+from certidote.data.load import counted, first_rows, load_with_findings, locate, splits_of
 from certidote.data.names import escaped
 from certidote.data.npz import read_npz_images
 from certidote.data.parquet import parquet_files
@@ -47,13 +47,25 @@ def read_pictures(path: str, channels: int | None = None, reading: Reading | Non
     of any other data set that `load` reads; the test split of what has splits. Pixels come out as `load` gives them.
 
     Args:
-        path: file, folder, or name of a data set; a suffix as in "photos:train" chooses another split.
+        path: file, folder, or name of a data set; a suffix as in "photos:train" chooses another split, and "#50" at the very end takes
+            50 of the images, those that `load` takes.
         channels: of the classifier: 3 repeats the grey of grey images, 1 refuses color; None takes what is there.
         reading: as the classifier's training images were read: the size that images are resized to, and whether corrupt files are
             left out; None: as they are, all of them.
     Raises: ValueError, in one line, naming the path, if there are no images, one is damaged, or sizes or colors do not fit.
     """
     reading = reading or Reading()
+    whole, count = counted(path)
+    found = _read(whole, channels, reading)
+    if count is None:
+        return found
+    if not 1 <= count <= len(found):
+        raise ValueError(f"{quoted(path)}: #{count} of {len(found)} images; give a number from 1 to {len(found)}")
+    rows = first_rows(len(found), count)
+    return Pictures(tuple(found.names[row] for row in rows.tolist()), found.images[rows], found.skipped)
+
+
+def _read(path: str, channels: int | None, reading: Reading) -> Pictures:
     try:
         place, split = locate(path, "")
     except ValueError:

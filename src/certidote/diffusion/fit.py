@@ -9,7 +9,7 @@ import difflib
 import math
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -225,7 +225,8 @@ def train_network(
         {"recipe": recipe.to_json(), "key": [str(key.root), *key.path], "images": len(fitted), "trained_in": dtype},
     )
     denoiser = NetworkDenoiser(network, scaling, recipe.sigma_min, recipe.sigma_max, card, dtype)
-    card.details["validation"] = _validate(denoiser, fitted, held_out, key / "validation")
+    progress.finish()
+    card.details["validation"] = _validate(denoiser, fitted, held_out, key / "validation", progress)
     progress.finish("PSNR " + ", ".join(f"{psnr:.1f} dB" for psnr in card.details["validation"]["psnr"]["network"]))
     return denoiser
 
@@ -370,21 +371,26 @@ def mean_squared_errors(denoiser: Denoiser, clean: ImageDataset, sigmas: Sequenc
     return errors
 
 
-def _validate(denoiser: NetworkDenoiser, fitted: ImageDataset, held_out: ImageDataset, key: Key) -> Json:
+def _validate(denoiser: NetworkDenoiser, fitted: ImageDataset, held_out: ImageDataset, key: Key, progress: Progress) -> Json:
+    """Errors on held-out images, of the network and of what needs no training. Whoever calls finishes the progress."""
     sigmas = [sigma for sigma in VALIDATION_SIGMAS if denoiser.sigma_min <= sigma <= denoiser.sigma_max]
-    measured: dict[str, Denoiser] = {"network": denoiser}
+    made: dict[str, Callable[[], Denoiser]] = {"network": lambda: denoiser}
     omitted: dict[str, str] = {}
     values = math.prod(fitted.image_shape)
     if values <= CLOSED_FORM_VALUES:
-        measured["linear-mmse"] = LinearMMSE(fitted)
-        measured["kernel"] = KernelPosteriorMean(fitted.subset(range(min(len(fitted), KERNEL_IMAGES))))
+        made["linear-mmse"] = lambda: LinearMMSE(fitted)
+        made["kernel"] = lambda: KernelPosteriorMean(fitted.subset(range(min(len(fitted), KERNEL_IMAGES))))
     else:
-        measured["wiener"] = Wiener(fitted)
+        made["wiener"] = lambda: Wiener(fitted)
         shape = "x".join(map(str, fitted.image_shape))
         why = f"an image of {shape} has {values:,} values, and beyond {CLOSED_FORM_VALUES:,}"
         omitted["linear-mmse"] = f"{why} a covariance matrix takes minutes and gigabytes"
         omitted["kernel"] = f"{why} the distances to {KERNEL_IMAGES:,} training images take minutes and gigabytes"
     held_out = held_out.subset(range(min(len(held_out), 1_000)))
-    errors = {name: mean_squared_errors(each, held_out, sigmas, key) for name, each in measured.items()}
+    progress.start("measuring on held-out images", len(made), unit="denoisers")
+    errors = {}
+    for name, make in made.items():
+        errors[name] = mean_squared_errors(make(), held_out, sigmas, key)
+        progress.advance(1, name)
     psnr = {name: [-10 * math.log10(max(error, 1e-12)) for error in values] for name, values in errors.items()}
     return {"images": len(held_out), "sigmas": sigmas, "mse": errors, "psnr": psnr, "omitted": omitted}

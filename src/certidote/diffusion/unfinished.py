@@ -38,12 +38,16 @@ class Unfinished:
         """Keep the state after so many steps."""
         metadata = {"format": FORMAT, "step": str(step), "training": json.dumps(self.training, sort_keys=True)}
         content = save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
-        beside = self.path.with_name(self.path.name + ".part")
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.path)
+        beside = _part_of(self.path)
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise OSError(error.errno, f"{error.strerror}; the training's state was not written", str(self.path)) from error
         sync_folder(self.path.parent)
 
     def read(self) -> tuple[int, dict[str, Tensor]] | None:
@@ -64,9 +68,27 @@ class Unfinished:
             raise ValueError(f"{self.path} is of another training (other images, recipe or key); delete it, or repeat that command")
         return step, tensors
 
-    def remove(self) -> None:
-        """The training is finished."""
-        self.path.unlink(missing_ok=True)
+
+def place_beside(out: Path) -> Path:
+    """Where the unfinished training of a denoiser is kept that will be written to `out`; links are followed.
+
+    Raises: ValueError if something else is there.
+    """
+    target = Path(os.path.realpath(out))
+    place = target.with_name(target.name + ".unfinished")
+    if place.exists() and not place.is_file():
+        raise ValueError(f"{place} is there, where an unfinished training would be kept, and is no file; give another --out")
+    return place
+
+
+def remove(path: Path) -> None:
+    """Of a training that is finished, or given up: its state, and what a kill left of the writing of one."""
+    path.unlink(missing_ok=True)
+    _part_of(path).unlink(missing_ok=True)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def kept_training(path: Path) -> Json | None:

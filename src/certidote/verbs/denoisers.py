@@ -36,19 +36,21 @@ def denoiser_train(
     from certidote.data import load
     from certidote.diffusion.denoiser import check_target, save
     from certidote.diffusion.fit import load_recipe, train_network, training_of, within_minutes
-    from certidote.diffusion.unfinished import kept_training
+    from certidote.diffusion.unfinished import kept_training, place_beside, remove
     from certidote.numerics import resolve_dtype
     from certidote.streams import Key, fresh_root
 
     check_target(out, force)
     check_apart(out, data)
+    unfinished = place_beside(out)
     if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes={minutes:g}; give a time above 0 to train for, or leave it out for all steps of the recipe")
     check_device(device)
     used_recipe = load_recipe(recipe)
-    images, number_format = load(data, "train", size=size, skip_corrupt=skip_corrupt), resolve_dtype(dtype, device)
-    unfinished = out.with_name(out.name + ".unfinished")
+    images = load(data, "train", size=size, skip_corrupt=skip_corrupt)
     kept = None if force else kept_training(unfinished)
+    # what "auto" finds may differ from one day to the next
+    number_format = kept["dtype"] if kept is not None and dtype == "auto" else resolve_dtype(dtype, device)
     if kept is not None and minutes is not None:  # how many steps fit was measured when it began
         steps, batch = kept["recipe"]["steps"], kept["recipe"]["batch"]
         used_recipe = replace(used_recipe, steps=steps, batch=batch)
@@ -58,14 +60,14 @@ def denoiser_train(
         seed = int(kept["key"][0])
     key = Key(fresh_root() if seed is None else seed) / "denoiser"
     if force and kept_training(unfinished) not in (None, training_of(images, used_recipe, key, number_format)):
-        unfinished.unlink()
+        remove(unfinished)
     trained = train_network(
         images, None, used_recipe, key, progress, name=out.name, dtype=number_format, device=device, unfinished=unfinished
     )
     if images.notes:
         trained.card.details["data_notes"] = list(images.notes)
     save(trained, out, force)
-    unfinished.unlink(missing_ok=True)
+    remove(unfinished)
     return trained
 
 
