@@ -54,11 +54,11 @@ blocks = [3, 3, 2]
 
 @dataclass(frozen=True)
 class Step:
-    """One command: what is there when it has finished, and how it is started."""
+    """One command, and the folder that an earlier one must have made for it, if any."""
 
     stage: str
-    finished: Path
     arguments: tuple[str, ...]
+    needs: Path | None = None
 
 
 def steps_of(data: Path, out: Path, device: str, small: bool) -> list[Step]:
@@ -70,42 +70,41 @@ def steps_of(data: Path, out: Path, device: str, small: bool) -> list[Step]:
     """
     images = "#600" if small else ""
     cifar, others = f"{data / 'cifar10-jpeg.tar.xz'}{images}", f"{data / 'tinyimagenet32-jpeg.tar.xz'}{'#2000' if small else ''}"
+    heads = (
+        f"{data / 'cifar10-jpeg.tar.xz'}{images or '#2500'}"  # what frozen features are fitted to, as in the poisoning benchmark
+    )
     recipe, victims = ("compact", "compact") if small else ("airbench", "conservative")
-    n0, n = ("2", "4") if small else ("100", "1000")
+    n0, n = ("2", "12") if small else ("100", "1000")
     recipe_file = out / "denoiser-large.toml"
     common = ("--device", device)
 
     def certify(stage: str, sigma: str, *extra: str) -> Step:
         run = out / f"certificate-{sigma}"
         arguments = ("certify", cifar, "--out", str(run), "--sigma", sigma, "--denoiser", "tiny-imagenet-32", "--recipe", recipe)
-        return Step(stage, run / "certificate.json", (*arguments, "--models", n, "--n0", n0, "--seed", "25", *common, *extra))
+        return Step(stage, (*arguments, "--models", n, "--n0", n0, "--seed", "25", *common, *extra))
 
-    def attack(name: str, targets: int, *options: str) -> list[Step]:
+    def attack(name: str, attacked: str, targets: int, *options: str) -> list[Step]:
         pack, replayed = out / f"pack-{name}", out / f"replay-{name}"
         few = ("2",) if small else (str(targets),)
         return [
-            Step(
-                "attacks",
-                pack / "pack.json",
-                ("poison", name, cifar, "--out", str(pack), "--targets", *few, "--seed", "8", *options, *common),
-            ),
-            Step("attacks", replayed / "replay.json", ("replay", str(pack), cifar, "--out", str(replayed), "--seed", "8", *common)),
+            Step("attacks", ("poison", name, attacked, "--out", str(pack), "--targets", *few, "--seed", "8", *options, *common)),
+            Step("attacks", ("replay", str(pack), attacked, "--out", str(replayed), "--seed", "8", *common), pack),
         ]
 
     quick = ("--option", "steps=5") if small else ()
     transfer = ("--scenario", "transfer", "--pretrain", others, "--recipe", victims, "--num-poisons", "25")
     scratch = ("--scenario", "scratch", "--recipe", victims)
     denoiser = Step(
-        "denoiser", out / "tiny-imagenet-32-large" / "config.json",
+        "denoiser",
         ("denoiser", "train", others, "--recipe", str(recipe_file), "--seed", "32", "--out", str(out / "tiny-imagenet-32-large"), *common),
     )  # fmt: skip
     return [
         certify("speed", "0.25", "--members", f"0:{2 if small else 8}"),
         denoiser,
         certify("certificate", "0.25"),
-        *attack("bullseye-polytope", 10, *transfer, *quick),
-        *attack("witches-brew", 10, *scratch, *quick),
-        *attack("sleeper-agent", 5, *scratch, "--trigger", "sleeper-agent", *quick),
+        *attack("bullseye-polytope", heads, 10, *transfer, *quick),
+        *attack("witches-brew", cifar, 10, *scratch, *quick),
+        *attack("sleeper-agent", cifar, 5, *scratch, "--trigger", "bernoulli", *quick),
         certify("sigmas", "0.1"),
         certify("sigmas", "0.5"),
     ]
@@ -163,22 +162,29 @@ def main() -> None:
     record: Json = {"peak_tflops": peak_tflops(options.device), **facts()}
     write_json(options.out / f"card-{int(time.time())}.json", record)
     print(f"peak: {record['peak_tflops']:.1f} TFLOP/s in bfloat16", flush=True)
+    done, failed = [], []
     for number, step in enumerate(steps_of(options.data, options.out, options.device, options.small)):
         marker = options.out / f"step-{number}.json"
-        left = deadline - time.perf_counter()
-        if marker.exists() or (options.stages and step.stage not in options.stages):
+        if marker.exists() and json.loads(marker.read_text())["arguments"] == list(step.arguments):
+            done.append(step.stage)
             continue
-        if left < 2 * STOP_SECONDS:
-            break
+        left = deadline - time.perf_counter()
+        if left < 2 * STOP_SECONDS or (options.stages and step.stage not in options.stages):
+            continue
+        if step.needs is not None and not step.needs.exists():
+            continue
         print(f"{step.stage}: certidote {' '.join(step.arguments)}", flush=True)
-        status, seconds = run(step.arguments, left, options.out / f"step-{number}.log")
+        log = options.out / f"step-{number}.log"
+        status, seconds = run(step.arguments, left, log)
         print(f"  {'stopped' if status is None else f'status {status}'} after {seconds:.0f} s", flush=True)
         if status == 0:
-            write_json(
-                marker, {"stage": step.stage, "arguments": list(step.arguments), "seconds": seconds, "finished": str(step.finished)}
-            )
-    done = sorted(json.loads(file.read_text())["stage"] for file in options.out.glob("step-*.json"))
+            write_json(marker, {"stage": step.stage, "arguments": list(step.arguments), "seconds": seconds})
+            done.append(step.stage)
+        elif status is not None:
+            failed.append(f"{step.stage} ({log})")
     print(f"finished: {', '.join(done) or 'nothing yet'}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
