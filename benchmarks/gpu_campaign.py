@@ -25,6 +25,9 @@ from certidote.results.files import write_json
 from certidote.types import Json
 
 STAGES = ("speed", "denoiser", "certificate", "attacks", "sigmas")
+SPEED = "speed-0.25"
+"""Folder of the few members whose seconds are looked at."""
+
 STOP_SECONDS = 20
 """Given to a command to commit what it has, before it is killed."""
 
@@ -79,7 +82,7 @@ def steps_of(data: Path, out: Path, device: str, small: bool) -> list[Step]:
     common = ("--device", device)
 
     def certify(stage: str, sigma: str, *extra: str) -> Step:
-        run = out / f"certificate-{sigma}"
+        run = out / (SPEED if stage == "speed" else f"certificate-{sigma}")  # a run has the members it was assigned first
         arguments = ("certify", cifar, "--out", str(run), "--sigma", sigma, "--denoiser", "tiny-imagenet-32", "--recipe", recipe)
         return Step(stage, (*arguments, "--models", n, "--n0", n0, "--seed", "25", *common, *extra))
 

@@ -32,14 +32,15 @@ def test_every_step_of_the_campaign_is_a_command_that_names_what_there_is(
     small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign = benchmark("gpu_campaign", monkeypatch)
-    packs = set()
+    packs, runs = set(), {}
     for step in campaign.steps_of(tmp_path, tmp_path, "cpu", small):
         assert step.stage in campaign.STAGES
         name, given = parsed(step.arguments)
         if name == "certify":
             assert given["denoiser"] in CATALOGUE
             assert given["recipe"] in RECIPES
-            assert given["models"] - given["n0"] >= minimum_models("clopper-pearson", given["alpha"], 10, True)
+            assert given["models"] >= minimum_models("clopper-pearson", given["alpha"], 10, True)
+            assert runs.setdefault(given["out"], given["members"]) == given["members"], "a run keeps the members it was assigned first"
         if name == "poison":
             packs.add(given["out"])
             assert given["recipe"] in RECIPES
