@@ -20,9 +20,16 @@ from pathlib import Path
 
 import torch
 from machine import facts
+from photographs import BATCH, counted
 
+from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.engine.ledger import Ledger
+from certidote.numerics import fast_dtype
 from certidote.results.files import write_json
-from certidote.types import Json
+from certidote.streams import Key
+from certidote.training.pooled import PooledTrainer
+from certidote.training.recipe import RECIPES, Recipe
+from certidote.types import Json, Lineage, View
 
 STAGES = ("speed", "denoiser", "certificate", "attacks", "sigmas")
 SPEED = "speed-0.25"
@@ -145,6 +152,23 @@ def peak_tflops(device: str) -> float:
     return best
 
 
+def speed(ledger: Path, recipe: Recipe, images: int, tests: int, peak: float, device: str) -> Json:
+    """Seconds of one member in this ledger, its TFLOP (noised images denoised, trained on, and test images answered), and the share of the peak."""
+    with Ledger(ledger, read_only=True) as opened:
+        members, (seconds, viewing) = opened.gap_free(), opened.seconds()
+    dtype, size = fast_dtype(device), recipe.batch_size
+    denoiser = load_denoiser("tiny-imagenet-32", dtype=dtype)
+    pixels, sigma = torch.rand(size, 3, 32, 32, device=device), torch.full((BATCH,), 0.25, device=device)
+    view = View(pixels, torch.zeros(size, dtype=torch.int64, device=device), 10, Lineage())
+    trainer = PooledTrainer(recipe.model_copy(update={"epochs": 1, "drops": ()}), dtype)
+    stack = trainer.fit([view], [Key(0)], Key(0))
+    work = counted(lambda: denoiser(pixels[:BATCH].contiguous(), sigma)) / BATCH * images
+    work += counted(lambda: trainer.fit([view], [Key(0)], Key(0))) / size * images * recipe.epochs
+    work += counted(lambda: stack(pixels)) / size * tests
+    found = {"members": members, "seconds": seconds / members, "seconds_viewing": viewing / members, "tflop": work / 1e12}
+    return {**found, "fraction_of_peak": work / 1e12 / (seconds / members) / peak}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], help="default: all, in order")
@@ -183,6 +207,13 @@ def main() -> None:
         if status == 0:
             write_json(marker, {"stage": step.stage, "arguments": list(step.arguments), "seconds": seconds})
             done.append(step.stage)
+            if step.stage == "speed":
+                recipe, images, tests = (
+                    (RECIPES["compact"], 600, 10_000) if options.small else (RECIPES["airbench"], 50_000, 10_000)
+                )
+                found = speed(options.out / SPEED / "ledger.sqlite", recipe, images, tests, record["peak_tflops"], options.device)
+                write_json(options.out / f"{SPEED}.json", found)
+                print(f"  {found['seconds']:.2f} s a member, {found['fraction_of_peak']:.1%} of the peak", flush=True)
         elif status is not None:
             failed.append(f"{step.stage} ({log})")
     print(f"finished: {', '.join(done) or 'nothing yet'}")

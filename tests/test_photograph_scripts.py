@@ -40,7 +40,9 @@ def test_every_step_of_the_campaign_is_a_command_that_names_what_there_is(
             assert given["denoiser"] in CATALOGUE
             assert given["recipe"] in RECIPES
             assert given["models"] >= minimum_models("clopper-pearson", given["alpha"], 10, True)
-            assert runs.setdefault(given["out"], given["members"]) == given["members"], "a run keeps the members it was assigned first"
+            assert runs.setdefault(given["out"], given["members"]) == given["members"], (
+                "a run keeps the members it was assigned first"
+            )
         if name == "poison":
             packs.add(given["out"])
             assert given["recipe"] in RECIPES
@@ -70,6 +72,7 @@ def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
         return (2 if arguments[0] in fails else 0), 1.0
 
     monkeypatch.setattr(campaign, "run", run)
+    monkeypatch.setattr(campaign, "speed", lambda *given: {"seconds": 1.0, "fraction_of_peak": 0.5})
     monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", "--small", "--device", "cpu", "--out", str(tmp_path / "runs")])
     with pytest.raises(SystemExit, match=r"^failed: attacks .*step-3\.log\), attacks .*, attacks "):
         campaign.main()
@@ -85,6 +88,38 @@ def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
     tried.clear()
     campaign.main()
     assert tried == ["certify"]
+
+
+def test_the_work_of_a_member_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = benchmark("gpu_campaign", monkeypatch)
+
+    class Ledger:
+        """Two members that took 4 seconds."""
+
+        def __init__(self, path: Path, read_only: bool) -> None: ...
+        def __enter__(self) -> "Ledger":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+        def gap_free(self) -> int:
+            return 2
+
+        def seconds(self) -> tuple[float, float]:
+            return 4.0, 1.0
+
+    monkeypatch.setattr(campaign, "Ledger", Ledger)
+    monkeypatch.setattr(campaign, "fast_dtype", lambda device: "float32")
+    recipe = RECIPES["compact"].model_copy(update={"epochs": 2, "batch_size": 128})
+    few, many, answers = (
+        campaign.speed(tmp_path, recipe, images, tests, 10.0, "cpu") for images, tests in ((1_000, 0), (2_000, 0), (1_000, 10_000))
+    )
+    assert (few["seconds"], few["seconds_viewing"]) == (2.0, 0.5)
+    assert many["tflop"] == pytest.approx(2 * few["tflop"])
+    assert few["fraction_of_peak"] == pytest.approx(few["tflop"] / 2 / 10)
+    forward = (answers["tflop"] - few["tflop"]) / 10_000
+    assert forward * 1e6 == pytest.approx(26.7, rel=0.05)  # MFLOP of the compact network
+    rest = few["tflop"] / 1_000 - 2 * 3 * forward  # the denoiser, and Muon: the stem has no backward pass
+    assert 0.1e-3 < rest < 0.4e-3
 
 
 def test_tables_without_their_first_row_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
