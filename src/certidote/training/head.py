@@ -54,7 +54,7 @@ class Heads:
 class HeadTrainer:
     """Fits one linear head per member: a `Trainer` whose members start from trusted weights.
 
-    Cross-entropy, no augmentation, fresh heads; the numbers are those of a `HeadRecipe`: `HeadTrainer(extractor, **recipe.model_dump())`.
+    Cross-entropy, no augmentation, fresh heads; `HeadTrainer(extractor, **recipe.model_dump())` has the numbers of a `HeadRecipe`.
     """
 
     start: Start = "trusted"

@@ -56,6 +56,6 @@ HEAD_RECIPES: dict[str, HeadRecipe] = {
     "adam": HeadRecipe(),
     "benchmark": HeadRecipe(epochs=40, batch_size=128, learning_rate=0.01, decay_epochs=(30,), momentum=0.9, weight_decay=2e-4),
 }
-"""How victims of transfer learning are fitted. "adam": batch 64 is that of Convex Polytope (Zhu et al. 2019), its step of 0.1 suits pooled features
-of a large network, 0.01 the flattened ones of a small one. "benchmark" has the numbers of the poisoning benchmark (Schwarzschild et al.
-2021, `poison_test.py`). Differs from it: images are not cropped and mirrored, so that features are computed once."""
+"""How victims of transfer learning are fitted. "adam": batch 64 is that of Convex Polytope (Zhu et al. 2019), its step of 0.1 suits pooled
+features of a large network, 0.01 the flattened ones of a small one. "benchmark" has the numbers of the poisoning benchmark
+(Schwarzschild et al. 2021, `poison_test.py`). Differs from it: images are not cropped and mirrored, so that features are computed once."""

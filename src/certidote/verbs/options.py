@@ -56,7 +56,9 @@ Trusted = Annotated[
 ]
 RecipeName = Annotated[
     str,
-    typer.Option(help="mlp, cnn, compact, ..., a .toml file, or auto (mlp for tiny images, compact for color from 16x16 on, else cnn)"),
+    typer.Option(
+        help="mlp, cnn, compact, ..., a .toml file, or auto (mlp for tiny images, compact for color from 16x16 on, else cnn)"
+    ),
 ]
 OwnModel = Annotated[
     str,
