@@ -20,11 +20,21 @@ from pathlib import Path
 
 import torch
 from machine import facts
+from photographs import BATCH, counted
 
+from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.engine.ledger import Ledger
+from certidote.numerics import fast_dtype
 from certidote.results.files import write_json
-from certidote.types import Json
+from certidote.streams import Key
+from certidote.training.pooled import PooledTrainer
+from certidote.training.recipe import RECIPES, Recipe
+from certidote.types import Json, Lineage, View
 
 STAGES = ("speed", "denoiser", "certificate", "attacks", "sigmas")
+SPEED = "speed-0.25"
+"""Folder of the few members whose seconds are looked at."""
+
 STOP_SECONDS = 20
 """Given to a command to commit what it has, before it is killed."""
 
@@ -54,11 +64,11 @@ blocks = [3, 3, 2]
 
 @dataclass(frozen=True)
 class Step:
-    """One command: what is there when it has finished, and how it is started."""
+    """One command, and the folder that an earlier one must have made for it, if any."""
 
     stage: str
-    finished: Path
     arguments: tuple[str, ...]
+    needs: Path | None = None
 
 
 def steps_of(data: Path, out: Path, device: str, small: bool) -> list[Step]:
@@ -70,42 +80,42 @@ def steps_of(data: Path, out: Path, device: str, small: bool) -> list[Step]:
     """
     images = "#600" if small else ""
     cifar, others = f"{data / 'cifar10-jpeg.tar.xz'}{images}", f"{data / 'tinyimagenet32-jpeg.tar.xz'}{'#2000' if small else ''}"
+    heads = (
+        f"{data / 'cifar10-jpeg.tar.xz'}{images or '#2500'}"  # what frozen features are fitted to, as in the poisoning benchmark
+    )
     recipe, victims = ("compact", "compact") if small else ("airbench", "conservative")
-    n0, n = ("2", "4") if small else ("100", "1000")
+    n0, n = ("2", "12") if small else ("100", "1000")
     recipe_file = out / "denoiser-large.toml"
     common = ("--device", device)
+    few_tests = ("--test", f"{data / 'cifar10-jpeg.tar.xz'}:test#500") if small else ()
 
     def certify(stage: str, sigma: str, *extra: str) -> Step:
-        run = out / f"certificate-{sigma}"
+        run = out / (SPEED if stage == "speed" else f"certificate-{sigma}")  # a run has the members it was assigned first
         arguments = ("certify", cifar, "--out", str(run), "--sigma", sigma, "--denoiser", "tiny-imagenet-32", "--recipe", recipe)
-        return Step(stage, run / "certificate.json", (*arguments, "--models", n, "--n0", n0, "--seed", "25", *common, *extra))
+        return Step(stage, (*arguments, "--models", n, "--n0", n0, "--seed", "25", *few_tests, *common, *extra))
 
-    def attack(name: str, targets: int, *options: str) -> list[Step]:
+    def attack(name: str, attacked: str, targets: int, *options: str) -> list[Step]:
         pack, replayed = out / f"pack-{name}", out / f"replay-{name}"
         few = ("2",) if small else (str(targets),)
         return [
-            Step(
-                "attacks",
-                pack / "pack.json",
-                ("poison", name, cifar, "--out", str(pack), "--targets", *few, "--seed", "8", *options, *common),
-            ),
-            Step("attacks", replayed / "replay.json", ("replay", str(pack), cifar, "--out", str(replayed), "--seed", "8", *common)),
+            Step("attacks", ("poison", name, attacked, "--out", str(pack), "--targets", *few, "--seed", "8", *options, *common)),
+            Step("attacks", ("replay", str(pack), attacked, "--out", str(replayed), "--seed", "8", *common), pack),
         ]
 
     quick = ("--option", "steps=5") if small else ()
     transfer = ("--scenario", "transfer", "--pretrain", others, "--recipe", victims, "--num-poisons", "25")
     scratch = ("--scenario", "scratch", "--recipe", victims)
     denoiser = Step(
-        "denoiser", out / "tiny-imagenet-32-large" / "config.json",
+        "denoiser",
         ("denoiser", "train", others, "--recipe", str(recipe_file), "--seed", "32", "--out", str(out / "tiny-imagenet-32-large"), *common),
     )  # fmt: skip
     return [
         certify("speed", "0.25", "--members", f"0:{2 if small else 8}"),
         denoiser,
         certify("certificate", "0.25"),
-        *attack("bullseye-polytope", 10, *transfer, *quick),
-        *attack("witches-brew", 10, *scratch, *quick),
-        *attack("sleeper-agent", 5, *scratch, "--trigger", "sleeper-agent", *quick),
+        *attack("bullseye-polytope", heads, 10, *transfer, *quick),
+        *attack("witches-brew", cifar, 10, *scratch, *quick),
+        *attack("sleeper-agent", cifar, 5, *scratch, "--trigger", "bernoulli", *quick),
         certify("sigmas", "0.1"),
         certify("sigmas", "0.5"),
     ]
@@ -143,6 +153,25 @@ def peak_tflops(device: str) -> float:
     return best
 
 
+def speed(ledger: Path, recipe: Recipe, images: int, tests: int, peak: float, device: str) -> Json:
+    """Seconds of one member in this ledger, its TFLOP (noised images denoised, trained on, and test images answered), and the share of the peak."""
+    with Ledger(ledger, read_only=True) as opened:
+        members, (seconds, viewing) = opened.gap_free(), opened.seconds()
+    dtype, size = fast_dtype(device), recipe.batch_size
+    denoiser = load_denoiser("tiny-imagenet-32", dtype=dtype)
+    pixels = torch.rand(size, 3, 32, 32, device=device)
+    noisy = pixels[:BATCH]
+    sigma = torch.full((len(noisy),), 0.25, device=device)
+    view = View(pixels, torch.zeros(size, dtype=torch.int64, device=device), 10, Lineage())
+    trainer = PooledTrainer(recipe.model_copy(update={"epochs": 1, "drops": ()}), dtype)
+    stack = trainer.fit([view], [Key(0)], Key(0))
+    work = counted(lambda: denoiser(noisy, sigma)) / len(noisy) * images
+    work += counted(lambda: trainer.fit([view], [Key(0)], Key(0))) / size * images * recipe.epochs
+    work += counted(lambda: stack(pixels)) / size * tests
+    found = {"members": members, "seconds": seconds / members, "seconds_viewing": viewing / members, "tflop": work / 1e12}
+    return {**found, "fraction_of_peak": work / 1e12 / (seconds / members) / peak}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], help="default: all, in order")
@@ -163,22 +192,34 @@ def main() -> None:
     record: Json = {"peak_tflops": peak_tflops(options.device), **facts()}
     write_json(options.out / f"card-{int(time.time())}.json", record)
     print(f"peak: {record['peak_tflops']:.1f} TFLOP/s in bfloat16", flush=True)
+    done, failed = [], []
     for number, step in enumerate(steps_of(options.data, options.out, options.device, options.small)):
         marker = options.out / f"step-{number}.json"
-        left = deadline - time.perf_counter()
-        if marker.exists() or (options.stages and step.stage not in options.stages):
+        if marker.exists() and json.loads(marker.read_text())["arguments"] == list(step.arguments):
+            done.append(step.stage)
             continue
-        if left < 2 * STOP_SECONDS:
-            break
+        left = deadline - time.perf_counter()
+        if left < 2 * STOP_SECONDS or (options.stages and step.stage not in options.stages):
+            continue
+        if step.needs is not None and not step.needs.exists():
+            continue
         print(f"{step.stage}: certidote {' '.join(step.arguments)}", flush=True)
-        status, seconds = run(step.arguments, left, options.out / f"step-{number}.log")
+        log = options.out / f"step-{number}.log"
+        status, seconds = run(step.arguments, left, log)
         print(f"  {'stopped' if status is None else f'status {status}'} after {seconds:.0f} s", flush=True)
         if status == 0:
-            write_json(
-                marker, {"stage": step.stage, "arguments": list(step.arguments), "seconds": seconds, "finished": str(step.finished)}
-            )
-    done = sorted(json.loads(file.read_text())["stage"] for file in options.out.glob("step-*.json"))
+            write_json(marker, {"stage": step.stage, "arguments": list(step.arguments), "seconds": seconds})
+            done.append(step.stage)
+            if step.stage == "speed":
+                recipe, images, tests = (RECIPES["compact"], 600, 500) if options.small else (RECIPES["airbench"], 50_000, 10_000)
+                found = speed(options.out / SPEED / "ledger.sqlite", recipe, images, tests, record["peak_tflops"], options.device)
+                write_json(options.out / f"{SPEED}.json", found)
+                print(f"  {found['seconds']:.2f} s a member, {found['fraction_of_peak']:.1%} of the peak", flush=True)
+        elif status is not None:
+            failed.append(f"{step.stage} ({log})")
     print(f"finished: {', '.join(done) or 'nothing yet'}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from machine import busy_elsewhere, keep
 from torch.utils.flop_counter import FlopCounterMode
 
 from certidote.data import load
+from certidote.diffusion.denoiser import CATALOGUE
 from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.numerics import fast_dtype, keep_freed_memory, torch_dtype
 from certidote.streams import Key
@@ -35,7 +36,7 @@ TRAININGS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 """Recipe, and what is changed in it."""
 
-DENOISERS = ("cifar10-32", "tiny-imagenet-32")
+DENOISERS = tuple(name for name in ("cifar10-32", "tiny-imagenet-32") if name in CATALOGUE)
 BATCH = 128
 
 

@@ -26,6 +26,25 @@ def test_one_step_is_the_quintic_written_out():
     torch.testing.assert_close(orthogonalized(matrix, 1), wanted)
 
 
+def test_steps_follow_on_each_other_as_the_quintic_written_out():
+    weak = torch.logspace(0, -3, 300)  # singular values from 1 to a thousandth, as gradients have them
+    for matrix in (drawn(3, 5), drawn(6, 4), drawn(64, 576), drawn(300, 48), drawn(32, 300) * weak, drawn(32, 32) * weak[:32]):
+        wanted = matrix.double()
+        wanted = wanted / wanted.norm()
+        for _ in range(5):
+            gram = wanted @ wanted.T
+            wanted = 3.4445 * wanted - 4.7750 * gram @ wanted + 2.0315 * gram @ gram @ wanted
+        found = orthogonalized(matrix, 5)
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)  # rounding of float32, amplified at most 500 times
+
+
+def test_filters_that_are_zero_can_learn():
+    filters = torch.zeros(4, 3, 3, 3)
+    Muon([filters], 0.0, 5, fixed_norm=True).step([drawn(4, 3, 3, 3)], 0.1)
+    assert filters.isfinite().all()
+    assert float(filters.norm()) > 0.1
+
+
 def test_steps_have_momentum_and_do_not_depend_on_the_scale_of_gradients():
     filters, bigger = drawn(6, 2, 3, 3), drawn(6, 2, 3, 3)
     one, other = Muon([filters], 0.9, 5, fixed_norm=False), Muon([bigger], 0.9, 5, fixed_norm=False)

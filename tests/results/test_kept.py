@@ -1,10 +1,8 @@
 """Published numbers follow from kept ledgers: certificates, the threat map, and the tables that the docs print."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -15,21 +13,11 @@ from certidote.engine.evidence import COMPRESSED, Evidence
 from certidote.results.audit import audit, outcome_of
 from certidote.results.threat_map import Method, of_certificate, of_counts
 from certidote.types import Certificate, CountCertificate
+from scripts import ROOT, benchmark
 
-ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "results"
 CERTIFICATES = sorted(path for path in KEPT.glob("*/*/certificate.json"))
 MAP = KEPT / "threat_map"
-
-
-def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def printed_table(page: str, name: str) -> str:

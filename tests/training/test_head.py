@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from certidote.data.tiny import tiny
 from certidote.streams import Key
 from certidote.training.extractor import ConvExtractor, pretrain
 from certidote.training.head import Heads, HeadTrainer, features
+from certidote.training.head_recipe import HEAD_RECIPES, HeadRecipe
 from certidote.types import Lineage, Trainer, View
 
 
@@ -59,6 +62,56 @@ def test_heads_agree_with_autograd() -> None:
         expected = slow_head(views[member].images, views[member].labels, keys[member], 10, 10, 0.05, 6)
         np.testing.assert_allclose(heads.weights[member].numpy(), expected[:, :-1], atol=2e-4)
         np.testing.assert_allclose(heads.biases[member].numpy(), expected[:, -1], atol=2e-4)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_heads_by_sgd_agree_with_torch(momentum: float) -> None:
+    views, keys = views_and_keys(2)
+    recipe = HeadRecipe(epochs=6, batch_size=10, learning_rate=0.05, decay_epochs=(4,), momentum=momentum, weight_decay=0.01)
+    heads = HeadTrainer(Flat(), **recipe.model_dump()).fit(views, keys, Key(9))
+    for member, (seen, key) in enumerate(zip(views, keys, strict=True)):
+        x, bound = seen.images.flatten(1).double(), 1 / 8
+        both = torch.from_numpy((key / "init").numpy().uniform(-bound, bound, size=(3, 65))).requires_grad_()
+        optimizer = torch.optim.SGD([both], lr=0.05, momentum=momentum, weight_decay=0.01)
+        for epoch in range(6):
+            optimizer.param_groups[0]["lr"] = 0.05 if epoch < 4 else 0.005
+            for rows in torch.from_numpy((key / "order" / epoch).numpy().permutation(len(x))).split(10):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(x[rows] @ both[:, :-1].T + both[:, -1], seen.labels[rows]).backward()
+                optimizer.step()
+        np.testing.assert_allclose(heads.weights[member].numpy(), both[:, :-1].detach().numpy(), atol=2e-4)
+        np.testing.assert_allclose(heads.biases[member].numpy(), both[:, -1].detach().numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", sorted(HEAD_RECIPES))
+def test_a_recipe_of_heads_is_a_value_and_trains_the_same_bits_twice(name: str) -> None:
+    recipe = HEAD_RECIPES[name]
+    assert HeadRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert hash(recipe) == hash(HeadRecipe(**recipe.model_dump()))
+    trainer = HeadTrainer(Flat(), **recipe.model_dump())
+    assert recipe.to_json().items() <= trainer.describe().items()
+    assert torch.equal(*(trainer.fit(*views_and_keys(2), Key(9)).weights for _ in range(2)))
+
+
+def test_the_benchmark_s_heads_have_its_numbers() -> None:
+    found = HEAD_RECIPES["benchmark"]
+    assert (found.epochs, found.batch_size, found.learning_rate, found.decay_epochs) == (40, 128, 0.01, (30,))
+    assert (found.momentum, found.weight_decay) == (0.9, 2e-4)
+    assert HeadTrainer(Flat()).recipe == HEAD_RECIPES["adam"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epoch": 3}, "head recipe: epoch: Extra inputs are not permitted"),
+        ({"weight_decay": 0.1}, r"head recipe: weight_decay=0.1 is for SGD; give its momentum too, or leave weight_decay out"),
+        ({"momentum": 1.0}, r"head recipe: momentum=1.0, weight_decay=0.0; give numbers of at least 0 and below 1"),
+        ({"learning_rate": float("nan")}, "head recipe: learning_rate: Input should be a finite number"),
+    ],
+)
+def test_bad_recipes_of_heads_are_refused(given: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HeadRecipe.from_json(given)
 
 
 def test_heads_learn() -> None:
@@ -132,7 +185,7 @@ def test_features_do_not_depend_on_the_number_of_images() -> None:
 def test_everything_that_decides_weights_is_described() -> None:
     """Each option changes the description, and so the configuration digest; the size of a stack does not."""
     plain = HeadTrainer(Flat()).describe()
-    options = {"epochs": 3, "batch_size": 3, "learning_rate": 0.3, "decay_epochs": (3,)}
+    options = {"epochs": 3, "batch_size": 3, "learning_rate": 0.3, "decay_epochs": (3,), "momentum": 0.5}
     for name, value in options.items():
         assert HeadTrainer(Flat(), **{name: value}).describe() != plain
     assert HeadTrainer(Flat(), stack_size=1).describe() == plain
@@ -153,8 +206,10 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         ValueError, match=r"the extractor is in train mode, where its BatchNorm follows the data; call .eval\(\) on it"
     ):
         HeadTrainer(ConvExtractor((1, 8, 8), 3, 0.5, 0.5))
-    with pytest.raises(ValueError, match=r"epochs=0, batch_size=64, stack_size=32, learning_rate=0.01; all must be positive"):
+    with pytest.raises(ValueError, match=r"head recipe: epochs=0, batch_size=64, learning_rate=0.01; all must be positive"):
         HeadTrainer(Flat(), epochs=0)
+    with pytest.raises(ValueError, match=r"stack_size=0; give at least 1"):
+        HeadTrainer(Flat(), stack_size=0)
     with pytest.raises(ValueError, match=r"2 views and 1 keys; give at least one view, and one key for each"):
         HeadTrainer(Flat()).fit(views, keys[:1], Key(9))
     other = View(views[1].images, views[1].labels, 4, views[1].lineage)

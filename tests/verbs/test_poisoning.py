@@ -20,6 +20,7 @@ from certidote.engine import provenance
 from certidote.engine.ledger import Ledger
 from certidote.scenarios.crafting import options_of
 from certidote.scenarios.knowledge import EXTRACTOR
+from certidote.training.head_recipe import HEAD_RECIPES
 from certidote.types import Ballots, Target, Trigger
 from certidote.verbs.poisoning import epsilon_named
 
@@ -401,6 +402,11 @@ def ballots_of(ledger: Ledger) -> Ballots:
     return ledger.ballots(len(load_some_digits(range(5, 10), "test")) + 2, 5, provenance(ledger, None))
 
 
+def test_heads_may_be_fitted_as_in_the_benchmark(pack: Path, tmp_path: Path) -> None:
+    found = verbs.replay(pack, "digits-5-9", out=tmp_path / "run", head="benchmark", trials=1, workers=0, seed=2, dtype="float32")
+    assert HEAD_RECIPES["benchmark"].to_json().items() <= found.record["victims"].items()
+
+
 def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path) -> None:
     found = verbs.replay(pack, "digits-5-9", out=tmp_path / "run", recipe="mlp", trials=1, workers=0, seed=2, dtype="float32")
     assert found.record["victims"]["recipe"]["architecture"] == "mlp-128"
@@ -417,6 +423,8 @@ def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path)
         ("PACK digits-5-9 --models 0", "--models 0; a classifier needs at least 1 model"),
         ("PACK digits-5-9 --trials 9", "--trials 9; the pack has 8"),
         ("PACK digits-5-9 --recipe nothing", "unknown recipe 'nothing'"),
+        ("PACK digits-5-9 --head nothing", "unknown head recipe 'nothing'"),
+        ("PACK digits-5-9 --head benchmark --recipe mlp", "--head benchmark says how heads are fitted, but these victims are trained"),
         ("PACK digits-5-9 --test digits-0-4:test", "class"),
         ("/nonexistent digits-5-9", "there is no poison pack in '/nonexistent'"),
     ],

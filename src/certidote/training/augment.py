@@ -49,7 +49,7 @@ class Augmentation:
         return Augmentation(sent(shifts, device), None if fractions is None else sent(fractions, device), sent(mirrored, device))
 
     def __call__(self, images: Images, epoch: int, rows: Int64[Tensor, "b"]) -> Images:
-        """Some images of one epoch, shifted and then mirrored; fractions of a pixel bilinearly. What a shift uncovers is filled by reflection.
+        """Some images of one epoch, shifted (by fractions of a pixel bilinearly) and then mirrored. What a shift uncovers is a reflection.
 
         Args:
             images: (b, c, h, w), those of `rows`.

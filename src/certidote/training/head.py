@@ -16,6 +16,8 @@ from certidote.adam import Adam
 from certidote.streams import Key, row_blocks
 from certidote.training.dropping import Dropping, output_errors
 from certidote.training.extractor import FrozenExtractor
+from certidote.training.head_recipe import HeadRecipe
+from certidote.training.momentum import Momentum
 from certidote.types import Images, Json, Start, View
 
 
@@ -52,8 +54,7 @@ class Heads:
 class HeadTrainer:
     """Fits one linear head per member: a `Trainer` whose members start from trusted weights.
 
-    Adam under cross-entropy, no augmentation, no weight decay, fresh heads. Batch 64 is the original Convex Polytope victim's;
-    its step of 0.1 suits pooled features of a large network, 0.01 the flattened ones of a small one.
+    Cross-entropy, no augmentation, fresh heads; `HeadTrainer(extractor, **recipe.model_dump())` has the numbers of a `HeadRecipe`.
     """
 
     start: Start = "trusted"
@@ -67,40 +68,39 @@ class HeadTrainer:
         batch_size: int = 64,
         learning_rate: float = 0.01,
         decay_epochs: tuple[int, ...] = (30, 45),
+        momentum: float | None = None,
+        weight_decay: float = 0.0,
         stack_size: int = 32,
         dropping: Dropping | None = None,
     ) -> None:
         """
         Args:
             extractor: in eval mode; shared by all members and never changed.
-            epochs, batch_size, learning_rate: of Adam.
-            decay_epochs: epochs from which the learning rate is a tenth of what it was.
+            epochs, batch_size, learning_rate, decay_epochs, momentum, weight_decay: as in `HeadRecipe`.
             stack_size: members trained together; decides speed and memory, not results.
             dropping: which images are left behind as a head learns; its batches become smaller by them. None is none.
         Raises: ValueError if the extractor is in train mode or a number is not positive.
         """
         if isinstance(extractor, nn.Module) and any(module.training for module in extractor.modules()):
             raise ValueError("the extractor is in train mode, where its BatchNorm follows the data; call .eval() on it")
-        if min(epochs, batch_size, stack_size) < 1 or not learning_rate > 0:
-            numbers = f"epochs={epochs}, batch_size={batch_size}, stack_size={stack_size}, learning_rate={learning_rate}"
-            raise ValueError(f"{numbers}; all must be positive")
+        if stack_size < 1:
+            raise ValueError(f"stack_size={stack_size}; give at least 1")
         self.extractor = extractor
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.decay_epochs = decay_epochs
+        self.recipe = HeadRecipe.from_json(
+            {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "decay_epochs": decay_epochs,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+            }
+        )
         self.stack_size = stack_size
         self.dropping = dropping
 
     def describe(self) -> Json:
-        described: Json = {
-            "trainer": "head",
-            "extractor": self.extractor.digest(),
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
-            "decay_epochs": list(self.decay_epochs),
-        }
+        described: Json = {"trainer": "head", "extractor": self.extractor.digest(), **self.recipe.to_json()}
         return described | (self.dropping.describe() if self.dropping is not None else {})
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> Heads:
@@ -135,15 +135,15 @@ class HeadTrainer:
         inputs = torch.cat([inputs, inputs.new_ones(members, rows, 1)], dim=2).flatten(0, 1)  # the last column carries the bias
         wanted = nn.functional.one_hot(labels, num_classes).to(inputs.dtype).flatten(0, 1)
         parameters = torch.stack([_initial(key / "init", width, num_classes) for key in keys]).to(inputs)
-        optimizer = Adam([parameters])
+        recipe, optimizer = self.recipe, _optimizer(parameters, self.recipe)
         first_row = torch.arange(members).unsqueeze(1) * rows
         kept = torch.ones(members, rows, dtype=torch.bool, device=inputs.device)
-        for epoch in range(self.epochs):
-            if self.dropping is not None and self.dropping.due(epoch, self.epochs):
+        for epoch in range(recipe.epochs):
+            if self.dropping is not None and self.dropping.due(epoch, recipe.epochs):
                 kept = self._still_kept(inputs.view(members, rows, -1), labels, parameters, kept)
-            rate = self.learning_rate * 0.1 ** sum(epoch >= decay for decay in self.decay_epochs)
+            rate = recipe.learning_rate * 0.1 ** sum(epoch >= decay for decay in recipe.decay_epochs)
             order = torch.stack([torch.from_numpy((key / "order" / epoch).numpy().permutation(rows)) for key in keys])
-            for batch in torch.split((order + first_row).to(inputs.device), self.batch_size, dim=1):
+            for batch in torch.split((order + first_row).to(inputs.device), recipe.batch_size, dim=1):
                 seen = inputs.index_select(0, batch.flatten()).view(*batch.shape, -1)
                 error = torch.bmm(seen, parameters.transpose(1, 2)).softmax(2)
                 error -= wanted.index_select(0, batch.flatten()).view(*batch.shape, -1)
@@ -172,6 +172,12 @@ class HeadTrainer:
 def features(extractor: FrozenExtractor, images: Images) -> Float[Tensor, "n d"]:
     """Penultimate features, in blocks of rows, so that memory is bounded and no member depends on its neighbors in a stack."""
     return torch.cat([extractor.penultimate(images[rows.start : rows.stop]) for rows in row_blocks(len(images))])
+
+
+def _optimizer(parameters: Tensor, recipe: HeadRecipe) -> Adam | Momentum:
+    if recipe.momentum is None:
+        return Adam([parameters])
+    return Momentum([parameters], momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=False)
 
 
 def _initial(key: Key, width: int, num_classes: int) -> Float[Tensor, "c parameters"]:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certidote.training.recipe import Recipe
-
 
 class Momentum:
     """The update of `torch.optim.SGD` (no dampening) on tensors that it changes in place.
@@ -14,20 +12,20 @@ class Momentum:
     Element by element, so that independent members laid out in one tensor stay independent.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], recipe: Recipe) -> None:
+    def __init__(self, parameters: Sequence[Tensor], *, momentum: float, weight_decay: float, nesterov: bool) -> None:
         self.parameters = list(parameters)
-        self.recipe = recipe
+        self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
         self.velocity = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], rate: float) -> None:
         """One step of size `rate` against these gradients, given in the order of the parameters; overwrites the gradients."""
-        momentum, decay = self.recipe.momentum, self.recipe.weight_decay
+        momentum, decay = self.momentum, self.weight_decay
         for parameter, gradient, velocity in zip(self.parameters, gradients, self.velocity, strict=True):
             if decay:
                 gradient.add_(parameter, alpha=decay)
             velocity.mul_(momentum).add_(gradient)
-            if self.recipe.nesterov:
+            if self.nesterov:
                 parameter.add_(gradient.add_(velocity, alpha=momentum), alpha=-rate)
             else:
                 parameter.add_(velocity, alpha=-rate)

@@ -19,7 +19,8 @@ class Optimizer:
         self._filters = [i for i, parameter in enumerate(parameters) if recipe.muon > 0 and parameter.ndim == 4]
         self._others = sorted(set(range(len(parameters))) - set(self._filters))
         self._muon = Muon([parameters[i] for i in self._filters], recipe.momentum, ITERATIONS, fixed_norm=True)
-        self._momentum = Momentum([parameters[i] for i in self._others], recipe)
+        others = [parameters[i] for i in self._others]
+        self._momentum = Momentum(others, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
         self._ratio = recipe.muon / recipe.learning_rate
 
     def step(self, gradients: Sequence[Tensor], rate: float) -> None:

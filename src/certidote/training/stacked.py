@@ -162,7 +162,7 @@ def _train(
     back = torch.empty_like(h)
     scores = inputs.new_empty(members, classes, batch)
     wanted = torch.full((members, 1, batch), (recipe.label_smoothing - 1) / batch, device=inputs.device)
-    optimizer = Momentum([masters.flat], recipe)
+    optimizer = Momentum([masters.flat], momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
     for rows, rate in zip(steps, rates(recipe, len(steps)), strict=True):
         if operands is not masters:
             operands.flat.copy_(masters.flat)

@@ -159,8 +159,7 @@ def recipe_named(name: str, data: "ImageDataset", model: str = "") -> Any:
     from certidote.training.recipe import load_recipe
 
     if name == "auto":
-        channels, height, width = data.image_shape
-        name = "cnn" if model or channels * height * width > 256 else "mlp"
+        name = _recipe_for(data.image_shape, model)
     recipe = load_recipe(name)
     if not model:
         confirmed(recipe.architecture, model, "model", f"recipe {name!r}")
@@ -169,6 +168,15 @@ def recipe_named(name: str, data: "ImageDataset", model: str = "") -> Any:
         confirmed(recipe.architecture, model, "model", f"recipe {name!r}")
     imported(model, "model")
     return recipe.model_copy(update={"architecture": model})
+
+
+def _recipe_for(image_shape: tuple[int, int, int], model: str) -> str:
+    """What "auto" takes. On 200 training images of each of 10 classes of Tiny-ImageNet "compact" is right about 68 % of test images of 32x32
+    pixels and 65 % of 24x24, "cnn" about 53 and 55 in no less time; on 16x16 they are alike. It mirrors images: gray ones may be letters."""
+    channels, height, width = image_shape
+    if channels == 3 and min(height, width) >= 16 and not model:
+        return "compact"
+    return "cnn" if model or channels * height * width > 256 else "mlp"
 
 
 def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trusted: bool) -> Any:

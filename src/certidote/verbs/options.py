@@ -54,7 +54,12 @@ Trusted = Annotated[
         help="text file naming the images of DATA that nobody can have altered, one path or row number a line: no noise on them"
     ),
 ]
-RecipeName = Annotated[str, typer.Option(help="mlp, cnn, a .toml file, or auto (mlp for tiny images, cnn otherwise)")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        help="mlp, cnn, compact, ..., a .toml file, or auto (mlp for tiny images, compact for color from 16x16 on, else cnn)"
+    ),
+]
 OwnModel = Annotated[
     str,
     typer.Option(

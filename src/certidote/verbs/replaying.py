@@ -56,6 +56,10 @@ def replay(
     recipe: Annotated[
         str, typer.Option(help="train victims from scratch by this recipe; default: as the pack says (heads on its extractor, say)")
     ] = "",
+    head: Annotated[
+        str,
+        typer.Option(help="how victims fit heads on the pack's extractor: adam, or benchmark (that of the poisoning benchmark)"),
+    ] = "adam",
     seed: Seed = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     timeout: Timeout = None,
@@ -92,7 +96,7 @@ def replay(
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     chosen.check(train_set)
     number_format = dtype_of_run(out, dtype, device)
-    trainer = _victims(given, pack, recipe, train_set, number_format)
+    trainer = _victims(given, pack, recipe, head, train_set, number_format)
 
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
@@ -196,18 +200,24 @@ def _first(pack: "PoisonPack", trials: int | None) -> "PoisonPack":
     return replace(pack, poisons=pack.poisons[:trials], bases=pack.bases[:trials])
 
 
-def _victims(pack: "PoisonPack", path: Path, recipe: str, train_set: "ImageDataset", dtype: str) -> "Trainer":
-    """How victims learn: as the pack says, or from scratch by a recipe that the user names."""
+def _victims(pack: "PoisonPack", path: Path, recipe: str, head: str, train_set: "ImageDataset", dtype: str) -> "Trainer":
+    """How victims learn: as the pack says, with heads of the recipe named, or from scratch by a recipe that the user names."""
+    from certidote.attacks import find
     from certidote.attacks.pack_files import read_beside
     from certidote.scenarios.knowledge import EXTRACTOR, victim_extractor
     from certidote.training.head import HeadTrainer
+    from certidote.training.head_recipe import HEAD_RECIPES
     from certidote.training.recipe import Recipe
 
     found = pack.recipe.get("scenario")
     scenario: dict[str, Any] = found if isinstance(found, dict) else {}
     kind = scenario.get("kind")
+    fitted = find(HEAD_RECIPES, head, "head recipe")
     if not recipe and kind == "transfer":
-        return HeadTrainer(victim_extractor(scenario, read_beside(pack, path, EXTRACTOR), f"pack {str(path)!r}"))
+        extractor = victim_extractor(scenario, read_beside(pack, path, EXTRACTOR), f"pack {str(path)!r}")
+        return HeadTrainer(extractor, **fitted.model_dump())
+    if head != "adam":
+        raise ValueError(f"--head {head} says how heads are fitted, but these victims are trained from scratch; leave it out")
     if not recipe and kind == "scratch":
         try:
             used = Recipe.from_json(scenario["recipe"])

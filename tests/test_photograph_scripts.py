@@ -1,0 +1,141 @@
+"""Scripts that need minutes or a GPU: that their commands are commands, and what becomes of those that fail."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from certidote.attacks import ATTACKS
+from certidote.attacks.triggers import TRIGGERS
+from certidote.certification.bounds import minimum_models
+from certidote.cli import groups
+from certidote.diffusion.denoiser import CATALOGUE
+from certidote.diffusion.fit import load_recipe as load_denoiser_recipe
+from certidote.scenarios.crafting import checked_options, parsed_option
+from certidote.training.recipe import RECIPES
+from scripts import benchmark
+
+
+def parsed(arguments: tuple[str, ...]) -> tuple[str, dict[str, object]]:
+    """A command line of ours as the command's name and its parameters; nothing is run."""
+    group = typer.main.get_command(groups()[""])
+    name, command, rest = "", group, list(arguments)
+    while hasattr(command, "commands"):
+        name, command = f"{name} {rest[0]}".strip(), command.commands[rest.pop(0)]
+    return name, command.make_context(name, rest).params
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_every_step_of_the_campaign_is_a_command_that_names_what_there_is(
+    small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = benchmark("gpu_campaign", monkeypatch)
+    packs, runs = set(), {}
+    for step in campaign.steps_of(tmp_path, tmp_path, "cpu", small):
+        assert step.stage in campaign.STAGES
+        name, given = parsed(step.arguments)
+        if name == "certify":
+            assert given["denoiser"] in CATALOGUE
+            assert given["recipe"] in RECIPES
+            assert given["models"] >= minimum_models("clopper-pearson", given["alpha"], 10, True)
+            assert runs.setdefault(given["out"], given["members"]) == given["members"], (
+                "a run keeps the members it was assigned first"
+            )
+        if name == "poison":
+            packs.add(given["out"])
+            assert given["recipe"] in RECIPES
+            assert given["trigger"] in ("", *TRIGGERS)
+            checked_options(given["attack"], ATTACKS[given["attack"]], dict(map(parsed_option, given["option"] or ())))
+        if name == "replay":
+            assert step.needs == given["pack"] in packs
+
+
+def test_recipes_that_the_scripts_bring_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large.toml").write_text(benchmark("gpu_campaign", monkeypatch).LARGE_RECIPE)
+    assert load_denoiser_recipe(str(tmp_path / "large.toml")).architecture.widths == (128, 192, 256)
+    assert load_denoiser_recipe("benchmarks/denoiser-32.toml").steps == 5_000
+
+
+def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign = benchmark("gpu_campaign", monkeypatch)
+    tried: list[str] = []
+    fails = {"poison"}
+
+    def run(arguments: tuple[str, ...], seconds: float, log: Path) -> tuple[int | None, float]:
+        tried.append(arguments[0])
+        if arguments[0] == "poison" and "poison" not in fails:
+            Path(arguments[arguments.index("--out") + 1]).mkdir()
+        return (2 if arguments[0] in fails else 0), 1.0
+
+    monkeypatch.setattr(campaign, "run", run)
+    monkeypatch.setattr(campaign, "speed", lambda *given: {"seconds": 1.0, "fraction_of_peak": 0.5})
+    monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", "--small", "--device", "cpu", "--out", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit, match=r"^failed: attacks .*step-3\.log\), attacks .*, attacks "):
+        campaign.main()
+    assert tried.count("certify") == 4
+    assert "replay" not in tried  # without poisons
+    tried.clear()
+    fails.clear()
+    campaign.main()
+    assert tried == ["poison", "replay"] * 3
+    assert capsys.readouterr().out.splitlines()[-1].count("attacks") == 6
+    changed = tmp_path / "runs" / "step-0.json"
+    changed.write_text(json.dumps({**json.loads(changed.read_text()), "arguments": ["certify", "other"]}))
+    tried.clear()
+    campaign.main()
+    assert tried == ["certify"]
+
+
+def test_the_work_of_a_member_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = benchmark("gpu_campaign", monkeypatch)
+
+    class Ledger:
+        """Two members that took 4 seconds."""
+
+        def __init__(self, path: Path, read_only: bool) -> None: ...
+        def __enter__(self) -> "Ledger":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+        def gap_free(self) -> int:
+            return 2
+
+        def seconds(self) -> tuple[float, float]:
+            return 4.0, 1.0
+
+    monkeypatch.setattr(campaign, "Ledger", Ledger)
+    monkeypatch.setattr(campaign, "fast_dtype", lambda device: "float32")
+    recipe, longer = (RECIPES["compact"].model_copy(update={"epochs": epochs}) for epochs in (2, 3))
+    few, many, answers = (
+        campaign.speed(tmp_path, recipe, images, tests, 10.0, "cpu") for images, tests in ((1_000, 0), (2_000, 0), (1_000, 10_000))
+    )
+    assert (few["seconds"], few["seconds_viewing"]) == (2.0, 0.5)
+    assert many["tflop"] == pytest.approx(2 * few["tflop"])
+    assert few["fraction_of_peak"] == pytest.approx(few["tflop"] / 2 / 10)
+    forward = (answers["tflop"] - few["tflop"]) / 10_000
+    assert forward * 1e6 == pytest.approx(26.7, rel=0.05)  # MFLOP of the compact network
+    epoch = campaign.speed(tmp_path, longer, 1_000, 0, 10.0, "cpu")["tflop"] - few["tflop"]
+    assert 2.5 * forward < epoch / 1_000 < 4 * forward  # forward and backward, but none for the stem, and Muon
+    assert few["tflop"] / 1_000 - 2 * epoch / 1_000 == pytest.approx(0.2e-3, rel=0.5)  # the denoiser's GFLOP
+
+
+def test_tables_without_their_first_row_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = benchmark("results_page", monkeypatch)
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    rows = tmp_path / "utility" / "rows"
+    rows.mkdir(parents=True)
+    row = {"sigma": 0.25, "variant": "noise only", "certifiable": True, "seed": 0, "accuracy": 0.4}
+    (rows / "a.json").write_text(json.dumps(row))
+    assert page.utility() == page.MISSING
+    (rows / "b.json").write_text(json.dumps({**row, "sigma": 0.0, "variant": "one model", "accuracy": 0.8}))
+    assert "| noise only | yes |  | 0.500 |  |  |" in page.utility()
+
+
+def test_only_packaged_denoisers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(benchmark("photographs", monkeypatch).DENOISERS) <= set(CATALOGUE)
+    variants = benchmark("utility", monkeypatch).VARIANTS
+    assert ("denoiser trained on all training images" in variants) == ("cifar10-32" in CATALOGUE)
