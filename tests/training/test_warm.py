@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import ballots_of
 
 from certidote.data.tiny import tiny
 from certidote.defenses.smoothing import DenoisedSmoothing
@@ -13,6 +12,7 @@ from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import Recipe
 from certidote.training.warm import WarmStart
 from certidote.types import Certificate, Lineage, Start, Unproved, View
+from running import ballots_of
 
 SHAPE = (3, 12, 12)
 RECIPE = Recipe(architecture="compact", epochs=1, batch_size=10, learning_rate=1e-12)

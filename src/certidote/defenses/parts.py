@@ -90,7 +90,9 @@ def part_view(data: Untrusted, rows: Int64[Tensor, "m"], device: str) -> View:
     return View(traced.images[order].to(device), labels[order].to(device), classes, traced.lineage)
 
 
-def part_objections(ballots: Ballots, members: int, identity: Identity, described: Json, groups: Sequence[Sequence[int]]) -> list[str]:
+def part_objections(
+    ballots: Ballots, members: int, identity: Identity, described: Json, groups: Sequence[Sequence[int]]
+) -> list[str]:
     """Why votes of members that each learned from parts of the data prove nothing; empty if they do.
 
     Args:
@@ -116,7 +118,9 @@ def part_objections(ballots: Ballots, members: int, identity: Identity, describe
         found += _row_objections(ballots, identity, groups)
     found += _repeat_objections(ballots.provenance)
     if ballots.provenance.root_source != "given":
-        found.append(f"members' coins are not public; run with root {PUBLIC_ROOT}, so that a member follows from its part and number")
+        found.append(
+            f"members' coins are not public; run with root {PUBLIC_ROOT}, so that a member follows from its part and number"
+        )
     return found
 
 
