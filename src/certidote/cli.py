@@ -228,6 +228,20 @@ def _say_list(result: Any) -> None:
         print("  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
 
 
+def _say_defenses(result: Any) -> None:
+    for row in result:
+        unit = "" if row["unit"] == "-" else f"; unit: {row['unit']}"
+        print(row["name"])
+        print(f"  against      {row['threat_model']}")
+        print(f"  certificate  {row['certificate']}{unit}")
+        print(f"  cost         {row['cost']} (relative to one plain training; {_measured(row['measured_cost'])})")
+        print(f"  source       {row['source']}")
+
+
+def _measured(cost: str) -> str:
+    return cost if cost.startswith("not") else f"measured: {cost}"
+
+
 def _say_info(result: Any) -> None:
     import json
 
@@ -324,6 +338,7 @@ def groups() -> "dict[str, typer.Typer]":
     _command(app, verbs.sanitize, _say_sanitized)
     _command(app, verbs.poison, _say_poisoned)
     _command(app, verbs.replay, _say_replayed)
+    _command(app, verbs.defense_list, _say_defenses, "defenses")
     _command(app, verbs.report, _say_reported)
     _command(app, verbs.threat_map, _say_map)
     _command(denoisers, verbs.denoiser_train, _say_denoiser, "train")

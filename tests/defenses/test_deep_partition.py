@@ -10,7 +10,8 @@ import torch
 from certidote.certification.rankings import ranks_of
 from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
-from certidote.defenses.deep_partition import REASON, DeepPartition, part_rows
+from certidote.defenses.deep_partition import DeepPartition
+from certidote.defenses.parts import REASON, part_rows
 from certidote.engine.jobs import BlockRecord, Payload, plan, work
 from certidote.engine.ledger import Ledger
 from certidote.streams import Key

@@ -8,7 +8,8 @@ import torch
 
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
-from certidote.defenses.catalogue import DEFENSES, FACTS, Setting
+from certidote.defenses import certified
+from certidote.defenses.catalogue import DEFENSES, FACTS, OPTIONS, Setting, check_options
 from certidote.defenses.filtered import FilteredTrainer
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.removals import removal
@@ -31,6 +32,7 @@ from certidote.types import (
     ImageDataset,
     Lineage,
     Poison,
+    PreparesInputs,
     Provenance,
     Scheme,
     Target,
@@ -156,20 +158,20 @@ def test_questions_refuse_other_test_images() -> None:
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_of_the_catalogue(name: str) -> None:
-    noisy = name in ("denoise", "noise")
+    noisy, own_rows = name in NOISY, name in certified.DEFENSES and name not in NOISY
     sigma = 0.2 if noisy else None
-    setting = Setting(lambda _: Identity(), sigma, 2, "cpu")
+    setting = Setting(lambda _: Identity(), sigma, 2, "cpu", images=30)
     scheme, trainer = DEFENSES[name](TRAINER, setting)
     assert isinstance(scheme, Scheme)
     assert isinstance(trainer, Trainer)
-    assert scheme.members == 2
+    assert scheme.members == {"rab": 20, "bagging": 20, "bagflip": 20, "finite-aggregation": 8, "run-off-fa": 8}.get(name, 2)
     digest = TRAIN.digest()
     data = Untrusted(TRAIN)
     views = [scheme.view(data, member, Key(0) / "members" / member) for member in (0, 1, 0)]
     assert TRAIN.digest() == digest
     assert torch.equal(views[0].images, views[2].images)
-    assert torch.equal(views[0].images, views[1].images) != noisy
-    assert torch.equal(views[0].labels, TRAIN.labels)
+    assert torch.equal(views[0].images, views[1].images) != (noisy or own_rows)
+    assert own_rows or torch.equal(views[0].labels, TRAIN.labels)
     assert isinstance(scheme.describe(), dict)
     assert not hasattr(scheme.certify(ballots(np.zeros((2, 3), dtype=np.uint8))), "radii")
     if sigma:
@@ -179,6 +181,29 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
         with pytest.raises(ValueError, match="adds no noise; leave it out"):
             DEFENSES[name](TRAINER, replace(setting, sigma=0.1))
     assert all(vars(FACTS[name]).values())
+
+
+NOISY = ("denoise", "noise", "rab")
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_every_option_is_used_or_refused(name: str) -> None:
+    setting = Setting(lambda _: Identity(), None, 1, "cpu", images=60)
+    scheme, trainer = DEFENSES[name](TRAINER, setting)
+    plain = scheme.describe(), trainer.describe()
+    for option in ("models", "parts", "copies", "bag_size"):
+        given = replace(setting, **{option: 13}, members=13 if option == "models" else 1)
+        if option in OPTIONS.get(name, ("models",)):
+            check_options(name, given)
+            if option in ("parts", "copies"):
+                given = replace(given, images=1000)
+            scheme, trainer = DEFENSES[name](TRAINER, given)
+            assert (scheme.describe(), trainer.describe()) != plain
+            with pytest.raises(ValueError, match="give at least 1"):
+                check_options(name, replace(given, **{option: 0}))
+        else:
+            with pytest.raises(ValueError, match=f"the defense '{name}' has no --"):
+                check_options(name, given)
 
 
 class LowestGo(KeepAllBut):
@@ -218,18 +243,21 @@ def test_every_defense_trains_from_scratch_and_heads() -> None:
     for victims in (scratch, HeadTrainer(extractor, epochs=6, batch_size=20)):
         told = []
         for name, make in DEFENSES.items():
-            setting = Setting(lambda _: Identity(), 0.05 if name in ("denoise", "noise") else None, 2, "cpu", 2 / 60)
+            setting = Setting(lambda _: Identity(), 0.05 if name in NOISY else None, 2, "cpu", 2 / 60, 60)
             scheme, trainer = make(victims, setting)
             keys = [Key(0) / "members" / member for member in range(2)]
             views = [scheme.view(Untrusted(data), member, key) for member, key in enumerate(keys)]
             before = [view.images.clone() for view in views]
             stack = trainer.fit(views, keys, Key(0) / "common")
-            right = (stack(data.pixels()).argmax(2) == data.labels).double().mean(1)
+            shown = scheme.inputs(data.pixels(), range(60), keys[0]) if isinstance(scheme, PreparesInputs) else data.pixels()
+            assert isinstance(shown, torch.Tensor)
+            right = (stack(shown).argmax(2) == data.labels).double().mean(1)
             assert not stack.failed.any(), name
-            assert float(right.min()) > 0.9, name
+            assert float(right.min()) > (0.6 if name == "bagflip" else 0.9), name  # a fifth of its pixels are flipped
             assert all(torch.equal(view.images, images) for view, images in zip(views, before, strict=True))
             told.append(repr(trainer.describe()))
-        assert len(set(told)) == len(DEFENSES) - 2  # "none", "denoise" and "noise" train alike
+        alike = {"none", "denoise", "noise", *certified.DEFENSES} - {"dpa-star-run-off"}
+        assert len(set(told)) == len(DEFENSES) - len(alike) + 1
     assert list(FACTS) == list(DEFENSES)
 
 

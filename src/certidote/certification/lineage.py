@@ -50,7 +50,7 @@ def objections(
             f"alpha was divided among {together} test images, but {ballots.votes.shape[1]} were voted on; a simultaneous statement needs "
             "num_tests to be their number"
         )
-    found.extend(_stack_objections(ballots.provenance.retrained))
+    found.extend(stack_objections(ballots.provenance.retrained))
     if anytime and ballots.provenance.mixture:
         found.append(
             "members were computed with different numerics, for which the anytime bound is not proved; use machines of one kind, or "
@@ -128,7 +128,8 @@ def _input_objections(lineage: Lineage, sigma_x: float) -> list[str]:
     return found
 
 
-def _stack_objections(retrained: Retrained | None) -> list[str]:
+def stack_objections(retrained: Retrained | None) -> list[str]:
+    """What a member that was trained again, alone, says against votes that must be independent."""
     if retrained is None or not retrained.differing:
         return []
     if not retrained.same_noise:

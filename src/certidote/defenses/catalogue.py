@@ -4,9 +4,10 @@ An entry is a function (victims' trainer, `Setting`) -> (scheme, trainer). What 
 what it does to training in the trainer it returns; most return the one they were given. What is listed here is tested by being listed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from certidote.defenses import certified
 from certidote.defenses.activation_clustering import ActivationClustering
 from certidote.defenses.deep_knn import DeepKnn, Rule
 from certidote.defenses.epic import Epic, epic_trainer
@@ -29,6 +30,8 @@ class Setting:
         device: where they are trained.
         poison_fraction: upper bound on the share of poisons in the training set, for defenses that ask for one. A replay gives the
             true one, which no defender knows: it makes them as strong as they can be.
+        images: of the training set.
+        models, parts, copies, bag_size: what the user said about them, None for nothing; `OPTIONS` says who takes what.
     """
 
     denoiser: Callable[[str], Denoiser]
@@ -36,6 +39,11 @@ class Setting:
     members: int
     device: str
     poison_fraction: float = 0.01
+    images: int = 0
+    models: int | None = None
+    parts: int | None = None
+    copies: int | None = None
+    bag_size: int | None = None
 
 
 DefenseMaker = Callable[[Trainer, Setting], tuple[Scheme, Trainer]]
@@ -52,12 +60,14 @@ class Facts:
         certificate: what it can prove; "none" where nothing.
         cost: relative to one plain training.
         source: who proposed it.
+        unit: what the certificate counts, "-" where nothing.
     """
 
     threat_model: str
     certificate: str
     cost: str
     source: str
+    unit: str = "-"
 
 
 def no_defense(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -114,6 +124,7 @@ DEFENSES: dict[str, DefenseMaker] = {
     "spectral": spectral,
     "activation-clustering": activation_clustering,
     "epic": epic,
+    **certified.DEFENSES,
 }
 
 FACTS: dict[str, Facts] = {
@@ -145,8 +156,51 @@ FACTS: dict[str, Facts] = {
     "epic": Facts(
         "targeted poisons, alone in gradient space", "none", "1.1 to 1.3", "Yang et al. 2022, algorithm 1",
     ),
+    **{name: Facts(*told) for name, told in certified.FACTS.items()},
 }  # fmt: skip
 """By name, of every entry of `DEFENSES`."""
+
+VARIANTS: dict[str, Facts] = {
+    "denoise --models N": Facts(
+        "changed pixels of training images", "none: a vote of few models", "N, and N denoiser calls for each image",
+        "the vote of certidote certify, with fewer models",
+    ),
+    "certidote certify": Facts(
+        "changed pixels of training images", "l2 radius, holds but for a chance of alpha", "n0 + n, and as many denoiser calls for each image",
+        "Cohen et al. 2019 and Carlini et al. 2023, on training images", "joint l2 norm of all changes",
+    ),
+    "certidote certify --sigma-x S": Facts(
+        "changed pixels of training and test images: backdoors", "l2 radius, holds but for a chance of alpha", "n0 + n",
+        "the same, with noise on test images", "joint l2 norm of all changes",
+    ),
+    "certidote certify --trusted FILE": Facts(
+        "changed pixels of images outside a trusted subset", "l2 radius, holds but for a chance of alpha", "n0 + n",
+        "the same, without noise on trusted images", "joint l2 norm of all changes",
+    ),
+    "certidote certify --parts Q": Facts(
+        "changed pixels of training images", "l2 radius, holds but for a chance of alpha", "n0 + n",
+        "the same in each of Q parts, which vote", "joint l2 norm of all changes, or images altered in place",
+    ),
+    "certidote certify --model M --pretrained-trusted": Facts(
+        "changed pixels of training images", "l2 radius, if the weights to start from are out of the attacker's reach", "n0 + n",
+        "the same, with a warm start out of the domain", "joint l2 norm of all changes",
+    ),
+}  # fmt: skip
+"""What else denoising can do here, as it is asked for."""
+
+OPTIONS: Mapping[str, tuple[str, ...]] = certified.OPTIONS
+"""Which of models, parts, copies and bag_size a defense takes; one that is not listed takes models."""
+
+
+def check_options(name: str, setting: Setting) -> None:
+    """Raises: ValueError if the user gave an option that this defense does not have, or one below 1."""
+    taken = OPTIONS.get(name, ("models",))
+    for option in ("models", "parts", "copies", "bag_size"):
+        value, flag = getattr(setting, option), "--" + option.replace("_", "-")
+        if value is not None and option not in taken:
+            raise ValueError(f"{flag} {value}, but the defense {name!r} has no {flag}; leave it out ({certified.OWN[option]})")
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} {value}; give at least 1")
 
 
 def _deep_knn(name: str, rule: Rule, trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:

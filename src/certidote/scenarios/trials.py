@@ -25,6 +25,7 @@ from certidote.types import (
     ImageDataset,
     Images,
     Json,
+    KeepsRankings,
     Prediction,
     PreparesInputs,
     Scheme,
@@ -71,6 +72,10 @@ class Trials:
     @property
     def device(self) -> str:
         return str(getattr(self.defense, "device", "cpu"))
+
+    @property
+    def keeps_rankings(self) -> bool:
+        return isinstance(self.defense, KeepsRankings) and self.defense.keeps_rankings
 
     def place(self, member: int) -> Place:
         arm, model = divmod(member, self.defense.members)
@@ -212,7 +217,7 @@ class TrialOutcome:
 def outcomes(trials: Trials, asked: Questions, ballots: Ballots) -> list[tuple[TrialOutcome, TrialOutcome]]:
     """For each trial whose victims have all voted: (control, poisoned).
 
-    The answer is the plurality of the defense's models, ties to the smaller class index; -1, no class, where all of them diverged.
+    The answer is what the defense makes of its models' ballots (their plurality, mostly); -1, no class, where all of them diverged.
     """
     models = trials.defense.members
     labels = asked.asked.labels.numpy()
@@ -225,8 +230,8 @@ def outcomes(trials: Trials, asked: Questions, ballots: Ballots) -> list[tuple[T
         arms = []
         for arm in range(2):
             first = (2 * trial + arm) * models
-            counts = ballots.counts(first, first + models)
-            answers = np.where(counts.any(axis=1), counts.argmax(axis=1), -1)
+            answered = ballots.counts(first, first + models).any(axis=1)
+            answers = np.where(answered, trials.defense.aggregate(ballots.of_members(first, first + models)).labels, -1)
             arms.append(_outcome(trials, asked, trial, answers, labels, held_out))
         found.append((arms[0], arms[1]))
     return found

@@ -89,6 +89,20 @@ def build(architecture: str, image_shape: tuple[int, int, int], num_classes: int
         return ARCHITECTURES[architecture](image_shape, num_classes)
 
 
+def batch_statistics(architecture: str) -> bool:
+    """Whether an architecture of the catalogue normalizes by statistics of the batch: then it has a form with "-gn", which does not."""
+    return f"{architecture}-gn" in ARCHITECTURES
+
+
+def single_image_refusal(architecture: str) -> str:
+    """Why a model with batch normalization cannot learn from one image, and what can."""
+    instead = f"use {architecture}-gn" if batch_statistics(architecture) else "use one with GroupNorm"
+    return (
+        f"a member has 1 image to learn from, but {architecture} normalizes by statistics of a batch, which one image does not have; "
+        f"{instead}, or fewer parts"
+    )
+
+
 def _finite(model: nn.Module) -> Bool[Tensor, ""]:
     """Whether all weights are finite, still on the model's device."""
     checks = [weight.isfinite().all() for weight in model.parameters()]

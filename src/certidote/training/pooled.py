@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from certidote.numerics import DType, sent, torch_dtype
 from certidote.streams import Key, row_blocks, torch_seeded
 from certidote.training.augment import Augmentation
 from certidote.training.dropping import Dropping, output_errors, regrouped
-from certidote.training.models import MLPS, ModelStack, build
+from certidote.training.models import MLPS, ModelStack, build, single_image_refusal
 from certidote.training.optimizer import Optimizer
 from certidote.training.own import is_own
 from certidote.training.recipe import Recipe
@@ -143,7 +144,8 @@ class PooledTrainer:
             views: of one image shape and number of classes; may differ in the number of images.
             keys: one per view; decide its initial weights and what augmentation does to its images.
             common: decides the order of rows, for all members of a run alike.
-        Raises: ValueError for no views, empty views, views that do not match, not one key each, or images too small for the crop.
+        Raises: ValueError for no views, empty views, views that do not match, not one key each, images too small for the crop, or a
+            view of one image for a model with BatchNorm.
         """
         image_shape = check_views(views, keys)
         if self.recipe.crop >= min(image_shape[1:]):
@@ -154,6 +156,8 @@ class PooledTrainer:
         models = []
         for view, key in zip(views, keys, strict=True):
             model = build(self.recipe.architecture, image_shape, view.num_classes, key)
+            if len(view.labels) == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+                raise ValueError(single_image_refusal(self.recipe.architecture))
             if self.warm is not None:
                 self.warm.into(model)
             with torch_seeded(key / "coins"):  # for own architectures that draw as they learn: dropout, say

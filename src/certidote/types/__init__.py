@@ -26,11 +26,12 @@ from certidote.types.poisons import (
     Trigger,
 )
 from certidote.types.progress import Progress, Silent
-from certidote.types.untrusted import MAX_PICTURES, SealedInputs, Untrusted
+from certidote.types.untrusted import BUCKETS, MAX_PICTURES, SealedInputs, Untrusted
 from certidote.types.values import ABSTAIN, Images, Json, digest_of
 
 __all__ = [
     "ABSTAIN",
+    "BUCKETS",
     "MAX_PICTURES",
     "Assumption",
     "Attack",

@@ -1,6 +1,6 @@
 """The votes of many members, and how they came about."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -78,6 +78,23 @@ class Ballots:
 
     def __len__(self) -> int:
         return len(self.votes)
+
+    def rankings(self) -> UInt[np.ndarray, "members n_test classes"]:
+        """The places of classes, all equal for members that failed.
+
+        Raises: ValueError if no rankings were kept.
+        """
+        if self.ranks is None:
+            raise ValueError("these ballots hold first choices only; a run-off needs every member's ranking of the classes")
+        ranks = self.ranks.copy()
+        ranks[self.failed] = 0
+        return ranks
+
+    def of_members(self, first: int, last: int) -> "Ballots":
+        """Those of members first..last-1, as of a vote of their own. Lineages are those of all."""
+        some = slice(first, last)
+        ranks = None if self.ranks is None else self.ranks[some]
+        return replace(self, votes=self.votes[some], failed=self.failed[some], noise_ids=self.noise_ids[some], ranks=ranks)
 
     def counts(self, first: int, last: int) -> Int64[np.ndarray, "n_test classes"]:
         """Votes of members first..last-1 for each test image and class; failed members vote for nobody."""

@@ -27,6 +27,9 @@ from certidote.types.values import Images
 MAX_PICTURES = 64
 """Untrusted images that may be shown to people at once."""
 
+BUCKETS = "the bucket of each image, by a hash of its pixels"
+"""The mark that `Untrusted.buckets` leaves."""
+
 
 class Untrusted:
     """A data set that somebody else may have altered: labels and shapes are open, pixels are sealed, names of files are not there.
@@ -158,6 +161,14 @@ class Untrusted:
         """How many of the images have one of these content hashes. For reports; a member that asks leaves a mark."""
         self._content_told("how many images are among known ones")
         return sum(value in hashes for value in content_hashes(self.__data.images))
+
+    def buckets(self, count: int) -> Int64[np.ndarray, "n"]:
+        """The bucket of each image: a hash of its stored pixels modulo `count`, whatever its label, its place and the other images are.
+
+        A function of un-noised pixels: a member that asks for it leaves the mark `BUCKETS`.
+        """
+        self._content_told(BUCKETS)
+        return np.array(content_hashes(self.__data.images), dtype=np.int64) % count
 
     def replaced(self, rows: Int64[Tensor, "m"], images: UInt8[Tensor, "k c h w"]) -> "Untrusted":
         """The set with other images in these rows, as an attacker leaves it. What is read of it goes into the record of the whole.

@@ -6,6 +6,7 @@ to do; nothing half-written stays behind.
 
 from certidote.verbs.certification import Certified, Plan, Stopped, certify
 from certidote.verbs.datasets import data_fetch, data_info
+from certidote.verbs.defending import defense_list
 from certidote.verbs.denoisers import denoiser_info, denoiser_list, denoiser_train
 from certidote.verbs.exporting import Exported, export
 from certidote.verbs.models import Trained, train
@@ -39,6 +40,7 @@ __all__ = [
     "certify",
     "data_fetch",
     "data_info",
+    "defense_list",
     "demo",
     "denoiser_info",
     "denoiser_list",

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 
 DEFENSE_HELP = (
-    "none, denoise (noise and denoise once), noise (noise only), or a filter of images: deep-knn, deep-knn-majority, spectral, "
-    "activation-clustering, epic"
+    "none, denoise (noise and denoise once), noise (noise only), a filter of images: deep-knn, deep-knn-majority, spectral, "
+    "activation-clustering, epic; or one with a certificate of its own: dpa, finite-aggregation, run-off-dpa, run-off-fa, "
+    "dpa-star-run-off, bagging, bagflip, rab ('certidote defenses' explains them)"
 )
 
 
@@ -50,7 +51,20 @@ def replay(
     defense: Annotated[str, typer.Option(help=DEFENSE_HELP)] = "none",
     sigma: Annotated[float | None, typer.Option(help="noise std of the defense, [0, 1] pixel units; default: 0.25")] = None,
     denoiser: DenoiserName = "auto",
-    models: Annotated[int, typer.Option(help="models that vote in each defended classifier")] = 1,
+    models: Annotated[
+        int | None,
+        typer.Option(help="models that vote in each defended classifier; default: 1, or 20 for bagging, bagflip and rab"),
+    ] = None,
+    parts: Annotated[
+        int | None, typer.Option(help="parts of the training set, for votes over parts; default: of about 50 images, at most 50")
+    ] = None,
+    copies: Annotated[
+        int | None,
+        typer.Option(help="models that one image reaches, for finite-aggregation, run-off-fa and dpa-star-run-off; default: 4"),
+    ] = None,
+    bag_size: Annotated[
+        int | None, typer.Option(help="images drawn for each model of bagging and bagflip; default: a fiftieth, 50 to 1,000")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="only so many trials, the first ones; default: all of the pack")] = None,
     test: Annotated[str, typer.Option(help="test images that the pack was made with; default: the test split of DATA")] = "",
     recipe: Annotated[
@@ -79,7 +93,7 @@ def replay(
 
     from certidote.attacks import find
     from certidote.attacks.pack_files import read_pack
-    from certidote.defenses.catalogue import DEFENSES, Setting
+    from certidote.defenses.catalogue import DEFENSES, Setting, check_options
     from certidote.engine.local import Pool
     from certidote.scenarios.trials import PairedTrainer, Trials, questions
     from certidote.streams import Key
@@ -88,7 +102,7 @@ def replay(
     check_apart(out, data, test, denoiser, str(pack))
     check_device(device)
     check_workers(workers)
-    if models < 1:
+    if models is not None and models < 1:
         raise ValueError(f"--models {models}; a classifier needs at least 1 model")
     make_defense = find(DEFENSES, defense, "defense")
     given = read_pack(pack)
@@ -102,7 +116,9 @@ def replay(
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
 
     share = chosen.budget.num_poisons / len(train_set)
-    scheme, trainer = make_defense(trainer, Setting(named, sigma, models, device, share))
+    setting = Setting(named, sigma, models or 1, device, share, len(train_set), models, parts, copies, bag_size)
+    check_options(defense, setting)
+    scheme, trainer = make_defense(trainer, setting)
     played = Trials(chosen, scheme)
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
     back_end = nullcontext(pool) if pool is not None else Pool(workers, timeout, device)

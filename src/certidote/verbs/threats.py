@@ -125,7 +125,8 @@ def _smoothed(
 
 def _partition_scheme(train: "ImageDataset", parts: int) -> "DeepPartition":
     """Raises ValueError for parts that cannot be made, before anything runs."""
-    from certidote.defenses.deep_partition import DeepPartition, part_rows
+    from certidote.defenses.deep_partition import DeepPartition
+    from certidote.defenses.parts import part_rows
 
     scheme = DeepPartition(parts, by_label=True)
     part_rows(train.labels, parts, 0, scheme.by_label)
@@ -138,7 +139,7 @@ def _partitioned(
 ) -> "Iterator[Method]":  # fmt: skip
     """Deep partition aggregation by plurality and by run-off, from one ledger of members without noise."""
     from certidote import engine
-    from certidote.defenses.deep_partition import PUBLIC_ROOT
+    from certidote.defenses.parts import PUBLIC_ROOT
     from certidote.engine.ledger import Ledger
     from certidote.results.threat_map import of_counts, of_nothing
     from certidote.training.pooled import trainer_for

@@ -1,0 +1,45 @@
+"""What defenses cost, measured: kept records of replays, each beside a replay of the same poisons without a defense."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from certidote.results.replay import FORMAT
+from certidote.types import Json, digest_of
+
+PLAIN = "none"
+
+
+def measured_costs(folder: Path) -> dict[str, float]:
+    """Seconds of a defense relative to those of one plain model, by name of the defense.
+
+    Args:
+        folder: its .json files are records of replays, or are ignored; it need not exist.
+    Returns: for each defense that has a record beside a record of "none" about the same poisons, data, trials and victims' kind, the
+        mean over such pairs.
+    Raises: ValueError for a file that is no JSON.
+    """
+    seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    for path in sorted(folder.glob("*.json")):
+        record = _read(path)
+        if isinstance(record, dict) and record.get("format") == FORMAT and record.get("seconds_of_workers"):
+            models = record["models"] if record["defense_name"] == PLAIN else 1
+            seconds[_played(record)][record["defense_name"]] = record["seconds_of_workers"] / models
+    ratios = defaultdict(list)
+    for found in seconds.values():
+        if PLAIN in found:
+            for name, spent in found.items():
+                ratios[name].append(spent / found[PLAIN])
+    return {name: sum(each) / len(each) for name, each in ratios.items()}
+
+
+def _played(record: Json) -> str:
+    """What was replayed: two records with the same answer differ in the defense only."""
+    return digest_of({"recipe": record["recipe"], "data": record["data"]["digest"], "finished": record["finished"]})
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON ({error}); remove it, or name another folder") from None
