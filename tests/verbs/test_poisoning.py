@@ -424,7 +424,10 @@ def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path)
         ("PACK digits-5-9 --trials 9", "--trials 9; the pack has 8"),
         ("PACK digits-5-9 --recipe nothing", "unknown recipe 'nothing'"),
         ("PACK digits-5-9 --head nothing", "unknown head recipe 'nothing'"),
-        ("PACK digits-5-9 --head benchmark --recipe mlp", "--head benchmark says how heads are fitted, but these victims are trained"),
+        (
+            "PACK digits-5-9 --head benchmark --recipe mlp",
+            "--head benchmark says how heads are fitted, but these victims are trained",
+        ),
         ("PACK digits-5-9 --test digits-0-4:test", "class"),
         ("/nonexistent digits-5-9", "there is no poison pack in '/nonexistent'"),
     ],
