@@ -1,5 +1,6 @@
 """Wrong options are refused in one line before any work is done, whatever the command."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -179,12 +180,14 @@ def test_a_place_where_no_directory_can_be_made(refused: Callable[..., str]) -> 
 
 
 def test_a_disk_that_can_only_be_read(refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("certidote.verbs.choices.os.access", lambda place, mode: place != tmp_path)
+    monkeypatch.setattr(os, "access", lambda place, mode: place != tmp_path)
     for command in (("certify", "digits"), ("train", "digits"), ("threat-map",), ("demo",)):
         assert f"nothing can be written into {tmp_path} (a read-only disk" in refused(*command, "--out", tmp_path / "a" / "b")
     assert f"nothing can be written into {tmp_path} (a read-only disk" in refused(
         "predict", tmp_path / "run", "images", "--out", tmp_path / "answers.csv"
     )
+    error = refused("denoiser", "train", "digits:trusted", "--out", tmp_path / "a")
+    assert f"nothing can be written into '{tmp_path}' (a read-only disk" in error
 
 
 def test_training_does_not_begin_with_test_images_of_a_class_without_training_images(

@@ -121,6 +121,11 @@ def check_target(directory: str | Path, force: bool) -> None:
     target = Path(os.path.realpath(directory))
     if not target.parent.is_dir():
         raise ValueError(f"cannot write {str(target)!r}: folder {str(target.parent)!r} does not exist; create it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"cannot write {str(target)!r}: nothing can be written into {str(target.parent)!r} (a read-only disk, or permissions); "
+            "give another place"
+        )
     if not target.exists():
         return
     if not target.is_dir():
