@@ -100,6 +100,16 @@ def test_every_attack_keeps_the_contract(name: str, norm: Norm) -> None:
     assert min(first, second) < 400 * max(units)  # a second on an idle machine is about 130 units
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_follows_its_surrogates_to_their_device(name: str) -> None:
+    task, here, there = tiny_task(name, "linf"), knowledge(), Patches().to("cuda")
+    poison = ATTACKS[name](task, Knowledge((there,), lambda data, key: (there,)), Key(0))
+    poison.apply(task.train)
+    assert not poison.images.is_cuda
+    assert torch.equal(poison.indices, ATTACKS[name](task, here, Key(0)).indices)
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_goals_of_the_other_kind_are_refused(name: str) -> None:
     target, backdoor = tiny_task("bullseye-polytope", "linf"), tiny_task("hidden-trigger", "linf")

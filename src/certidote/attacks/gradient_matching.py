@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from certidote.adam import Adam
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
-from certidote.attacks.selection import check_choice, check_surrogates
+from certidote.attacks.selection import check_choice, check_surrogates, device_of
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, ImageDataset, Images, as_pixels
@@ -180,9 +180,7 @@ def differentiated(surrogates: Sequence[FeatureExtractor], train: ImageDataset |
                 "by its parameters: give a module"
             )
         functions.append(Differentiated(surrogate, {name: weight.detach() for name, weight in surrogate.named_parameters()}))
-    devices = {str(function.device) for function in functions}
-    if len(devices) > 1:
-        raise ValueError(f"surrogates are on {' and '.join(sorted(devices))}; move them to one device")
+    device_of(surrogates)  # one
     if train is not None:
         for number, function in enumerate(functions):
             with torch.no_grad():

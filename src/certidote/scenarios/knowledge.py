@@ -58,7 +58,7 @@ def transfer_setting(
         grey_box: victims use one more extractor, which the attacker does not have; otherwise the attacker's first (white box).
         victim_recipe: victims use an extractor of another recipe (black box).
         through: the defense that the attacker sees through.
-        device: where extractors are trained.
+        device: where extractors are trained, and the attacker's stay, so that poisons are crafted there.
     Raises: ValueError if the images' shapes differ, or `surrogates` is below 1.
     """
     _check_count(surrogates)
@@ -82,7 +82,8 @@ def transfer_setting(
         "box": box,
         "victim": card_of(victim, train.image_shape),
     }
-    return Setting(Knowledge(tuple(made), defense=through), described, {EXTRACTOR: weights_of(victim)})
+    files = {EXTRACTOR: weights_of(victim)}
+    return Setting(Knowledge(tuple(extractor.to(device) for extractor in made), defense=through), described, files)
 
 
 def scratch_setting(
