@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from certidote.numerics import DType
 from certidote.streams import Key
 from certidote.training.extractor import ConvExtractor, pretrain, weights_digest
 from certidote.training.model_dir import filled, state_of
@@ -59,7 +60,9 @@ class ExtractorCard(BaseModel):
     digest: str
 
 
-def pretrained(data: ImageDataset, key: Key, recipe: Recipe | None = None, device: str = "cpu") -> Extractor:
+def pretrained(
+    data: ImageDataset, key: Key, recipe: Recipe | None = None, device: str = "cpu", dtype: DType = "float32"
+) -> Extractor:
     """An extractor fitted to trusted images, on the CPU.
 
     Args:
@@ -67,6 +70,7 @@ def pretrained(data: ImageDataset, key: Key, recipe: Recipe | None = None, devic
         key: decides initial weights and order.
         recipe: of an architecture in the catalogue; None for the small one for images of few pixels.
         device: where it is trained.
+        dtype: of training by a recipe; features are float32 in any case, as the small extractor's training is.
     Raises: ValueError if training diverges, or the images do not fit the architecture.
     """
     if recipe is None:
@@ -74,7 +78,7 @@ def pretrained(data: ImageDataset, key: Key, recipe: Recipe | None = None, devic
     if recipe.architecture not in ARCHITECTURES:
         raise ValueError(f"extractors have an architecture of the catalogue, not {recipe.architecture!r}; choose another recipe")
     view = View(data.pixels().to(device), data.labels.to(device), data.num_classes, Lineage(start="trusted"))
-    stack = trainer_for(recipe).fit([view], [key], key / "common")
+    stack = trainer_for(recipe, dtype).fit([view], [key], key / "common")
     if bool(stack.failed[0]):
         raise ValueError("pre-training diverged (weights are not finite); lower the learning rate in a recipe file and try again")
     model = stack.member(0)
