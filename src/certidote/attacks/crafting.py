@@ -25,7 +25,8 @@ CIFAR10_STEP = 0.04 * 0.2
 """The polytope attacks' Adam step, 0.04 on pixels normalized with a standard deviation of 0.2, in [0, 1] pixel units."""
 
 IMAGES_TOGETHER = 128
-"""Poisons in one forward pass, of as many whole trials as fit: enough to be fast, few enough to stay in the processor's cache."""
+"""Poisons in one forward pass: enough to be fast, few enough to stay in the processor's cache, and for large networks in memory. Where
+an objective is of a trial's poisons together, as many whole trials as fit, and one at least."""
 
 Maps = list[Float[Tensor, "n ..."]]
 """Features of n images, one entry for each surrogate."""

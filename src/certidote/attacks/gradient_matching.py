@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
-from certidote.adam import Adam
+from certidote.adam import Adam, three_drops
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
 from certidote.attacks.selection import check_choice, check_surrogates, device_of
@@ -83,8 +83,7 @@ class Matching:
 
     def decay(self, step: int) -> float:
         """The factor of the step size at a step, counted from 0."""
-        drops = (int(self.steps / share) for share in (2.667, 1.6, 1.142))
-        return 0.1 ** sum(step >= drop for drop in drops)
+        return three_drops(step, self.steps)
 
     def channel_steps(self, channels: int) -> Float[Tensor, "c 1 1"]:
         """The step of each channel. Raises: ValueError if there is neither one step nor one for each channel."""

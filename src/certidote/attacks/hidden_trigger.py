@@ -17,6 +17,7 @@ from torch import Tensor
 from certidote.adam import Adam
 from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
+from certidote.attacks.crafting import IMAGES_TOGETHER
 from certidote.attacks.selection import (
     base_candidates,
     check_choice,
@@ -29,9 +30,6 @@ from certidote.attacks.selection import (
 )
 from certidote.streams import Key
 from certidote.types import Budget, FeatureExtractor, Images, Knowledge, Poison, Task, as_pixels
-
-IMAGES_TOGETHER = 128
-"""Poisons in one forward pass: enough to be fast, few enough for a large network's graph to fit into memory."""
 
 PATIENCE, PROGRESS = 100, 0.999
 """The descent ends when the sum of distances has not fallen below this share of its lowest value for this many steps."""

@@ -15,12 +15,10 @@ from torch.nn.functional import cross_entropy
 from certidote.ascent import ascend, random_start
 from certidote.attacks.adaptive import average
 from certidote.attacks.budget import quantize
+from certidote.attacks.crafting import IMAGES_TOGETHER
 from certidote.attacks.selection import check_choice, check_task, choose_bases, classifiers_of, device_of, trigger_of
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task, Trigger, as_pixels
-
-IMAGES_TOGETHER = 128
-"""Poisons in one forward pass: enough to be fast, few enough for a large network's graph to fit into memory."""
 
 Constraint = Literal["linf_all", "linf_content_only"]
 
