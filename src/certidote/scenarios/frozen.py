@@ -17,8 +17,9 @@ from certidote.streams import Key
 from certidote.training.extractor import ConvExtractor, pretrain, weights_digest
 from certidote.training.model_dir import filled, state_of
 from certidote.training.models import ARCHITECTURES
-from certidote.training.pooled import trainer_for
+from certidote.training.pooled import PooledTrainer, trainer_for
 from certidote.training.recipe import Recipe
+from certidote.training.warm import WarmStart
 from certidote.types import FeatureExtractor, ImageDataset, Images, Json, Lineage, View
 
 CONV = "conv-16-32-32"
@@ -139,6 +140,22 @@ def _filled_conv(card: ExtractorCard, state: dict[str, Tensor]) -> ConvExtractor
         raise ValueError(f"its weights are not those of {CONV!r} for images of {card.image_shape} and {card.num_classes} classes")
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def end_to_end(extractor: Extractor, recipe: Recipe, dtype: DType = "float32") -> PooledTrainer:
+    """Victims that start from an extractor and learn with all their weights. A head for as many classes is kept, another is fresh.
+
+    Args:
+        recipe: of the extractor's architecture; mostly with a smaller step than it was trained with.
+    Raises: ValueError if the architecture is another, or the small extractor's, which no recipe has.
+    """
+    has = CONV if isinstance(extractor, ConvExtractor) else extractor.architecture
+    if isinstance(extractor, ConvExtractor) or has != recipe.architecture:
+        raise ValueError(
+            f"victims that start from an extractor have its architecture, {has!r}, and the recipe has {recipe.architecture!r}; give a "
+            "recipe of that one, or poisons crafted on an extractor of a recipe"
+        )
+    return PooledTrainer(recipe, dtype, warm=WarmStart(state_of(extractor.model), "trusted"))
 
 
 def check_features(extractor: FeatureExtractor, image: Images) -> None:
