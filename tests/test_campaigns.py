@@ -1,5 +1,6 @@
 """Scripts that ask for hours of a GPU or a night: the commands they give must at least exist."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -50,3 +51,23 @@ def check_poison(values: dict[str, object]) -> None:
     if GOALS[values["attack"]] != "target":
         find(TRIGGERS, values["trigger"], "trigger")
     load_recipe(values["recipe"])
+
+
+def test_breakthrough_counts_both_attackers_at_each_epsilon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A rehearsal: two steps, one target, and a denoiser in closed form."""
+    script = import_module("breakthrough")
+    monkeypatch.setattr(script, "STEPS", 2)
+    monkeypatch.setattr(script.torch, "set_num_threads", lambda threads: None)  # of the other tests
+    out = tmp_path / "record.json"
+    command = ("--targets", "1", "--epsilons", "0.5", "0.1", "--denoiser", "digits-linear-mmse", "--out", str(out))
+    monkeypatch.setattr("sys.argv", ["breakthrough", *command])
+    script.main()
+    record = json.loads(out.read_text())
+    assert [row["epsilon"] for row in record["rows"]] == [0.1, 0.5]
+    for row in record["rows"]:
+        assert {name: (row[name]["trials"], row[name]["control"]) for name in ("unaware", "adaptive")} == {
+            "unaware": (1, 0),
+            "adaptive": (1, 0),
+        }
+    reached = [row["epsilon"] for row in record["rows"] if row["adaptive"]["behind"] >= 1]
+    assert record["breaks_through_at"] == (reached[0] if reached else None)
