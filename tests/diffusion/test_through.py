@@ -54,8 +54,12 @@ def test_the_key_decides_the_noise_and_gradients_change_no_number() -> None:
     first = defense(images, KEY)
     assert torch.equal(defense(images, KEY), first)
     assert not torch.equal(defense(images, KEY / 1), first)
-    recorded = defense(images.clone().requires_grad_(), KEY)
-    assert torch.equal(recorded, first)
+    sizes: list[int] = []
+    defense.denoiser.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    recorded = defense(torch.cat([images, images[:1]]).requires_grad_(), KEY)
+    assert torch.equal(defense(torch.cat([images, images[:1]]).requires_grad_(), KEY), recorded)
+    torch.testing.assert_close(recorded, defense(torch.cat([images, images[:1]]), KEY), rtol=0, atol=1e-5)
+    assert sizes == [8, 8, 256]  # five images with a graph do not pay for 256
     recorded.sum().backward()
     network = load("digits").network
     assert all(weight.grad is None and not weight.requires_grad for weight in network.parameters())

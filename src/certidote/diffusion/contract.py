@@ -79,7 +79,8 @@ def in_chunks(
 
     Kernels choose their blocking, and with it their rounding, by the batch they are given. With one batch size there is one
     choice, and the result for an image does not depend on how many others came with it. Gradients are recorded only for images
-    that ask for them; the result is an ordinary tensor, fit to train on. Of more than `GRAPHS_TOGETHER` images only one chunk's graph is
+    that ask for them; the result is an ordinary tensor, fit to train on. Then few images are filled up to a power of two only: an attacker
+    looks at ten poisons thousands of times, and the last bits of what he sees are nobody's votes. Of more than `GRAPHS_TOGETHER` images only one chunk's graph is
     in memory at a time: it is made again on the way back.
 
     Args:
@@ -90,6 +91,8 @@ def in_chunks(
     """
     if noisy.device.type != "cpu":
         size = min(LARGER_CHUNKS * size, ROW_BLOCK)
+    if noisy.requires_grad:
+        size = min(size, 2 ** math.ceil(math.log2(max(1, len(noisy)))))
     out = torch.empty(noisy.shape, dtype=torch.float32, device=noisy.device)
     for first in range(0, len(noisy), size):
         images, levels = noisy[first : first + size], sigma[first : first + size]
