@@ -243,7 +243,7 @@ def _victims(
         )
     heads = kind == "transfer" and not recipe
     if not heads and head != "adam":
-        raise ValueError(f"--head {head} says how heads are fitted, but these victims learn with all their weights; leave it out")
+        raise ValueError(f"--head {head} says how heads are fitted, but these victims are trained with all weights; leave it out")
     if heads or end_to_end:
         extractor = victim_extractor(scenario, read_beside(pack, path, EXTRACTOR), f"pack {str(path)!r}")
         if heads:
