@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 
+def three_drops(step: int, steps: int) -> float:
+    """What to multiply the size of a step with, counted from 0: a tenth after 3/8, 5/8 and 7/8 of all steps each.
+
+    Source: Witches' Brew (Geiping et al., 2021), whose shares, rounded as there, decide where exactly.
+    """
+    return 0.1 ** sum(step >= int(steps / share) for share in (2.667, 1.6, 1.142))
+
+
 class Adam:
     """Adam (Kingma and Ba, 2015, algorithm 1) on tensors that it updates in place.
 

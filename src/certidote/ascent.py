@@ -76,10 +76,18 @@ def random_start(bases: Images, budget: Budget, key: Key) -> Images:
 
 
 def _l2_scale(step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: float) -> Float[Tensor, "n 1"]:
-    """Largest t in [0, 1] with ||min(t * step, room)|| <= epsilon, for each row; `step` and `room` are magnitudes.
+    """Largest t in [0, 1] with ||min(t * step, room)|| <= epsilon, for each row; `step` and `room` are magnitudes."""
+    length = torch.linalg.vector_norm(step, dim=1, keepdim=True).clamp_min(torch.finfo(step.dtype).tiny)
+    scale = (epsilon / length).clamp_max(1)
+    stopped = (scale * step > room).any(1)  # few images reach the box before the ball ends; only they pay for the sorting
+    if bool(stopped.any()):
+        scale[stopped] = _l2_scale_at_box(step[stopped], room[stopped], epsilon)
+    return scale
 
-    The squared norm is a quadratic in t between the breakpoints room / step, where one more pixel stops at the box.
-    """
+
+def _l2_scale_at_box(step: Float[Tensor, "n d"], room: Float[Tensor, "n d"], epsilon: float) -> Float[Tensor, "n 1"]:
+    """`_l2_scale` where pixels stop at the box: between the breakpoints room / step, where one more does, the squared norm is a
+    quadratic in t."""
     breakpoints, order = torch.where(step > 0, room / step, torch.inf).sort(1)
     step, room = step.gather(1, order), room.gather(1, order)
     stopped = torch.nn.functional.pad(room.square().cumsum(1), (1, 0))[:, :-1]  # pixels already at the box, before each breakpoint

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certidote import ascent
 from certidote.attacks.budget import project, quantize
 from certidote.types import Budget, BudgetExceeded, ImageDataset, Norm, Poison, Target
 
@@ -57,6 +58,26 @@ def test_projection_agrees_with_brute_force_in_float64(norm: Norm) -> None:
         reached = float(np.sqrt(((nearest.numpy().ravel() - image) ** 2).sum()))
         assert reached <= best + 1e-12
         assert reached >= best - 0.0025 * 2**0.5  # no grid point is farther than that from a feasible one
+
+
+def test_the_box_costs_only_images_that_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In l2 an image far from 0 and 1 is pulled straight towards its base; the others are as they are alone."""
+    sorted_rows = []
+    slow = ascent._l2_scale_at_box
+
+    def counted(step: torch.Tensor, room: torch.Tensor, epsilon: float) -> torch.Tensor:
+        sorted_rows.append(len(step))
+        return slow(step, room, epsilon)
+
+    monkeypatch.setattr(ascent, "_l2_scale_at_box", counted)
+    bases = torch.tensor([[0.5, 0.5], [0.5, 0.95], [0.5, 0.5]], dtype=torch.float64).view(3, 1, 1, 2)
+    moved = bases + torch.tensor([[0.3, 0.4], [0.3, 0.4], [0.03, 0.04]]).view(3, 1, 1, 2)
+    nearest = project(moved, bases, Budget(1, "l2", 0.1))
+    assert sorted_rows == [1]
+    expected = torch.tensor([[0.56, 0.58], [0.5 + (0.01 - 0.05**2) ** 0.5, 1.0], [0.53, 0.54]], dtype=torch.float64)
+    torch.testing.assert_close(nearest.view(3, 2), expected, rtol=0, atol=1e-7)
+    for row in range(3):
+        torch.testing.assert_close(project(moved[[row]], bases[[row]], Budget(1, "l2", 0.1)), nearest[[row]], rtol=0, atol=1e-15)
 
 
 def test_projection_leaves_feasible_images_alone_and_keeps_their_dtype() -> None:

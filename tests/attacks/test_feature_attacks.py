@@ -246,3 +246,25 @@ def test_epsilon_in_levels_is_refused() -> None:
         Budget(3, "linf", 8.0)
     with pytest.raises(ValueError, match=r"^epsilon=-0.1 is outside \[0, 1\] pixel units; for 16 of 255 levels give 16/255$"):
         Budget(3, "linf", -0.1)
+
+
+def test_trials_are_where_the_surrogates_are() -> None:
+    """On a device of shapes without numbers: nothing here may be left on the CPU."""
+    surrogate = copy.deepcopy(transfer_fixture().extractor).to("meta")
+    tasks, keys = fixture_tasks()[:2], trial_keys()[:2]
+    rows = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
+    trials = Trials(tasks, rows, keys, Knowledge((surrogate,)))
+    for held in (trials.stored, trials.bases, trials.targets):
+        assert held.is_meta
+    for objective in (center_objective, collision_objective):
+        value, gradient = trials.look(trials.bases, 0, objective([surrogate.penultimate(trials.targets)]))
+        assert value.is_meta
+        assert gradient.is_meta
+
+
+@each_attack
+def test_surrogates_on_several_devices_are_refused(name: str) -> None:
+    extractor = transfer_fixture().extractor
+    knowledge = Knowledge((extractor, copy.deepcopy(extractor).to("meta")))
+    with pytest.raises(ValueError, match=r"^surrogates are on cpu and meta; move them to one device$"):
+        ATTACKS[name](fixture_tasks()[0], knowledge, Key(0))

@@ -6,6 +6,7 @@ import torch
 
 from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
+from certidote.diffusion import contract
 from certidote.diffusion.denoiser import CATALOGUE, load
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.streams import Key
@@ -53,11 +54,32 @@ def test_the_key_decides_the_noise_and_gradients_change_no_number() -> None:
     first = defense(images, KEY)
     assert torch.equal(defense(images, KEY), first)
     assert not torch.equal(defense(images, KEY / 1), first)
-    recorded = defense(images.clone().requires_grad_(), KEY)
-    assert torch.equal(recorded, first)
+    sizes: list[int] = []
+    defense.denoiser.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    recorded = defense(torch.cat([images, images[:1]]).requires_grad_(), KEY)
+    assert torch.equal(defense(torch.cat([images, images[:1]]).requires_grad_(), KEY), recorded)
+    torch.testing.assert_close(recorded, defense(torch.cat([images, images[:1]]), KEY), rtol=0, atol=1e-5)
+    assert sizes == [8, 8, 256]  # five images with a graph do not pay for 256
     recorded.sum().backward()
     network = load("digits").network
     assert all(weight.grad is None and not weight.requires_grad for weight in network.parameters())
+
+
+def test_graphs_of_many_images_are_made_again_and_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 images at 256 a chunk: three calls, and on the way back three more. The gradient is that of the whole graph."""
+    defense, images = ThroughDenoiser(load("digits"), 0.25), torch.cat([digits(300)] * 2)
+    calls: list[int] = []
+    defense.denoiser.network.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    found = []
+    for together in (contract.GRAPHS_TOGETHER, 10**6):
+        monkeypatch.setattr(contract, "GRAPHS_TOGETHER", together)
+        leaf = images.clone().requires_grad_()
+        shown = defense(leaf, KEY)
+        found.append((shown.detach(), torch.autograd.grad(shown.square().sum(), [leaf])[0]))
+        assert calls == [256] * (6 if together < 600 else 3)
+        calls.clear()
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def test_without_noise_images_pass_as_they_are() -> None:

@@ -182,6 +182,14 @@ def test_features_do_not_depend_on_the_number_of_images() -> None:
     assert features(extractor, images).shape == (1_030, 512)
 
 
+def test_the_extractor_follows_the_images_to_their_device() -> None:
+    """To a device of shapes without numbers, and nothing of it is left behind."""
+    extractor = ConvExtractor((1, 8, 8), 3, 0.0, 1.0).eval()
+    elsewhere = features(extractor, torch.rand(3, 1, 8, 8).to("meta"))
+    assert elsewhere.is_meta
+    assert {value.device.type for value in extractor.state_dict().values()} == {"meta"}
+
+
 def test_everything_that_decides_weights_is_described() -> None:
     """Each option changes the description, and so the configuration digest; the size of a stack does not."""
     plain = HeadTrainer(Flat()).describe()

@@ -17,7 +17,7 @@ from certidote.adam import Adam
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
 from certidote.attacks.features import averaged_maps, has_dropout
-from certidote.attacks.selection import check_batch, check_surrogates, check_task, choose_bases, target_of
+from certidote.attacks.selection import check_batch, check_surrogates, check_task, choose_bases, device_of, target_of
 from certidote.streams import Key
 from certidote.types import Budget, Images, Knowledge, Poison, Task, as_pixels
 
@@ -25,7 +25,8 @@ CIFAR10_STEP = 0.04 * 0.2
 """The polytope attacks' Adam step, 0.04 on pixels normalized with a standard deviation of 0.2, in [0, 1] pixel units."""
 
 IMAGES_TOGETHER = 128
-"""Poisons in one forward pass, of as many whole trials as fit: enough to be fast, few enough to stay in the processor's cache."""
+"""Poisons in one forward pass: enough to be fast, few enough to stay in the processor's cache, and for large networks in memory. Where
+an objective is of a trial's poisons together, as many whole trials as fit, and one at least."""
 
 Maps = list[Float[Tensor, "n ..."]]
 """Features of n images, one entry for each surrogate."""
@@ -59,10 +60,15 @@ class Trials:
     def budget(self) -> Budget:
         return self.tasks[0].budget
 
+    @property
+    def device(self) -> torch.device:
+        """Of the surrogates, and so of everything here."""
+        return device_of(self.knowledge.surrogates)
+
     @cached_property
     def stored(self) -> UInt8[Tensor, "n c h w"]:
         """Base images in 8 bits."""
-        return torch.cat([task.train.images[rows] for task, rows in zip(self.tasks, self.rows, strict=True)])
+        return torch.cat([task.train.images[rows] for task, rows in zip(self.tasks, self.rows, strict=True)]).to(self.device)
 
     @cached_property
     def bases(self) -> Images:
@@ -72,7 +78,7 @@ class Trials:
     @cached_property
     def targets(self) -> Images:
         """(trials, c, h, w) target images."""
-        return as_pixels(torch.stack([target_of(task).image for task in self.tasks]))
+        return as_pixels(torch.stack([target_of(task).image for task in self.tasks]).to(self.device))
 
     def projected(self, pixels: Images) -> Images:
         """Within the budget."""
@@ -89,7 +95,7 @@ class Trials:
         found = []
         # One target at a time: a convolution may round a batch of one differently from a larger one.
         for trial, target in enumerate(self.targets.unsqueeze(1)):
-            images = torch.cat([target, as_pixels(views[trial])]) if views else target
+            images = torch.cat([target, as_pixels(views[trial].to(self.device))]) if views else target
             maps = averaged_maps(self.knowledge.surrogates, images, self.dropout_draws, self.keys[trial] / "dropout" / "target")
             found.append([each.mean(0) for each in maps])
         targets = [torch.stack(each) for each in zip(*found, strict=True)]
@@ -126,8 +132,8 @@ class Trials:
         return torch.stack([objective(maps, draw) for draw, maps in draws]).mean(0)
 
     def poisons(self, pixels: Images) -> list[Poison]:
-        """In 8 bits, one for each trial, their budget verified."""
-        images = torch.split(quantize(pixels, self.stored, self.budget), self.budget.num_poisons)
+        """In 8 bits on the CPU, one for each trial, their budget verified."""
+        images = torch.split(quantize(pixels, self.stored, self.budget).cpu(), self.budget.num_poisons)
         found = [
             Poison(rows, image, task.goal, task.budget) for task, rows, image in zip(self.tasks, self.rows, images, strict=True)
         ]
@@ -196,6 +202,7 @@ def check_trials(
     if steps < 1 or not step_size > 0:
         raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
     check_surrogates(knowledge.surrogates)
+    device_of(knowledge.surrogates)
     if dropout_draws < 0:
         raise ValueError(f"dropout_draws={dropout_draws}; give 0 for dropout off, or the number of draws to average over")
     for number, surrogate in enumerate(knowledge.surrogates):

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
-from certidote.adam import Adam
+from certidote.adam import Adam, three_drops
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
-from certidote.attacks.selection import check_choice, check_surrogates
+from certidote.attacks.selection import check_choice, check_surrogates, device_of
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, ImageDataset, Images, as_pixels
@@ -83,8 +83,7 @@ class Matching:
 
     def decay(self, step: int) -> float:
         """The factor of the step size at a step, counted from 0."""
-        drops = (int(self.steps / share) for share in (2.667, 1.6, 1.142))
-        return 0.1 ** sum(step >= drop for drop in drops)
+        return three_drops(step, self.steps)
 
     def channel_steps(self, channels: int) -> Float[Tensor, "c 1 1"]:
         """The step of each channel. Raises: ValueError if there is neither one step nor one for each channel."""
@@ -180,9 +179,7 @@ def differentiated(surrogates: Sequence[FeatureExtractor], train: ImageDataset |
                 "by its parameters: give a module"
             )
         functions.append(Differentiated(surrogate, {name: weight.detach() for name, weight in surrogate.named_parameters()}))
-    devices = {str(function.device) for function in functions}
-    if len(devices) > 1:
-        raise ValueError(f"surrogates are on {' and '.join(sorted(devices))}; move them to one device")
+    device_of(surrogates)  # one
     if train is not None:
         for number, function in enumerate(functions):
             with torch.no_grad():

@@ -17,20 +17,19 @@ from torch import Tensor
 from certidote.adam import Adam
 from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
+from certidote.attacks.crafting import IMAGES_TOGETHER
 from certidote.attacks.selection import (
     base_candidates,
     check_choice,
     check_surrogates,
     check_task,
     choose_bases,
+    device_of,
     source_rows,
     trigger_of,
 )
 from certidote.streams import Key
 from certidote.types import Budget, FeatureExtractor, Images, Knowledge, Poison, Task, as_pixels
-
-IMAGES_TOGETHER = 128
-"""Poisons in one forward pass: enough to be fast, few enough for a large network's graph to fit into memory."""
 
 PATIENCE, PROGRESS = 100, 0.999
 """The descent ends when the sum of distances has not fallen below this share of its lowest value for this many steps."""
@@ -112,18 +111,18 @@ def hidden_trigger(
     options = _Options(steps, step_size, decay, decay_every, optimizer, pairing, pair_every, stop_ratio, crafted_per_kept)
     check_surrogates(knowledge.surrogates)
     check_task(task)
-    goal, budget = trigger_of(task), task.budget
+    goal, budget, device = trigger_of(task), task.budget, device_of(knowledge.surrogates)
     rows = _crafted_rows(task, key / "bases", crafted_per_kept)
-    stored = task.train.images[rows]
-    sources = _features(knowledge.surrogates, drawn_sources(task, len(rows), key))
+    stored = task.train.images[rows].to(device)
+    sources = _features(knowledge.surrogates, drawn_sources(task, len(rows), key).to(device))
     crafting = _Crafting(knowledge, sources, key)
     pixels, held = _descended(as_pixels(stored), budget, crafting, options)
     images = quantize(pixels, stored, budget)
     if len(rows) > budget.num_poisons:
         final, _ = crafting.look(as_pixels(images), held, steps)
-        kept = final.argsort(stable=True)[: budget.num_poisons].sort().values
-        rows, images = rows[kept], images[kept]
-    poison = Poison(rows, images, goal, budget)
+        kept = final.cpu().argsort(stable=True)[: budget.num_poisons].sort().values
+        rows, images = rows[kept], images.cpu()[kept]
+    poison = Poison(rows, images.cpu(), goal, budget)
     poison.verify(task.train)
     return poison
 

@@ -15,12 +15,10 @@ from torch.nn.functional import cross_entropy
 from certidote.ascent import ascend, random_start
 from certidote.attacks.adaptive import average
 from certidote.attacks.budget import quantize
-from certidote.attacks.selection import check_choice, check_task, choose_bases, classifiers_of, trigger_of
+from certidote.attacks.crafting import IMAGES_TOGETHER
+from certidote.attacks.selection import check_choice, check_task, choose_bases, classifiers_of, device_of, trigger_of
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task, Trigger, as_pixels
-
-IMAGES_TOGETHER = 128
-"""Poisons in one forward pass: enough to be fast, few enough for a large network's graph to fit into memory."""
 
 Constraint = Literal["linf_all", "linf_content_only"]
 
@@ -73,14 +71,15 @@ def harder(
     """Bases as `label_consistent` makes them hard, before the trigger is pasted; within epsilon in 8 bits. Arguments as there."""
     surrogates = classifiers_of(knowledge.surrogates)
     length = task.budget.epsilon / 4 if step_size is None else step_size
-    label = torch.tensor(task.goal.adversarial_label)
+    device = device_of(surrogates)
+    label = torch.tensor(task.goal.adversarial_label, device=device)
 
     def losses(images: Images) -> Float[Tensor, "n"]:
         wanted = label.expand(len(images))
         return torch.stack([cross_entropy(surrogate(images), wanted, reduction="none") for surrogate in surrogates]).mean(0)
 
     made = []
-    for number, part in enumerate(torch.split(bases, IMAGES_TOGETHER)):
+    for number, part in enumerate(torch.split(bases.to(device), IMAGES_TOGETHER)):
         pixels, stream = as_pixels(part), key / "ascent" / number
 
         def gradient(images: Images, step: int, stream: Key = stream) -> Images:
@@ -88,7 +87,7 @@ def harder(
 
         start = random_start(pixels, task.budget, stream / "start")
         moved = ascend(pixels, gradient, task.budget, start=start, steps=steps, step_size=length)
-        made.append(quantize(moved, part, task.budget))
+        made.append(quantize(moved, part, task.budget).cpu())
     return torch.cat(made)
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from certidote.adam import three_drops
 from certidote.attacks.crafting import Maps, Objective, Trials, adam_iterates, check_trials, craft_in_groups
 from certidote.attacks.selection import check_choice
 from certidote.streams import Key
@@ -21,9 +22,6 @@ Optimizer = Literal["line-search", "adam", "signed-adam"]
 
 SHRINK, GROW = 0.5, 1.1
 """A poison's step size, after a step that was refused and after one that was taken."""
-
-DROPS = (2.667, 1.6, 1.142)
-"""Adam's steps fall to a tenth after these parts of all of them, as in Witches' Brew."""
 
 
 def poison_frogs(
@@ -96,7 +94,7 @@ def poison_frogs_batch(
         start = trials.projected(watermark * targets + (1 - watermark) * trials.bases)
         if optimizer == "line-search":
             return line_search(trials, objective, start, steps=steps, step_size=step_size, l2_penalty=l2_penalty).pixels
-        rates = [step_size * 0.1 ** sum(step >= int(steps / drop) for drop in DROPS) for step in range(steps)]
+        rates = [step_size * three_drops(step, steps) for step in range(steps)]
         return _best_adam(trials, objective, start, rates, l2_penalty, signed=optimizer == "signed-adam")
 
     return craft_in_groups(tasks, knowledge, keys, craft)

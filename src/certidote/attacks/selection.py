@@ -66,6 +66,18 @@ def check_surrogates(surrogates: Sequence[FeatureExtractor]) -> None:
             raise ValueError(f"surrogate {number} is in train mode, where crafting would change its BatchNorm; call .eval() on it")
 
 
+def device_of(surrogates: Sequence[FeatureExtractor]) -> torch.device:
+    """Where surrogates compute, and so where poisons are crafted: the CPU, unless their parameters are elsewhere.
+
+    Raises: ValueError if they are on several devices.
+    """
+    weights = [next(each.parameters(), None) for each in surrogates if isinstance(each, nn.Module)]
+    devices = {weight.device for weight in weights if weight is not None} or {torch.device("cpu")}
+    if len(devices) > 1:
+        raise ValueError(f"surrogates are on {' and '.join(sorted(map(str, devices)))}; move them to one device")
+    return devices.pop()
+
+
 def classifiers_of(surrogates: Sequence[FeatureExtractor]) -> list[Surrogate]:
     """The surrogates of an attack that looks at logits. Raises: ValueError as `check_surrogates`, or if one gives features only."""
     check_surrogates(surrogates)

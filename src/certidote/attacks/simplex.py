@@ -63,13 +63,15 @@ def nearest_in_hull(
         max_steps: after which unfinished problems are given back as they are, with their gap.
     Source: Beck and Teboulle (2009), the step being 1 over the top eigenvalue; restarts as O'Donoghue and Candes (2015).
     """
-    top = torch.linalg.eigvalsh(grams)[..., -1:].clamp_min(torch.finfo(grams.dtype).tiny)
     best = grams.new_full(grams.shape[:-1], 1 / grams.shape[-1]) if start is None else start.clone()
     slope = _times(grams, best)  # G at `best`, at `ahead`: the only product with G in a step is at the new point
-    ahead, ahead_slope = best, slope
-    momentum = torch.ones_like(top)
     floor = NEGLIGIBLE * grams.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
-    done = _gap(best, slope) <= TOLERANCE * _objective(best, slope) + floor
+    objective, gap = _quality(best, slope)
+    done = gap <= TOLERANCE * objective + floor
+    if max_steps and not bool(done.all()):  # from a warm start it mostly is, and eigenvalues are what costs time
+        top = torch.linalg.eigvalsh(grams)[..., -1:].clamp_min(torch.finfo(grams.dtype).tiny)
+        ahead, ahead_slope = best, slope
+        momentum = torch.ones_like(top)
     for _ in range(max_steps):
         if bool(done.all()):
             break
@@ -82,17 +84,18 @@ def nearest_in_hull(
         ahead = moved + weight * (moved - best)
         ahead_slope = moved_slope + weight * (moved_slope - slope)
         best, slope = torch.where(done, best, moved), torch.where(done, slope, moved_slope)
-        done = done | (_gap(best, slope) <= TOLERANCE * _objective(best, slope) + floor)
-    return HullPoint(best, _objective(best, slope).squeeze(-1), _gap(best, slope).squeeze(-1))
+        objective, gap = _quality(best, slope)
+        done = done | (gap <= TOLERANCE * objective + floor)
+    return HullPoint(best, objective.squeeze(-1), gap.squeeze(-1))
 
 
 def _times(grams: Float64[Tensor, "*batch p p"], values: Float64[Tensor, "*batch p"]) -> Float64[Tensor, "*batch p"]:
     return (grams @ values.unsqueeze(-1)).squeeze(-1)
 
 
-def _objective(values: Float64[Tensor, "*batch p"], slope: Float64[Tensor, "*batch p"]) -> Float64[Tensor, "*batch 1"]:
-    return (values * slope).sum(-1, keepdim=True) / 2
-
-
-def _gap(values: Float64[Tensor, "*batch p"], slope: Float64[Tensor, "*batch p"]) -> Float64[Tensor, "*batch 1"]:
-    return (values * slope).sum(-1, keepdim=True) - slope.amin(-1, keepdim=True)
+def _quality(
+    values: Float64[Tensor, "*batch p"], slope: Float64[Tensor, "*batch p"]
+) -> tuple[Float64[Tensor, "*batch 1"], Float64[Tensor, "*batch 1"]]:
+    """Objective and gap."""
+    product = (values * slope).sum(-1, keepdim=True)
+    return product / 2, product - slope.amin(-1, keepdim=True)

@@ -12,12 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from certidote.numerics import DType
 from certidote.streams import Key
 from certidote.training.extractor import ConvExtractor, pretrain, weights_digest
 from certidote.training.model_dir import filled, state_of
 from certidote.training.models import ARCHITECTURES
-from certidote.training.pooled import trainer_for
+from certidote.training.pooled import PooledTrainer, trainer_for
 from certidote.training.recipe import Recipe
+from certidote.training.warm import WarmStart
 from certidote.types import FeatureExtractor, ImageDataset, Images, Json, Lineage, View
 
 CONV = "conv-16-32-32"
@@ -59,7 +61,9 @@ class ExtractorCard(BaseModel):
     digest: str
 
 
-def pretrained(data: ImageDataset, key: Key, recipe: Recipe | None = None, device: str = "cpu") -> Extractor:
+def pretrained(
+    data: ImageDataset, key: Key, recipe: Recipe | None = None, device: str = "cpu", dtype: DType = "float32"
+) -> Extractor:
     """An extractor fitted to trusted images, on the CPU.
 
     Args:
@@ -67,6 +71,7 @@ def pretrained(data: ImageDataset, key: Key, recipe: Recipe | None = None, devic
         key: decides initial weights and order.
         recipe: of an architecture in the catalogue; None for the small one for images of few pixels.
         device: where it is trained.
+        dtype: of training by a recipe; features are float32 in any case, as the small extractor's training is.
     Raises: ValueError if training diverges, or the images do not fit the architecture.
     """
     if recipe is None:
@@ -74,7 +79,7 @@ def pretrained(data: ImageDataset, key: Key, recipe: Recipe | None = None, devic
     if recipe.architecture not in ARCHITECTURES:
         raise ValueError(f"extractors have an architecture of the catalogue, not {recipe.architecture!r}; choose another recipe")
     view = View(data.pixels().to(device), data.labels.to(device), data.num_classes, Lineage(start="trusted"))
-    stack = trainer_for(recipe).fit([view], [key], key / "common")
+    stack = trainer_for(recipe, dtype).fit([view], [key], key / "common")
     if bool(stack.failed[0]):
         raise ValueError("pre-training diverged (weights are not finite); lower the learning rate in a recipe file and try again")
     model = stack.member(0)
@@ -135,6 +140,22 @@ def _filled_conv(card: ExtractorCard, state: dict[str, Tensor]) -> ConvExtractor
         raise ValueError(f"its weights are not those of {CONV!r} for images of {card.image_shape} and {card.num_classes} classes")
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def end_to_end(extractor: Extractor, recipe: Recipe, dtype: DType = "float32") -> PooledTrainer:
+    """Victims that start from an extractor and learn with all their weights. A head for as many classes is kept, another is fresh.
+
+    Args:
+        recipe: of the extractor's architecture; mostly with a smaller step than it was trained with.
+    Raises: ValueError if the architecture is another, or the small extractor's, which no recipe has.
+    """
+    has = CONV if isinstance(extractor, ConvExtractor) else extractor.architecture
+    if isinstance(extractor, ConvExtractor) or has != recipe.architecture:
+        raise ValueError(
+            f"victims that start from an extractor have its architecture, {has!r}, and the recipe has {recipe.architecture!r}; give a "
+            "recipe of that one, or poisons crafted on an extractor of a recipe"
+        )
+    return PooledTrainer(recipe, dtype, warm=WarmStart(state_of(extractor.model), "trusted"))
 
 
 def check_features(extractor: FeatureExtractor, image: Images) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 from certidote.defenses.sanitize import sanitized
 from certidote.diffusion.through import ThroughDenoiser
+from certidote.numerics import DType
 from certidote.scenarios.frozen import Extractor, card_of, check_features, kept, pretrained, weights_of
 from certidote.scenarios.scratch import knowledge, learner
 from certidote.scenarios.victims import as_it_is
@@ -45,6 +46,7 @@ def transfer_setting(
     grey_box: bool = False,
     victim_recipe: Recipe | None = None,
     through: ThroughDenoiser | None = None,
+    dtype: DType = "float32",
     device: str = "cpu",
 ) -> Setting:
     """Extractors pre-trained on trusted images; victims fit heads on frozen features of one of them.
@@ -58,7 +60,8 @@ def transfer_setting(
         grey_box: victims use one more extractor, which the attacker does not have; otherwise the attacker's first (white box).
         victim_recipe: victims use an extractor of another recipe (black box).
         through: the defense that the attacker sees through.
-        device: where extractors are trained.
+        dtype: of training by recipes; features are float32.
+        device: where extractors are trained, and the attacker's stay, so that poisons are crafted there.
     Raises: ValueError if the images' shapes differ, or `surrogates` is below 1.
     """
     _check_count(surrogates)
@@ -68,21 +71,23 @@ def transfer_setting(
             f"the extractor's images {name!r} have shape {images.image_shape}, the data {train.image_shape} (channels, height, width); "
             "give images of one shape, with --size say"
         )
-    made = [pretrained(images, key / "extractor" / k, recipe, device) for k in range(surrogates)]
+    made = [pretrained(images, key / "extractor" / k, recipe, device, dtype) for k in range(surrogates)]
     check_features(made[0], as_pixels(train.images[:1]))
     victim, box = made[0], "white"
     if grey_box or victim_recipe is not None:
         box = "grey" if victim_recipe is None else "black"
-        victim = pretrained(images, key / "extractor" / "victim", victim_recipe or recipe, device)
+        victim = pretrained(images, key / "extractor" / "victim", victim_recipe or recipe, device, dtype)
     described: Json = {
         "kind": "transfer",
         "pretrained_on": {"name": name, "images": len(images), "digest": images.digest()},
         "recipe": None if recipe is None else recipe.to_json(),
+        "dtype": dtype,
         "surrogates": [extractor.digest() for extractor in made],
         "box": box,
         "victim": card_of(victim, train.image_shape),
     }
-    return Setting(Knowledge(tuple(made), defense=through), described, {EXTRACTOR: weights_of(victim)})
+    files = {EXTRACTOR: weights_of(victim)}
+    return Setting(Knowledge(tuple(extractor.to(device) for extractor in made), defense=through), described, files)
 
 
 def scratch_setting(
@@ -93,6 +98,7 @@ def scratch_setting(
     surrogates: int = 1,
     victim_recipe: Recipe | None = None,
     through: ThroughDenoiser | None = None,
+    dtype: DType = "float32",
     device: str = "cpu",
 ) -> Setting:
     """Surrogates trained from scratch on the clean set; victims are trained from scratch too.
@@ -104,17 +110,18 @@ def scratch_setting(
         surrogates: how many of them the attacker aims at.
         victim_recipe: of victims (black box).
         through: the defense that the attacker sees through, and trains surrogates through.
-        device: where they are trained.
+        dtype, device: of training.
     Raises: ValueError if one diverges, or `surrogates` is below 1.
     """
     _check_count(surrogates)
     sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
-    known = knowledge(train, learner([recipe] * surrogates, sanitize=sanitize, device=device), key, through)
+    known = knowledge(train, learner([recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device), key, through)
     described: Json = {
         "kind": "scratch",
         "recipe": (victim_recipe or recipe).to_json(),
         "surrogate_recipe": recipe.to_json(),
         "surrogates": surrogates,
+        "dtype": dtype,
         "box": "grey" if victim_recipe is None else "black",
     }
     return Setting(known, described)

@@ -170,7 +170,12 @@ class HeadTrainer:
 
 @torch.no_grad()
 def features(extractor: FrozenExtractor, images: Images) -> Float[Tensor, "n d"]:
-    """Penultimate features, in blocks of rows, so that memory is bounded and no member depends on its neighbors in a stack."""
+    """Penultimate features, in blocks of rows, so that memory is bounded and no member depends on its neighbors in a stack.
+
+    The extractor is moved to the device of the images, if it is not there.
+    """
+    if isinstance(extractor, nn.Module):
+        extractor.to(images.device)
     return torch.cat([extractor.penultimate(images[rows.start : rows.stop]) for rows in row_blocks(len(images))])
 
 

@@ -94,6 +94,9 @@ def poison(
     ] = None,
     options: Annotated[Path | None, typer.Option(help="TOML file with options of the attack; --option wins")] = None,
     seed: Seed = None,
+    dtype: Annotated[
+        str, typer.Option(help="of surrogates' training: float32, bfloat16, or auto (the faster one here, so poisons hang on it)")
+    ] = "float32",
     workers: Annotated[int, typer.Option(help="processes that craft trials; 0: this process")] = 0,
     device: Device = "cpu",
     size: Size = "",
@@ -113,6 +116,7 @@ def poison(
     from certidote.attacks.pack import make_pack
     from certidote.attacks.pack_files import check_target, write_pack
     from certidote.data.names import escaped
+    from certidote.numerics import resolve_dtype
     from certidote.results.record import versions
     from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
     from certidote.scenarios.unfinished import Unfinished
@@ -123,6 +127,7 @@ def poison(
     check_apart(out, data, test, pretrain, through)
     check_device(device)
     check_workers(workers, "this process")
+    number_format = resolve_dtype(dtype, device)
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, _options(option or [], options))
     _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class)
@@ -143,7 +148,7 @@ def poison(
         "versions": versions(),
     }
     asked = {
-        **made, "data": train_set.digest(), "budget": asdict(budget), "device": device,
+        **made, "data": train_set.digest(), "budget": asdict(budget), "device": device, "dtype": number_format,
         "goals": [targets, target, adversarial_class, true_class],
         "scenario": [trusted and trusted[1].digest(), recipe, surrogates, grey_box, victim_recipe],
     }  # fmt: skip
@@ -154,7 +159,7 @@ def poison(
     progress = progress or Silent()
     with kept.working():
         progress.start("surrogates", surrogates, unit="models")
-        attacker = {"surrogates": surrogates, "through": seen, "device": device}
+        attacker = {"surrogates": surrogates, "through": seen, "dtype": number_format, "device": device}
         setting = _setting(train_set, trusted, recipe, victim_recipe, grey_box, attacker, key)
         progress.advance(surrogates)
         progress.finish()

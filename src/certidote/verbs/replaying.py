@@ -74,6 +74,9 @@ def replay(
         str,
         typer.Option(help="how victims fit heads on the pack's extractor: adam, or benchmark (that of the poisoning benchmark)"),
     ] = "adam",
+    end_to_end: Annotated[
+        bool, typer.Option(help="with --recipe: victims start from the pack's extractor, and all their weights learn")
+    ] = False,
     seed: Seed = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     timeout: Timeout = None,
@@ -110,7 +113,7 @@ def replay(
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     chosen.check(train_set)
     number_format = dtype_of_run(out, dtype, device)
-    trainer = _victims(given, pack, recipe, head, train_set, number_format)
+    trainer = _victims(given, pack, recipe, head, end_to_end, train_set, number_format)
 
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
@@ -216,10 +219,15 @@ def _first(pack: "PoisonPack", trials: int | None) -> "PoisonPack":
     return replace(pack, poisons=pack.poisons[:trials], bases=pack.bases[:trials])
 
 
-def _victims(pack: "PoisonPack", path: Path, recipe: str, head: str, train_set: "ImageDataset", dtype: str) -> "Trainer":
-    """How victims learn: as the pack says, with heads of the recipe named, or from scratch by a recipe that the user names."""
+def _victims(
+    pack: "PoisonPack", path: Path, recipe: str, head: str, end_to_end: bool, train_set: "ImageDataset", dtype: str
+) -> "Trainer":
+    """How victims learn: as the pack says, with heads of the recipe named, or by a recipe that the user names, from scratch or from the
+    pack's extractor."""
     from certidote.attacks import find
     from certidote.attacks.pack_files import read_beside
+    from certidote.numerics import resolve_dtype
+    from certidote.scenarios import frozen
     from certidote.scenarios.knowledge import EXTRACTOR, victim_extractor
     from certidote.training.head import HeadTrainer
     from certidote.training.head_recipe import HEAD_RECIPES
@@ -229,11 +237,18 @@ def _victims(pack: "PoisonPack", path: Path, recipe: str, head: str, train_set: 
     scenario: dict[str, Any] = found if isinstance(found, dict) else {}
     kind = scenario.get("kind")
     fitted = find(HEAD_RECIPES, head, "head recipe")
-    if not recipe and kind == "transfer":
+    if end_to_end and (kind != "transfer" or not recipe):
+        raise ValueError(
+            "--end-to-end is for packs of transfer learning, whose extractor victims start from, and needs --recipe: how they go on"
+        )
+    heads = kind == "transfer" and not recipe
+    if not heads and head != "adam":
+        raise ValueError(f"--head {head} says how heads are fitted, but these victims are trained with all weights; leave it out")
+    if heads or end_to_end:
         extractor = victim_extractor(scenario, read_beside(pack, path, EXTRACTOR), f"pack {str(path)!r}")
-        return HeadTrainer(extractor, **fitted.model_dump())
-    if head != "adam":
-        raise ValueError(f"--head {head} says how heads are fitted, but these victims are trained from scratch; leave it out")
+        if heads:
+            return HeadTrainer(extractor, **fitted.model_dump())
+        return frozen.end_to_end(extractor, recipe_named(recipe, train_set), resolve_dtype(dtype))
     if not recipe and kind == "scratch":
         try:
             used = Recipe.from_json(scenario["recipe"])

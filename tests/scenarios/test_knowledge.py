@@ -1,0 +1,96 @@
+"""What attackers know and victims start from, made from recipes; and what is recorded of that."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from certidote import verbs
+from certidote.data.tiny import tiny
+from certidote.engine.ledger import Ledger
+from certidote.numerics import DType
+from certidote.scenarios.frozen import end_to_end, pretrained
+from certidote.scenarios.knowledge import Setting, scratch_setting, transfer_setting
+from certidote.streams import Key
+from certidote.training.recipe import Recipe
+from certidote.types import Lineage, View
+
+RECIPE = Recipe(architecture="mlp-128", epochs=2, batch_size=16, learning_rate=0.05)
+DATA = tiny(20, 3, (1, 8, 8), Key(0))
+
+
+def setting(kind: str, dtype: DType) -> Setting:
+    if kind == "scratch":
+        return scratch_setting(DATA, RECIPE, Key(1), surrogates=2, dtype=dtype)
+    trusted = ("tiny", tiny(20, 3, (1, 8, 8), Key(2)))
+    return transfer_setting(DATA, trusted, Key(1), recipe=RECIPE, surrogates=2, grey_box=True, dtype=dtype)
+
+
+@pytest.mark.parametrize("kind", ["scratch", "transfer"])
+def test_surrogates_are_trained_in_the_number_format_asked_for_and_give_float32(kind: str) -> None:
+    plain, short = setting(kind, "float32"), setting(kind, "bfloat16")
+    assert (plain.described["dtype"], short.described["dtype"]) == ("float32", "bfloat16")
+    images = DATA.pixels()
+    for one, other in zip(plain.knowledge.surrogates, short.knowledge.surrogates, strict=True):
+        features = one.penultimate(images), other.penultimate(images)
+        assert {each.dtype for each in features} == {torch.float32}
+        assert not torch.equal(*features)
+        torch.testing.assert_close(*features, rtol=0.2, atol=0.2)
+    if kind == "transfer":
+        assert plain.described["victim"] != short.described["victim"]
+    if kind == "scratch":
+        assert short.knowledge.retrain is not None
+        again = short.knowledge.retrain(DATA, Key(1) / "surrogates")
+        assert torch.equal(again[0].penultimate(images), short.knowledge.surrogates[0].penultimate(images))
+
+
+def test_a_pack_says_which(tmp_path: Path) -> None:
+    options = {"targets": 1, "num_poisons": 3, "epsilon": "0.3", "option": ["steps=2"], "seed": 1, "scenario": "scratch"}
+    made = verbs.poison("bullseye-polytope", "digits", out=tmp_path / "pack", dtype="bfloat16", gallery=False, **options)
+    assert made.pack.recipe["scenario"]["dtype"] == "bfloat16"
+    with pytest.raises(ValueError, match="unknown dtype 'float16'; choose one of: auto, bfloat16, float32"):
+        verbs.poison("bullseye-polytope", "digits", out=tmp_path / "other", dtype="float16", **options)
+    assert not (tmp_path / "other").exists()
+
+
+def test_victims_that_start_from_an_extractor_learn_with_all_weights() -> None:
+    """One step so small that nothing moves leaves the extractor's logits, head included; steps of some size move its features."""
+    extractor = pretrained(DATA, Key(1), RECIPE)
+    view = View(DATA.pixels(), DATA.labels, 3, Lineage(start="trusted"))
+    pixels = DATA.pixels()
+    still, moved = (
+        end_to_end(extractor, RECIPE.model_copy(update={"learning_rate": rate, "warm_up": 0.0}))
+        .fit([view], [Key(2)], Key(3))
+        .member(0)
+        for rate in (1e-12, 0.05)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(still(pixels), extractor(pixels), rtol=1e-4, atol=1e-4)
+        assert float((moved.penultimate(pixels) - extractor.penultimate(pixels)).abs().max()) > 0.01
+    trainer = end_to_end(extractor, RECIPE)
+    assert trainer.start == "trusted"
+    assert trainer.describe() != end_to_end(pretrained(DATA, Key(4), RECIPE), RECIPE).describe()
+
+
+def test_extractors_of_another_architecture_are_no_start() -> None:
+    small = pretrained(DATA, Key(1))
+    with pytest.raises(
+        ValueError, match="have its architecture, 'conv-16-32-32', and the recipe has 'mlp-128'; give a recipe of that"
+    ):
+        end_to_end(small, RECIPE)
+    with pytest.raises(ValueError, match="have its architecture, 'mlp-128', and the recipe has 'compact'"):
+        end_to_end(pretrained(DATA, Key(1), RECIPE), RECIPE.model_copy(update={"architecture": "compact"}))
+
+
+def test_poisons_are_replayed_end_to_end(tmp_path: Path) -> None:
+    pack, recipe = tmp_path / "pack", tmp_path / "recipe.toml"
+    recipe.write_text('architecture = "mlp-128"\nepochs = 2\nbatch_size = 64\nlearning_rate = 0.001\n')
+    options = {"targets": 1, "num_poisons": 3, "epsilon": "0.3", "option": ["steps=2"], "seed": 1, "recipe": str(recipe)}
+    verbs.poison("bullseye-polytope", "digits-5-9", out=pack, gallery=False, **options)
+    played = verbs.replay(pack, "digits-5-9", out=tmp_path / "run", recipe=str(recipe), end_to_end=True, workers=0, seed=2)
+    with Ledger(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:
+        assert "initial_weights" in str(ledger.get("config"))
+    assert len(played.lines) > 0
+    with pytest.raises(ValueError, match="--end-to-end is for packs of transfer learning, .* and needs --recipe"):
+        verbs.replay(pack, "digits-5-9", out=tmp_path / "other", workers=0, end_to_end=True)
+    assert not (tmp_path / "other" / "ledger.sqlite").exists()

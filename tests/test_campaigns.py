@@ -1,0 +1,73 @@
+"""Scripts that ask for hours of a GPU or a night: the commands they give must at least exist."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+
+from certidote.attacks import ATTACKS, GOALS, find
+from certidote.attacks.triggers import TRIGGERS
+from certidote.cli import groups
+from certidote.scenarios.crafting import checked_options, parsed_option
+from certidote.training.recipe import load_recipe
+
+
+def parsed(arguments: tuple[str, ...]) -> dict[str, object]:
+    """What the command line makes of a command. Fails if it has no such command, argument or option."""
+    command: object = typer.main.get_command(groups()[""])
+    words = list(arguments)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    return command.make_context("certidote", words).params
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path) -> None:
+    steps = import_module("gpu_campaign").steps_of(tmp_path, tmp_path, "cpu", small)
+    attacks = [step.arguments for step in steps if step.arguments[0] == "poison"]
+    assert len(attacks) == 3
+    for step in steps:
+        values = parsed(step.arguments)
+        if step.arguments[0] in ("poison", "certify"):
+            load_recipe(values["recipe"])
+    for arguments in attacks:
+        check_poison(parsed(arguments))
+
+
+def test_commands_of_the_attack_ladder_exist() -> None:
+    rungs = import_module("attack_ladder").RUNGS
+    assert len(rungs) == 3
+    for rung in rungs:
+        check_poison(parsed(("poison", rung.attack, rung.data, "--out", "pack", *rung.poison)))
+        parsed(("replay", "pack", rung.data, "--out", "run", *rung.replay))
+
+
+def check_poison(values: dict[str, object]) -> None:
+    """Names that the command looks up only after it has read the data."""
+    attack = find(ATTACKS, values["attack"], "attack")
+    checked_options(values["attack"], attack, dict(parsed_option(text) for text in values["option"] or []))
+    if GOALS[values["attack"]] != "target":
+        find(TRIGGERS, values["trigger"], "trigger")
+    load_recipe(values["recipe"])
+
+
+def test_breakthrough_counts_both_attackers_at_each_epsilon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A rehearsal: two steps, one target, and a denoiser in closed form."""
+    script = import_module("breakthrough")
+    monkeypatch.setattr(script, "STEPS", 2)
+    monkeypatch.setattr(script.torch, "set_num_threads", lambda threads: None)  # of the other tests
+    out = tmp_path / "record.json"
+    command = ("--targets", "1", "--epsilons", "0.5", "0.1", "--denoiser", "digits-linear-mmse", "--out", str(out))
+    monkeypatch.setattr("sys.argv", ["breakthrough", *command])
+    script.main()
+    record = json.loads(out.read_text())
+    assert [row["epsilon"] for row in record["rows"]] == [0.1, 0.5]
+    for row in record["rows"]:
+        assert {name: (row[name]["trials"], row[name]["control"]) for name in ("unaware", "adaptive")} == {
+            "unaware": (1, 0),
+            "adaptive": (1, 0),
+        }
+    reached = [row["epsilon"] for row in record["rows"] if row["adaptive"]["behind"] >= 1]
+    assert record["breaks_through_at"] == (reached[0] if reached else None)
