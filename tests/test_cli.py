@@ -421,3 +421,22 @@ def test_options_of_long_runs_are_checked_before_anything_is_written(
 def test_records_hold_the_command_line_where_there_is_one(program: str, recorded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [program, "certify", "my data", "--out", "run"])
     assert command_line() == recorded
+
+
+def test_defenses_are_listed_with_costs_where_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = {"format": "certidote replay", "models": 1, "recipe": {}, "data": {"digest": ""}, "finished": 1}
+    for name, seconds in (("none", 2.0), ("dpa", 3.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**base, "defense_name": name, "seconds_of_workers": seconds}))
+    assert run(monkeypatch, "defenses", "--records", str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    blocks = {block.splitlines()[0]: block for block in said.replace("\n  ", "\t").splitlines()}
+    named = {head.split("\t")[0]: head for head in blocks}
+    from certidote.defenses.catalogue import FACTS, VARIANTS
+
+    assert list(named) == [*FACTS, *VARIANTS]
+    assert "measured: 1.5 times one plain model" in named["dpa"]
+    assert "not measured" in named["bagflip"]
+    assert "unit: images altered in few features" in named["bagflip"]
+    assert all("source " in each and "against " in each for each in named.values())

@@ -20,6 +20,7 @@ EXPECTED = {
     "train_model.py": "sanitized",
     "train_denoiser.py": "| sigma | network | linear-mmse | kernel |",
     "list_denoisers.py": "psnr",
+    "certify_rival.py": "certified against 1 images altered in place",
     "list_defenses.py": "run-off-fa: training images altered in any way",
     "sanitize_set.py": "moved by",
     "look_at_data.py": "train 500 images of shape [1, 8, 8] in 10 classes",

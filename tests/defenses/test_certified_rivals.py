@@ -268,6 +268,10 @@ def test_every_bucket_reaches_its_members_and_every_member_its_buckets() -> None
 def test_by_content_the_order_of_images_does_not_matter(make: Callable[..., Scheme], tmp_path: Path) -> None:
     scheme = make(4, by_content=True)
     shuffled = TRAIN.subset(torch.from_numpy(np.random.default_rng(0).permutation(len(TRAIN))))
+    for member in range(scheme.members):
+        seen, again = (scheme.view(Untrusted(data), member, Key(0)) for data in (TRAIN, shuffled))
+        assert torch.equal(seen.images, again.images)
+        assert torch.equal(seen.labels, again.labels)
     first, second = (ballots_of(scheme, MLP, data, TEST, tmp_path / f"{i}") for i, data in enumerate((TRAIN, shuffled)))
     assert np.array_equal(first.ranks, second.ranks)
     assert isinstance(scheme.certify(first), CountCertificate)

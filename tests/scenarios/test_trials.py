@@ -10,6 +10,7 @@ from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
 from certidote.defenses import certified
 from certidote.defenses.catalogue import DEFENSES, FACTS, OPTIONS, Setting, check_options
+from certidote.defenses.deep_partition import DeepPartition
 from certidote.defenses.filtered import FilteredTrainer
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.removals import removal
@@ -123,6 +124,17 @@ def test_outcomes_of_targets() -> None:
     diverged = outcomes(trials, asked, ballots(votes, [1]))[0][1]
     assert diverged.predicted.tolist() == [-1]
     assert not diverged.reached.any()
+
+
+def test_outcomes_are_what_the_defense_answers_not_the_plurality() -> None:
+    """Two votes for class 0, two for class 1: plurality answers 0, the run-off asks the fifth member."""
+    trials = Trials(targets(), DeepPartition(5, run_off=True))
+    assert trials.keeps_rankings
+    assert not Trials(targets(), PlainTraining(5)).keeps_rankings
+    asked = questions(trials.pack, TEST, Key(1))
+    ranks = np.tile(np.array([[0, 1, 2], [0, 1, 2], [1, 0, 2], [1, 0, 2], [2, 1, 0]], dtype=np.uint8)[:, None], (4, 32, 1))
+    found = outcomes(trials, asked, replace(ballots(ranks.argmin(2)), ranks=ranks))
+    assert {int(arm.predicted[0]) for pair in found for arm in pair} == {1}, "the fifth member prefers 1 to 0"
 
 
 def test_outcomes_of_triggers() -> None:

@@ -393,6 +393,29 @@ def test_filters_say_what_they_removed(pack: Path, tmp_path: Path, defense: str)
     assert json.loads((found.out / "replay.json").read_bytes())["filter"] == json.loads(before)["filter"]
 
 
+CERTIFIED = {
+    "dpa": ({}, 5),
+    "finite-aggregation": ({"parts": 3, "copies": 2}, 6),
+    "run-off-dpa": ({"parts": 4}, 4),
+    "run-off-fa": ({"parts": 3, "copies": 2}, 6),
+    "dpa-star-run-off": ({"parts": 3, "copies": 2}, 3),
+    "bagging": ({"bag_size": 40}, 20),
+    "bagflip": ({"models": 15}, 15),
+    "rab": ({"sigma": 0.1}, 20),
+}
+
+
+@pytest.mark.parametrize("defense", CERTIFIED)
+def test_certified_rivals_replay_poisons(pack: Path, tmp_path: Path, defense: str) -> None:
+    """One trial each; members are as many as were asked for, and the control is learned."""
+    options, members = CERTIFIED[defense]
+    found = verbs.replay(
+        pack, "digits-5-9", out=tmp_path / "run", defense=defense, trials=1, workers=0, seed=2, dtype="float32", **options
+    )
+    assert (found.record["models"], found.record["failed"], found.record["defense_name"]) == (members, 0, defense)
+    assert found.record["results"]["control"]["clean_accuracy"] > 0.6
+
+
 def test_only_filters_say_what_they_removed(replayed: verbs.Replayed) -> None:
     assert "filter" not in replayed.record
     assert not any("filter" in line for line in replayed.lines)
@@ -420,6 +443,16 @@ def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path)
         ("PACK digits-5-9 --defense pray", "unknown defense 'pray'; choose one of: "),
         ("PACK digits-5-9 --sigma 0.1", "the defense 'none' adds no noise; leave it out"),
         ("PACK digits-5-9 --defense denoise --sigma 99", "exceeds this denoiser's sigma_max"),
+        (
+            "PACK digits-5-9 --parts 3",
+            "--parts 3, but the defense 'none' has no --parts; leave it out (it is for votes over parts)",
+        ),
+        ("PACK digits-5-9 --defense dpa --models 3", "the defense 'dpa' has no --models; leave it out (its models are counted by"),
+        ("PACK digits-5-9 --defense dpa --parts 0", "--parts 0; give at least 1"),
+        ("PACK digits-5-9 --defense dpa --parts 1", "parts=1; a vote over parts needs at least 2"),
+        ("PACK digits-5-9 --defense run-off-fa --parts 200", "every part needs at least 1 image to learn from"),
+        ("PACK digits-5-9 --defense rab --models 5", "n=5 models can never certify anything"),
+        ("PACK digits-5-9 --defense bagging --sigma 0.1", "the defense 'bagging' adds no noise; leave it out"),
         ("PACK digits-5-9 --models 0", "--models 0; a classifier needs at least 1 model"),
         ("PACK digits-5-9 --trials 9", "--trials 9; the pack has 8"),
         ("PACK digits-5-9 --recipe nothing", "unknown recipe 'nothing'"),

@@ -1,0 +1,37 @@
+"""Measured costs of defenses, from records of replays."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from certidote.results.costs import measured_costs
+
+
+def record(defense: str, seconds: float, models: int = 1, data: str = "d", finished: int = 4) -> dict[str, object]:
+    return {
+        "format": "certidote replay", "defense_name": defense, "seconds_of_workers": seconds, "models": models,
+        "recipe": {"attack": "a"}, "data": {"digest": data}, "finished": finished,
+    }  # fmt: skip
+
+
+def test_costs_are_relative_to_one_plain_model_on_the_same_poisons(tmp_path: Path) -> None:
+    kept = [
+        record("none", 6.0, models=3),
+        record("dpa", 5.0, models=50),
+        record("none", 1.0, data="e"),
+        record("dpa", 3.5, models=50, data="e"),
+        record("rab", 40.0, data="f"),
+        record("bagging", 4.0, finished=5),
+        {"format": "something else"},
+    ]
+    for number, each in enumerate(kept):
+        (tmp_path / f"{number}.json").write_text(json.dumps(each))
+    assert measured_costs(tmp_path) == {"none": 1.0, "dpa": 3.0}
+    assert measured_costs(tmp_path / "nowhere") == {}
+
+
+def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match="x.json' is no JSON"):
+        measured_costs(tmp_path)
