@@ -129,7 +129,8 @@ def test_all_images_are_moved_in_eval_mode_and_the_model_stays(architecture: str
 def test_random_noise_is_of_its_kind_and_is_not_clipped() -> None:
     images = digits(200)
     steps = {
-        kind: Friends(random=kind, amplitude=0.1).noised(images, Key(0)) - images for kind in ("bernoulli", "uniform", "gaussian")
+        kind: Friends(random=kind, amplitude=0.1).with_fresh_noise(images, Key(0)) - images
+        for kind in ("bernoulli", "uniform", "gaussian")
     }
     size = images.numel()
     torch.testing.assert_close(steps["bernoulli"].abs(), torch.full_like(images, 0.1))
@@ -138,7 +139,7 @@ def test_random_noise_is_of_its_kind_and_is_not_clipped() -> None:
     assert float(steps["uniform"].std()) == pytest.approx(0.1 / 3**0.5, rel=0.05)
     assert float(steps["gaussian"].std()) == pytest.approx(0.1, rel=0.05)
     assert float((images + steps["bernoulli"]).min()) < -0.09
-    assert torch.equal(Friends(random="none").noised(images, Key(0)), images)
+    assert torch.equal(Friends(random="none").with_fresh_noise(images, Key(0)), images)
 
 
 class Watched:
@@ -156,7 +157,7 @@ class Watched:
         self.training.append(learner.model.training)
         return images + 0.5
 
-    def noised(self, images: Tensor, key: Key) -> Tensor:
+    def with_fresh_noise(self, images: Tensor, key: Key) -> Tensor:
         self.means.append(float(images.mean()))
         return images
 

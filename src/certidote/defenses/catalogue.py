@@ -199,12 +199,12 @@ def dp_instahide(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
 
 def dp_sgd(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models whose gradients are clipped image by image, with the little noise that is used against poisons: no guarantee."""
-    return _private("dp-sgd", 0.05, 10, trainer, setting)
+    return _private("dp-sgd", 0.05, 10.0, trainer, setting)
 
 
 def dp_sgd_private(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """As `dp_sgd`, with noise that makes a guarantee possible."""
-    return _private("dp-sgd-private", 1.1, 3, trainer, setting)
+    return _private("dp-sgd-private", 1.1, 3.0, trainer, setting)
 
 
 DEFENSES: dict[str, DefenseMaker] = {

@@ -113,7 +113,7 @@ class Friends:
         divergence = (wanted.exp() * (wanted - found)).sum()
         return (divergence - self.mu * inside.square().flatten(1).mean(1).sum()) / BATCH
 
-    def noised(self, images: Images, key: Key) -> Images:
+    def with_fresh_noise(self, images: Images, key: Key) -> Images:
         """Images plus random noise of the kind and amplitude that were asked for, not clipped."""
         shape, generator = tuple(images.shape), key.numpy()
         if self.random == "none" or self.amplitude == 0:

@@ -120,7 +120,7 @@ class Disturbing(Protocol):
         """What the training goes on with instead of all its images; leaves the model in train mode, and `images` alone."""
         ...
 
-    def noised(self, images: Images, key: Key) -> Images:
+    def with_fresh_noise(self, images: Images, key: Key) -> Images:
         """Some images with fresh noise, for one step."""
         ...
 
@@ -230,7 +230,7 @@ class PooledTrainer:
             for step, rows in enumerate(regrouped(epoch_steps, kept), epoch * per_epoch):
                 batch = images[rows]
                 if self.disturbing is not None:
-                    batch = self.disturbing.noised(batch, key / "disturbed" / step)
+                    batch = self.disturbing.with_fresh_noise(batch, key / "disturbed" / step)
                 if augmentation is not None:
                     batch = augmentation(batch, epoch, rows)
                 loss = self.loss(learner, Batch(batch, view.labels[rows], rows, key / "loss" / step))
