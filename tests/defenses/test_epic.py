@@ -175,9 +175,7 @@ def test_any_trainer_with_the_hook_becomes_one_that_drops() -> None:
         assert torch.equal(views[0].images, images)
     assert isinstance(trainer_for(MLP), StackedTrainer)
     assert isinstance(epic, Dropping)
-    with pytest.raises(
-        TypeError, match=r"^a FilteredTrainer cannot drop images as it trains; use a PooledTrainer or a HeadTrainer$"
-    ):
+    with pytest.raises(TypeError, match=r"^a FilteredTrainer has no place for the defense 'epic'; use a PooledTrainer$"):
         epic_trainer(FilteredTrainer(trainer_for(MLP), KeepAllBut([])), epic)
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from certidote import cli, verbs
 from certidote.attacks import ATTACKS, goal_of
 from certidote.attacks.pack_files import read_pack
 from certidote.data.digits import load_digits, load_some_digits
+from certidote.defenses.catalogue import DEFENSES, FACTS
 from certidote.engine import provenance
 from certidote.engine.ledger import Ledger
 from certidote.scenarios.crafting import options_of
@@ -374,7 +376,10 @@ def test_defenses_see_the_poisons_and_pairs_share_their_noise(pack: Path, tmp_pa
         assert noise[0] == noise[1] != noise[2] == noise[3]
 
 
-@pytest.mark.parametrize("defense", ["deep-knn", "deep-knn-majority", "spectral", "activation-clustering", "epic"])
+FILTERS = ("deep-knn", "deep-knn-majority", "spectral", "activation-clustering", "epic")
+
+
+@pytest.mark.parametrize("defense", FILTERS)
 def test_filters_say_what_they_removed(pack: Path, tmp_path: Path, defense: str) -> None:
     """Two trials, with 10 poisons each; and the same command again gives the same record."""
     options = {"out": tmp_path / "run", "defense": defense, "trials": 2, "seed": 2, "dtype": "float32"}
@@ -435,13 +440,49 @@ def test_victims_may_be_trained_from_scratch_instead(pack: Path, tmp_path: Path)
     assert found.record["victims"]["recipe"]["architecture"] == "mlp-128"
 
 
+@pytest.fixture(scope="module")
+def undefended(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, verbs.Replayed]:
+    """By recipe; "" for heads."""
+    out, options = tmp_path_factory.mktemp("undefended"), {"trials": 1, "workers": 0, "seed": 2, "dtype": "float32"}
+    return {recipe: verbs.replay(pack, "digits-5-9", out=out / f"run{recipe}", recipe=recipe, **options) for recipe in ("", "mlp")}
+
+
+@pytest.mark.parametrize("defense", [name for name in DEFENSES if name not in (*FILTERS, "none", "denoise", "noise")])
+def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: dict[str, verbs.Replayed], tmp_path: Path) -> None:
+    """One trial, heads or, where these are refused, from scratch; both arms are paired, and what is recorded says which defense it was."""
+    if defense.startswith("dp-sgd"):
+        pytest.importorskip("opacus")
+    recipe = "mlp" if "from scratch only" in FACTS[defense].threat_model else ""
+    options: dict[str, Any] = {"trials": 1, "workers": 0, "seed": 2, "dtype": "float32", "denoiser": "digits-linear-mmse"}
+    found = verbs.replay(pack, "digits-5-9", out=tmp_path / "run", defense=defense, recipe=recipe, **options)
+    assert found.record["defense_name"] == defense
+    assert found.record["failed"] == 0
+    plain = undefended[recipe]
+    accuracy = found.record["results"]["control"]["clean_accuracy"]
+    assert 0.9 * plain.record["results"]["control"]["clean_accuracy"] < accuracy or defense == "dp-sgd-private"
+    described = [(run.record["defense"], run.record["victims"]) for run in (found, plain)]
+    assert described[0] != described[1]
+    told = [line for line in found.lines if line.startswith("privacy of one training: epsilon ")]
+    assert len(told) == defense.startswith("dp-sgd")
+    assert not any("no guarantee" in line for line in told) or found.record["victims"]["privacy"]["epsilon"] > 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            "PACK digits-5-9 --defense friends",
+            "the defense 'friends' changes how a whole network learns, but these victims are heads",
+        ),
+        (
+            "PACK digits-5-9 --defense dp-sgd",
+            "the defense 'dp-sgd' changes how a whole network learns, but these victims are heads",
+        ),
+        ("PACK digits-5-9 --defense jpeg --sigma 0.1", "the defense 'jpeg' has no use for it; leave it out"),
         ("PACK digits", "the pack was made for classes '5', '6', '7', '8' and 1 more, but the data has"),
         ("PACK digits-5-9:trusted", "the pack was made for 'digits-5-9' with digest"),
         ("PACK digits-5-9 --defense pray", "unknown defense 'pray'; choose one of: "),
-        ("PACK digits-5-9 --sigma 0.1", "the defense 'none' adds no noise; leave it out"),
+        ("PACK digits-5-9 --sigma 0.1", "the defense 'none' has no use for it; leave it out"),
         ("PACK digits-5-9 --defense denoise --sigma 99", "exceeds this denoiser's sigma_max"),
         (
             "PACK digits-5-9 --parts 3",

@@ -10,11 +10,21 @@ from dataclasses import dataclass
 from certidote.defenses import certified
 from certidote.defenses.activation_clustering import ActivationClustering
 from certidote.defenses.deep_knn import DeepKnn, Rule
+from certidote.defenses.dp_sgd import PrivateTrainer
 from certidote.defenses.epic import Epic, epic_trainer
 from certidote.defenses.filtered import FilteredTrainer
+from certidote.defenses.friends import Friends
+from certidote.defenses.from_scratch import hooked, one_by_one
+from certidote.defenses.gradient_shaping import GradientShaping
+from certidote.defenses.mixing import CutMix, Mixup
 from certidote.defenses.one_shot import OneShot
 from certidote.defenses.plain import PlainTraining
+from certidote.defenses.poison_adversarial import PoisonAdversarialLoss
+from certidote.defenses.preprocessing import preprocessed
 from certidote.defenses.spectral import SpectralSignatures
+from certidote.diffusion.multistep import MultistepDenoiser
+from certidote.streams import Key
+from certidote.training.adversarial import AdversarialLoss
 from certidote.training.head import HeadTrainer
 from certidote.types import Denoiser, Scheme, Trainer
 
@@ -49,6 +59,8 @@ class Setting:
 DefenseMaker = Callable[[Trainer, Setting], tuple[Scheme, Trainer]]
 
 DEFAULT_SIGMA = 0.25
+
+PURIFYING_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -115,15 +127,110 @@ def epic(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     return _as_they_are("epic", setting), epic_trainer(trainer, judged)
 
 
+def purification(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that each train on a noised copy, taken back by ancestral steps of the same denoiser that `denoise` asks once.
+
+    Noise that the steps add comes from a stream of its own for each noised image.
+    """
+    return _purified(trainer, setting, Key(0) / "purification")
+
+
+def purification_deterministic(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """As `purification`, by steps that add no noise."""
+    return _purified(trainer, setting, None)
+
+
+def jpeg(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on, and are asked about, images that went through JPEG."""
+    return _preprocessed("jpeg", trainer, setting)
+
+
+def blur(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on, and are asked about, blurred images."""
+    return _preprocessed("blur", trainer, setting)
+
+
+def bit_depth(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on, and are asked about, images of few levels."""
+    return _preprocessed("bit-depth", trainer, setting)
+
+
+def total_variation(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that train on, and are asked about, images made smooth between their edges."""
+    return _preprocessed("total-variation", trainer, setting)
+
+
+def adversarial_training(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that learn from images made hard for them: 7 steps of 1/255 within 4/255, whatever the attack's budget is."""
+    loss = AdversarialLoss(4 / 255, "linf", 7, 1 / 255)
+    return _as_they_are("adversarial-training", setting), hooked(trainer, "adversarial-training", loss=loss)
+
+
+def poison_adversarial_training(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that learn from batches of which one half was just poisoned against the other."""
+    name = "poison-adversarial-training"
+    return _as_they_are(name, setting), hooked(trainer, name, loss=PoisonAdversarialLoss())
+
+
+def gradient_shaping(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models whose gradients are clipped and noised, batch by batch."""
+    return _as_they_are("gradient-shaping", setting), hooked(trainer, "gradient-shaping", shaping=GradientShaping())
+
+
+def friends(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that learn from images with as much noise as they do not mind, and some at random."""
+    return _as_they_are("friends", setting), hooked(trainer, "friends", disturbing=Friends())
+
+
+def mixup(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that learn from mixtures of two images and of their labels."""
+    return _as_they_are("mixup", setting), hooked(trainer, "mixup", loss=Mixup())
+
+
+def cutmix(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that learn from images with a part of another."""
+    return _as_they_are("cutmix", setting), hooked(trainer, "cutmix", loss=CutMix())
+
+
+def dp_instahide(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that learn from noisy mixtures of four images."""
+    return _as_they_are("dp-instahide", setting), hooked(trainer, "dp-instahide", loss=Mixup(ways=4, laplace=0.03))
+
+
+def dp_sgd(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models whose gradients are clipped image by image, with the little noise that is used against poisons: no guarantee."""
+    return _private("dp-sgd", 0.05, 10.0, trainer, setting)
+
+
+def dp_sgd_private(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """As `dp_sgd`, with noise that makes a guarantee possible."""
+    return _private("dp-sgd-private", 1.1, 3.0, trainer, setting)
+
+
 DEFENSES: dict[str, DefenseMaker] = {
     "none": no_defense,
     "denoise": denoise,
     "noise": noise,
+    "purification": purification,
+    "purification-deterministic": purification_deterministic,
+    "jpeg": jpeg,
+    "blur": blur,
+    "bit-depth": bit_depth,
+    "total-variation": total_variation,
     "deep-knn": deep_knn,
     "deep-knn-majority": deep_knn_majority,
     "spectral": spectral,
     "activation-clustering": activation_clustering,
     "epic": epic,
+    "adversarial-training": adversarial_training,
+    "poison-adversarial-training": poison_adversarial_training,
+    "gradient-shaping": gradient_shaping,
+    "friends": friends,
+    "mixup": mixup,
+    "cutmix": cutmix,
+    "dp-instahide": dp_instahide,
+    "dp-sgd": dp_sgd,
+    "dp-sgd-private": dp_sgd_private,
     **certified.DEFENSES,
 }
 
@@ -136,6 +243,21 @@ FACTS: dict[str, Facts] = {
     "noise": Facts(
         "changed pixels of training images", "none for few models; l2 radius over the training set with certidote certify",
         "1 for each model", "Weber et al. 2023 (RAB), without noise on test images",
+    ),
+    "purification": Facts(
+        "changed pixels of training images", "none; one call is what certidote certify asks", "1 for each model, and 8 denoiser calls "
+        "for each image", "Bhat et al. 2024 (PureGen), its truncated DDPM, with our denoiser",
+    ),
+    "purification-deterministic": Facts(
+        "changed pixels of training images", "none; one call is what certidote certify asks", "1 for each model, and 8 denoiser calls "
+        "for each image", "Nie et al. 2022 on training images, with steps of Song et al. 2021",
+    ),
+    "jpeg": Facts("small changes of pixels, by an attacker who does not expect it", "none", "1", "Dziugaite et al. 2016, quality 50"),
+    "blur": Facts("small changes of pixels, by an attacker who does not expect it", "none", "1", "folklore; Gaussian of 1 pixel"),
+    "bit-depth": Facts("small changes of pixels, by an attacker who does not expect it", "none", "1", "Xu et al. 2018, 3 bits"),
+    "total-variation": Facts(
+        "small changes of pixels, by an attacker who does not expect it", "none", "1, and 100 steps for each image",
+        "Guo et al. 2018, without dropping pixels",
     ),
     "deep-knn": Facts(
         "poisons whose features lie among those of another class", "none", "2, and n^2 distances; 1 and these for heads",
@@ -155,6 +277,32 @@ FACTS: dict[str, Facts] = {
     ),
     "epic": Facts(
         "targeted poisons, alone in gradient space", "none", "1.1 to 1.3", "Yang et al. 2022, algorithm 1",
+    ),
+    "adversarial-training": Facts(
+        "small changes of test images, and poisons by shortcuts; from scratch only", "none", "8", "Madry et al. 2018, PGD-7 at 4/255",
+    ),
+    "poison-adversarial-training": Facts(
+        "poisons by gradient matching; from scratch only", "none", "10 to 16", "Geiping et al. 2021a, gradient matching, half of each batch",
+    ),
+    "gradient-shaping": Facts(
+        "poisons with large or unusual gradients; from scratch only", "none, not private either", "1.1",
+        "Hong et al. 2020; batch form, clip 1, noise 0.01, of Geiping et al. 2021",
+    ),
+    "friends": Facts(
+        "clean-label poisons of small perturbations; from scratch only", "none", "2", "Liu et al. 2022, 16/255 both",
+    ),
+    "mixup": Facts("poisons that have to arrive whole; from scratch only", "none", "1", "Zhang et al. 2018; Borgnia et al. 2021"),
+    "cutmix": Facts("poisons that have to arrive whole; from scratch only", "none", "1", "Yun et al. 2019; Borgnia et al. 2021"),
+    "dp-instahide": Facts(
+        "poisons that have to arrive whole; from scratch only", "none for the classifier", "1", "Borgnia et al. 2021, 4 ways, Laplace 0.03",
+    ),
+    "dp-sgd": Facts(
+        "few altered images of any kind; from scratch only", "none: epsilon, which is reported, is far too large", "1.5 to 4",
+        "Abadi et al. 2016; clip 1, noise 0.05",
+    ),
+    "dp-sgd-private": Facts(
+        "few altered images of any kind; from scratch only", "none for few models; group privacy for the vote of many, if the epsilon "
+        "that is reported is small", "1.5 to 4", "Abadi et al. 2016, Ma et al. 2019; clip 1, noise 1.1",
     ),
     **{name: Facts(*told) for name, told in certified.FACTS.items()},
 }  # fmt: skip
@@ -208,11 +356,44 @@ def _deep_knn(name: str, rule: Rule, trainer: Trainer, setting: Setting) -> tupl
     return _as_they_are(name, setting), FilteredTrainer(trainer, keep)
 
 
+def _purified(trainer: Trainer, setting: Setting, key: Key | None) -> tuple[Scheme, Trainer]:
+    denoiser = MultistepDenoiser(setting.denoiser("auto"), PURIFYING_STEPS, key)
+    return OneShot(denoiser, _sigma(setting), setting.members, setting.device), trainer
+
+
+def _private(name: str, noise: float, faster: float, trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Clipped gradients are short, so the recipe's learning rate is multiplied.
+
+    Of 1, 3 and 10, chosen on a third of the digits' training images: accuracies of the MLP 0.86, 0.91, 0.93 and of the CNN 0.68, 0.87, 0.94
+    at noise 0.05; 0.88, 0.86, 0.78 and 0.69, 0.88, 0.82 at noise 1.1.
+    """
+    scheme, plain = _as_they_are(name, setting), one_by_one(trainer, name)
+    if setting.images < 1:
+        raise ValueError(
+            f"the defense {name!r} draws batches at random and needs the number of training images; give Setting.images"
+        )
+    if plain.warm is not None:
+        raise ValueError(f"the defense {name!r} trains fresh models; leave out the weights to start from")
+    recipe = plain.recipe.model_copy(update={"learning_rate": plain.recipe.learning_rate * faster})
+    rate = min(1.0, plain.recipe.batch_size / setting.images)
+    private = PrivateTrainer(recipe, rate, noise=noise, stack_size=plain.stack_size, start=plain.start, sources=plain.sources)
+    return scheme, private
+
+
+def _preprocessed(name: str, trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    _without_sigma(name, setting)
+    return preprocessed(name, setting.members, setting.device), trainer
+
+
 def _as_they_are(name: str, setting: Setting) -> Scheme:
-    """The view of defenses that do nothing to the images that they keep."""
-    if setting.sigma is not None:
-        raise ValueError(f"sigma={setting.sigma:g} was given, but the defense {name!r} adds no noise; leave it out")
+    """The view of defenses that do nothing to images before training."""
+    _without_sigma(name, setting)
     return PlainTraining(setting.members, setting.device)
+
+
+def _without_sigma(name: str, setting: Setting) -> None:
+    if setting.sigma is not None:
+        raise ValueError(f"sigma={setting.sigma:g} was given, but the defense {name!r} has no use for it; leave it out")
 
 
 def _sigma(setting: Setting) -> float:

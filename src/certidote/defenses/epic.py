@@ -9,9 +9,8 @@ from torch import Tensor
 
 from certidote.defenses.facility_location import greedy_medoids
 from certidote.defenses.filtered import check_classes_left
+from certidote.defenses.from_scratch import one_by_one
 from certidote.training.head import HeadTrainer
-from certidote.training.pooled import PooledTrainer
-from certidote.training.stacked import StackedTrainer
 from certidote.types import Json, Trainer
 
 START, EVERY, STOP = 10 / 40, 2 / 40, 35 / 40
@@ -79,10 +78,6 @@ def epic_trainer(trainer: Trainer, epic: Epic) -> Trainer:
 
     Raises: TypeError if the trainer has no such hook.
     """
-    if isinstance(trainer, StackedTrainer):
-        return PooledTrainer(trainer.recipe, trainer.dtype, trainer.stack_size, dropping=epic)
-    if not isinstance(trainer, PooledTrainer | HeadTrainer):
-        raise TypeError(f"a {type(trainer).__name__} cannot drop images as it trains; use a PooledTrainer or a HeadTrainer")
-    twin = copy.copy(trainer)
+    twin = copy.copy(trainer if isinstance(trainer, HeadTrainer) else one_by_one(trainer, "epic"))
     twin.dropping = epic
     return twin

@@ -104,6 +104,8 @@ def replay_lines(record: Json) -> list[str]:
             words[-1] += f"; {row['reached']:.1%} of images with the trigger get the adversarial class"
     if "filter" in record:
         words.append(_removals_line(record["filter"]))
+    if privacy := record.get("victims", {}).get("privacy"):
+        words.append(f"privacy of one training: {privacy['statement']}")
     if record["results"]["control"]["successes"]:
         words.append("The control reaches a goal without any poison: that target was lost before the attack.")
     return words

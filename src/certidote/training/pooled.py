@@ -91,6 +91,44 @@ class CrossEntropy:
         return {}
 
 
+@runtime_checkable
+class Shaping(Protocol):
+    """What happens to the gradient of a batch before the optimizer takes its step."""
+
+    def __call__(self, gradients: Sequence[Tensor], key: Key) -> list[Tensor]:
+        """
+        Args:
+            gradients: in the order of the parameters; may be overwritten.
+            key: the member's own coins for this step.
+        """
+        ...
+
+    def describe(self) -> Json:
+        """What the trainer's own description has to say about it."""
+        ...
+
+
+@runtime_checkable
+class Disturbing(Protocol):
+    """Changes of images that depend on the model as it learns, and fresh noise: both before augmentation."""
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether the images are moved before this epoch, counted from 0, of so many."""
+        ...
+
+    def moved(self, learner: Learner, images: Images, key: Key) -> Images:
+        """What the training goes on with instead of all its images; leaves the model in train mode, and `images` alone."""
+        ...
+
+    def with_fresh_noise(self, images: Images, key: Key) -> Images:
+        """Some images with fresh noise, for one step."""
+        ...
+
+    def describe(self) -> Json:
+        """What the trainer's own description has to say about it."""
+        ...
+
+
 class PooledTrainer:
     """A `Trainer` for any architecture: each member starts from its own key, and all see the same order of rows."""
 
@@ -104,6 +142,8 @@ class PooledTrainer:
         loss: BatchLoss | None = None,
         warm: WarmStart | None = None,
         dropping: Dropping | None = None,
+        shaping: Shaping | None = None,
+        disturbing: Disturbing | None = None,
     ) -> None:
         """
         Args:
@@ -115,6 +155,8 @@ class PooledTrainer:
             loss: what each step decreases; None is the plain cross-entropy.
             warm: weights that every member starts from; then `start` is what these are.
             dropping: which images are left behind as a member learns; None is none.
+            shaping: what happens to gradients; None is nothing.
+            disturbing: what happens to images as a member learns; None is nothing.
         Raises: ValueError if stack_size is below 1.
         """
         if stack_size < 1:
@@ -128,6 +170,8 @@ class PooledTrainer:
         self.sources = sources
         self.loss = loss or CrossEntropy()
         self.dropping = dropping
+        self.shaping = shaping
+        self.disturbing = disturbing
 
     def describe(self) -> Json:
         described: Json = {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
@@ -135,7 +179,9 @@ class PooledTrainer:
             described |= {"start": self.start, "architecture_sources": self.sources}
         if self.warm is not None:
             described |= {"start": self.start, "initial_weights": self.warm.digest()}
-        return described | self.loss.describe() | (self.dropping.describe() if self.dropping is not None else {})
+        for hook in (self.loss, self.dropping, self.shaping, self.disturbing):
+            described |= {} if hook is None else hook.describe()
+        return described
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> ModelStack:
         """One model for each view.
@@ -179,12 +225,19 @@ class PooledTrainer:
         for epoch, epoch_steps in enumerate(torch.split(steps, per_epoch)):
             if self.dropping is not None and self.dropping.due(epoch, self.recipe.epochs):
                 kept = self.dropping.kept(_errors(learner, images, view.labels), view.labels, kept)
+            if self.disturbing is not None and self.disturbing.due(epoch, self.recipe.epochs):
+                images = self.disturbing.moved(learner, images, key / "moved")
             for step, rows in enumerate(regrouped(epoch_steps, kept), epoch * per_epoch):
                 batch = images[rows]
+                if self.disturbing is not None:
+                    batch = self.disturbing.with_fresh_noise(batch, key / "disturbed" / step)
                 if augmentation is not None:
                     batch = augmentation(batch, epoch, rows)
                 loss = self.loss(learner, Batch(batch, view.labels[rows], rows, key / "loss" / step))
-                optimizer.step(torch.autograd.grad(loss, parameters), rate[step])
+                gradients: Sequence[Tensor] = torch.autograd.grad(loss, parameters)
+                if self.shaping is not None:
+                    gradients = self.shaping(gradients, key / "shaping" / step)
+                optimizer.step(gradients, rate[step])
         return model
 
 
