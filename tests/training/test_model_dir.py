@@ -14,6 +14,7 @@ from certidote.training.classifier import Classifier
 from certidote.training.model_dir import CONFIG, WEIGHTS, check_vacant, load_model, read_config, save_model
 from certidote.training.models import build
 from certidote.training.recipe import RECIPES
+from certidote.training.whitened import WHITENED
 from certidote.types import Lineage
 
 LINEAGE = Lineage(sigma=0.25, draws=1, denoiser="ab" * 32)
@@ -38,15 +39,16 @@ def saved(folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_round_trip(name: str, tmp_path: Path) -> None:
-    original = build(RECIPES[name].architecture, (3, 8, 8), 3, Key(1)).to(memory_format=torch.channels_last).eval()
+    shape = (3, 32, 32) if RECIPES[name].architecture in WHITENED else (3, 8, 8)
+    original = build(RECIPES[name].architecture, shape, 3, Key(1)).to(memory_format=torch.channels_last).eval()
     folder = tmp_path / "made" / "too"
-    save_model(folder, original, **{**ARGUMENTS, "recipe": RECIPES[name]})
+    save_model(folder, original, **{**ARGUMENTS, "recipe": RECIPES[name], "image_shape": shape})
     assert sorted(entry.name for entry in folder.iterdir()) == [CONFIG, WEIGHTS]
     assert [entry.name for entry in folder.parent.iterdir()] == ["too"], "nothing unfinished is left beside it"
     state = torch.get_rng_state()
     again = load_model(folder)
     assert torch.equal(state, torch.get_rng_state())
-    images = torch.from_numpy(Key(2).numpy().random((4, 3, 8, 8), dtype="float32"))
+    images = torch.from_numpy(Key(2).numpy().random((4, *shape), dtype="float32"))
     with torch.no_grad():
         torch.testing.assert_close(again(images), original(images), rtol=1e-5, atol=1e-6)
     for left, right in zip(original.parameters(), again.parameters(), strict=True):
@@ -56,7 +58,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     config = read_config(folder)
     assert config.recipe == RECIPES[name]
     assert config.class_names == ("zero", "one", "two")
-    assert config.image_shape == (3, 8, 8)
+    assert config.image_shape == shape
     assert Lineage.from_json(config.lineage) == LINEAGE
     assert config.data_digest == "cd" * 32
     assert config.versions == {"torch": torch.__version__}

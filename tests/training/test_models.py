@@ -7,18 +7,19 @@ from certidote.streams import Key
 from certidote.training.classifier import Classifier
 from certidote.training.convnets import CONVNETS
 from certidote.training.models import ARCHITECTURES, MLPS, Cnn, ModelStack, build
+from certidote.training.whitened import WHITENED
 from certidote.types import FeatureExtractor, Stack
 
 SHAPES = [(1, 8, 8), (3, 9, 13), (3, 32, 32), (3, 64, 48), (3, 224, 224)]
 
 
 def test_the_catalogue_is_as_large_as_we_think() -> None:
-    assert sorted(set(ARCHITECTURES) - set(CONVNETS)) == ["cnn-32-64", "mlp-128"]
+    assert sorted(set(ARCHITECTURES) - set(CONVNETS) - set(WHITENED)) == ["cnn-32-64", "mlp-128"]
     assert set(MLPS) <= set(ARCHITECTURES)
 
 
-SMALL = sorted(set(ARCHITECTURES) - set(CONVNETS))
-"""Those that take any shape; tests/training/test_convnets.py is about the others."""
+SMALL = sorted(set(ARCHITECTURES) - set(CONVNETS) - set(WHITENED))
+"""Those that take any shape; test_convnets.py and test_whitened.py are about the others."""
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -80,7 +81,7 @@ def test_pixels_are_standardized_by_constants() -> None:
 
 
 def test_wrong_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown architecture 'mlp'; choose one of: cnn-32-64, mlp-128, "):
+    with pytest.raises(ValueError, match="unknown architecture 'mlp'; choose one of: airbench, airbench-gn, cnn-32-64, "):
         build("mlp", (1, 8, 8), 4, Key(1))
     with pytest.raises(ValueError, match="3x8 pixels are too small to be halved twice"):
         Cnn((1, 3, 8), 4, widths=(2, 2))

@@ -85,3 +85,32 @@ def test_scales_of_normalization_stay_one():
     assert not model.groups[0].norms[0].weight.requires_grad
     assert model.groups[0].norms[0].bias.requires_grad
     assert set(WHITENED) <= set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", sorted(WHITENED))
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 40, 32), (3, 64, 48)], ids=str)
+def test_shapes_and_classes(name, shape):
+    model = build(name, shape, 7, Key(0)).eval()
+    images = torch.from_numpy(Key(2).numpy().random((2, *shape), dtype="float32"))
+    assert model(images).shape == (2, 7)
+    assert model.penultimate(images).shape == (2, model.head.in_features)
+
+
+@pytest.mark.parametrize("name", sorted(WHITENED))
+def test_features_can_be_differentiated_and_leave_the_input_alone(name):
+    """Attacks differentiate features and keep using them: in-place operations would break or falsify that."""
+    model = build(name, (1, 32, 32), 4, Key(1)).eval().double()
+    images = torch.from_numpy(Key(2).numpy().random((2, 1, 32, 32))).requires_grad_()
+    before = images.detach().clone()
+
+    def value(at):
+        inside = model.penultimate(at)
+        return inside.square().sum() + model.head(inside).sum()
+
+    (gradient,) = torch.autograd.grad(value(images), images)
+    assert torch.equal(images.detach(), before)
+    step = torch.zeros_like(before)
+    step[0, 0, 13, 14] = 1e-6
+    with torch.no_grad():
+        slope = (value(before + step) - value(before - step)) / 2e-6
+    assert float(slope) == pytest.approx(float(gradient[0, 0, 13, 14]), rel=1e-4, abs=1e-6)

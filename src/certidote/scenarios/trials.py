@@ -83,9 +83,9 @@ class Trials:
 
     def view(self, data: Untrusted, member: int, key: Key) -> View:
         place = self.place(member)
-        if place.poisoned:
-            poison = self.pack.poisons[place.trial]
-            data = data.replaced(poison.indices, poison.images)
+        poison = self.pack.poisons[place.trial]
+        changed = slice(None) if place.poisoned else slice(0)  # nothing is replaced for the control, but its record is alike
+        data = data.replaced(poison.indices[changed], poison.images[changed])
         return self.defense.view(data, place.model, paired(key, self.defense.members))
 
     @property

@@ -227,7 +227,8 @@ class PooledTrainer:
                 kept = self.dropping.kept(_errors(learner, images, view.labels), view.labels, kept)
             if self.disturbing is not None and self.disturbing.due(epoch, self.recipe.epochs):
                 images = self.disturbing.moved(learner, images, key / "moved")
-            for step, rows in enumerate(regrouped(epoch_steps, kept), epoch * per_epoch):
+            groups = epoch_steps if self.dropping is None else regrouped(epoch_steps, kept)  # which waits for the device
+            for step, rows in enumerate(groups, epoch * per_epoch):
                 batch = images[rows]
                 if self.disturbing is not None:
                     batch = self.disturbing.with_fresh_noise(batch, key / "disturbed" / step)

@@ -173,6 +173,8 @@ class Untrusted:
     def replaced(self, rows: Int64[Tensor, "m"], images: UInt8[Tensor, "k c h w"]) -> "Untrusted":
         """The set with other images in these rows, as an attacker leaves it. What is read of it goes into the record of the whole.
 
+        A member that asks for it leaves a mark: known images under its noise would tell the noise, and with it the pixels.
+
         Raises: ValueError if shapes disagree, a row does not exist, or it is trusted.
         """
         if len(images) != len(rows) or tuple(images.shape[1:]) != self.image_shape:
@@ -183,6 +185,7 @@ class Untrusted:
             raise ValueError(f"rows to replace must lie in 0 to {len(self) - 1}")
         if touched := sorted(set(rows.tolist()) & set(self.trusted)):
             raise ValueError(f"row {touched[0]} is trusted, so no attacker can have replaced it; leave it alone")
+        self._content_told("known images put in the place of its own")
         twin = copy.copy(self)
         twin.__on = {}
         changed = self.__data.images.clone()
