@@ -39,7 +39,7 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_the_catalogue_round_trips() -> None:
-    assert sorted(RECIPES) == ["benchmark", "cnn", "conservative", "mlp"]
+    assert sorted(RECIPES) == ["airbench", "benchmark", "cnn", "compact", "compact-wide", "conservative", "mlp"]
     assert RECIPES["conservative"].drops == (14, 24, 35)
     for name, recipe in RECIPES.items():
         assert load_recipe(name) is recipe
@@ -64,7 +64,7 @@ WRONG = [
     ({"warm_up": 1.0}, "warm_up=1.0; give"),
     ({"label_smoothing": 1.5}, "label_smoothing=1.5; give"),
     ({"momentum": 0.0}, "nesterov=True steps ahead of the momentum, but momentum=0"),
-    ({"architecture": "resnet"}, "unknown architecture 'resnet'; choose one of: cnn-32-64, mlp-128"),
+    ({"architecture": "resnet"}, "unknown architecture 'resnet'; choose one of: airbench, airbench-gn, cnn-32-64, "),
 ]
 
 
@@ -104,6 +104,6 @@ def test_toml_files(tmp_path: Path) -> None:
         load_recipe(str(path))
     with pytest.raises(
         ValueError,
-        match=r"unknown recipe 'mlpp'; choose one of: benchmark, cnn, conservative, mlp, or give a path to a \.toml file",
+        match=r"unknown recipe 'mlpp'; choose one of: airbench, benchmark, cnn, compact, compact-wide, conservative, mlp, or give a path to a \.toml file",
     ):
         load_recipe("mlpp")
