@@ -99,6 +99,7 @@ def test_ctrl_c_at_any_moment(verb: str, photos: Path, tmp_path: Path) -> None:
 
 DURING_IMPORTS = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests in the background has it ignored
 
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
