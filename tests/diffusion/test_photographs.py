@@ -17,7 +17,7 @@ ARCHIVE = DATA / "cifar10-jpeg.tar.xz"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"{ARCHIVE} is not there; CERTIDOTE_DATA names its folder")
+@pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no image data: {ARCHIVE} is absent (CERTIDOTE_DATA names its folder)")
 def test_it_beats_linear_mmse_that_knows_cifar10() -> None:
     """By what was measured on 1,000 test images, in float32: 1.0, 0.8 and 0.5 dB; a quarter of it is left for 300 images."""
     clean = load(f"{ARCHIVE}:test#300").pixels()
