@@ -16,7 +16,31 @@ from certidote.numerics import sent
 from certidote.types import DenoiserCard, ImageDataset, Images, digest_of
 
 
-class LinearMMSE:
+class _Decomposed:
+    """What the two estimates from an eigen-decomposition share: any sigma, chunk by chunk, on the device of the images."""
+
+    sigma_min, sigma_max = 0.0, math.inf
+    mean: Tensor
+    vectors: Tensor
+    values: Tensor
+    card: DenoiserCard
+    chunk: int
+
+    def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
+        """(n, c, h, w) estimates of the clean images, float32 in [0, 1]. Errors as `contract.check_call`."""
+        check_call(noisy, sigma, self.card.image_shape, self.sigma_min, self.sigma_max)
+        self.mean, self.vectors, self.values = (x.to(noisy.device) for x in (self.mean, self.vectors, self.values))
+        return in_chunks(noisy, sent(sigma, noisy.device), self.chunk, self._denoise)
+
+    def conditioning(self, sigma: float) -> str:
+        check_sigma(sigma, self.sigma_min, self.sigma_max)
+        return f"sigma = {sigma:g}, exact"
+
+    def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
+        raise NotImplementedError
+
+
+class LinearMMSE(_Decomposed):
     """The best affine estimate under the trusted images' mean mu and covariance C: mu + C (C + sigma^2 I)^-1 (y - mu).
 
     Exact at every sigma from one eigen-decomposition C = V diag(v) V^T in float64: the gain along an eigenvector is
@@ -35,15 +59,8 @@ class LinearMMSE:
         self.mean: Float[Tensor, d] = mean.to(torch.float32)
         self.vectors: Float[Tensor, "d d"] = vectors.to(torch.float32)
         self.values: Float64[Tensor, d] = values.clamp(min=0)
-        self.sigma_min, self.sigma_max = 0.0, math.inf
         self.card = _card(name, "linear-mmse", trusted)
         self.chunk = chunk_size(*trusted.image_shape[1:])
-
-    def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
-        """(n, c, h, w) estimates of the clean images, float32 in [0, 1]. Errors as `contract.check_call`."""
-        check_call(noisy, sigma, self.card.image_shape, self.sigma_min, self.sigma_max)
-        self.mean, self.vectors, self.values = (x.to(noisy.device) for x in (self.mean, self.vectors, self.values))
-        return in_chunks(noisy, sent(sigma, noisy.device), self.chunk, self._denoise)
 
     def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
         gain = self.values / (self.values + sigma.to(torch.float64).square()[:, None])
@@ -51,12 +68,8 @@ class LinearMMSE:
         along = along * gain.nan_to_num(nan=0.0).to(torch.float32)  # 0/0: no variance and no noise
         return (along @ self.vectors.T + self.mean).view_as(noisy).clamp(0, 1)
 
-    def conditioning(self, sigma: float) -> str:
-        check_sigma(sigma, self.sigma_min, self.sigma_max)
-        return f"sigma = {sigma:g}, exact"
 
-
-class Wiener:
+class Wiener(_Decomposed):
     """`LinearMMSE` if the covariance of two pixels depended on their offset alone, edges joined to opposite edges: Wiener's filter.
 
     Such a covariance is block-diagonal in the frequencies f of a two-dimensional Fourier transform. With S(f) the (c, c) mean of
@@ -78,15 +91,8 @@ class Wiener:
         self.mean: Float[Tensor, "c h w"] = mean.to(torch.float32)
         self.vectors: Complex[Tensor, "h f c c"] = vectors.to(torch.complex64)
         self.values: Float64[Tensor, "h f c"] = values.clamp(min=0)
-        self.sigma_min, self.sigma_max = 0.0, math.inf
         self.card = _card(name, "wiener", trusted)
         self.chunk = chunk_size(*trusted.image_shape[1:])
-
-    def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
-        """(n, c, h, w) estimates of the clean images, float32 in [0, 1]. Errors as `contract.check_call`."""
-        check_call(noisy, sigma, self.card.image_shape, self.sigma_min, self.sigma_max)
-        self.mean, self.vectors, self.values = (x.to(noisy.device) for x in (self.mean, self.vectors, self.values))
-        return in_chunks(noisy, sent(sigma, noisy.device), self.chunk, self._denoise)
 
     def _denoise(self, noisy: Images, sigma: Float[Tensor, "m"]) -> Images:
         gain = self.values / (self.values + sigma.to(torch.float64).square()[:, None, None, None])
@@ -95,10 +101,6 @@ class Wiener:
         along = along * gain.nan_to_num(nan=0.0).to(torch.float32)  # 0/0: no variance and no noise
         back = torch.einsum("hwcd,nhwd->nchw", self.vectors, along)
         return (torch.fft.irfft2(back, s=noisy.shape[2:], norm="ortho") + self.mean).clamp(0, 1)
-
-    def conditioning(self, sigma: float) -> str:
-        check_sigma(sigma, self.sigma_min, self.sigma_max)
-        return f"sigma = {sigma:g}, exact"
 
 
 class KernelPosteriorMean:
