@@ -7,7 +7,7 @@ import certidote
 
 PACKAGE = Path(certidote.__file__).parent
 LAYERS = (
-    "entry streams numerics types adam muon ascent data attacks diffusion training certification defenses engine scenarios results "
+    "entry streams numerics types steps graphed adam muon ascent data attacks diffusion training certification defenses engine scenarios results "
     "reporting progress "
     "verbs story cli"
 ).split()

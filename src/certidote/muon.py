@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from certidote.steps import move
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that pulls singular values into about 0.7 to 1.2."""
 
@@ -68,12 +70,12 @@ class Muon:
         self.velocity = [torch.zeros_like(each) for each in self.filters]
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
-        """One step against these gradients, given in the order of the filters; overwrites the gradients."""
+    def step(self, gradients: Sequence[Tensor], rate: float | Tensor) -> None:
+        """One step against these gradients, given in the order of the filters; overwrites the gradients. `rate` as in `steps.move`."""
         for weight, gradient, velocity in zip(self.filters, gradients, self.velocity, strict=True):
             velocity.mul_(self.momentum).add_(gradient)
             matrix = gradient.add_(velocity, alpha=self.momentum).flatten(1)
             scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
             if self.fixed_norm:
                 weight.mul_(len(weight) ** 0.5 / weight.norm().clamp_min(1e-7))
-            weight.add_(orthogonalized(matrix, self.iterations).view(weight.shape), alpha=-rate * scale)
+            move(weight, orthogonalized(matrix, self.iterations).view(weight.shape), rate, -scale)

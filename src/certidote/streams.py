@@ -83,13 +83,17 @@ def normal_block(key: Key, rows: range, image_shape: tuple[int, ...], device: st
     """
     if rows.start % ROW_BLOCK or rows.step != 1 or len(rows) > ROW_BLOCK:
         raise ValueError(f"rows {rows} are not one aligned block of at most {ROW_BLOCK} rows; take blocks from row_blocks()")
-    stream, shape = key / (rows.start // ROW_BLOCK), (len(rows), *image_shape)
-    if torch.device(device).type != "cpu":
-        return _device_normal(stream, shape, device)
-    return torch.from_numpy(stream.numpy().standard_normal(shape, dtype=np.float32))
+    return normals(key / (rows.start // ROW_BLOCK), (len(rows), *image_shape), device)
 
 
-def _device_normal(key: Key, shape: tuple[int, ...], device: str) -> Float32[Tensor, "n ..."]:
+def normals(key: Key, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float32[Tensor, "..."]:
+    """Standard normal numbers of one key on a device, as `normal_block` draws them."""
+    if torch.device(device).type == "cpu":
+        return torch.from_numpy(key.numpy().standard_normal(shape, dtype=np.float32))
+    return _device_normal(key, shape, device)
+
+
+def _device_normal(key: Key, shape: tuple[int, ...], device: torch.device | str) -> Float32[Tensor, "..."]:
     """Torch's counter-based CUDA generator uses all 64 bits of its seed, unlike the CPU one."""
     generator = torch.Generator(device).manual_seed(key.identity())
     return torch.randn(shape, generator=generator, device=device)

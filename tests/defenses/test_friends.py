@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from certidote.defenses.friends import BATCH, INITIAL, Friends
 from certidote.defenses.from_scratch import hooked
 from certidote.streams import Key
+from certidote.training.learner import Learner
 from certidote.training.models import build
-from certidote.training.pooled import Disturbing, Learner, PooledTrainer, trainer_for
+from certidote.training.pooled import Disturbing, PooledTrainer, trainer_for
 from certidote.training.recipe import Recipe
 from certidote.types import Json
 from fixtures_filters import unchecked

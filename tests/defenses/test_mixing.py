@@ -7,8 +7,9 @@ from torch.nn.functional import cross_entropy
 from certidote.defenses.from_scratch import hooked
 from certidote.defenses.mixing import CutMix, Mixup, mixture_loss
 from certidote.streams import Key
+from certidote.training.learner import Learner
 from certidote.training.models import build
-from certidote.training.pooled import Batch, BatchLoss, Learner, PooledTrainer, trainer_for
+from certidote.training.pooled import Batch, BatchLoss, PooledTrainer, trainer_for
 from certidote.training.recipe import Recipe
 from fixtures_training import COMMON, accuracy, digit_views, keys, same
 

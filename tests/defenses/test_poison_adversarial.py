@@ -8,8 +8,9 @@ import torch
 from certidote.defenses.from_scratch import hooked
 from certidote.defenses.poison_adversarial import PoisonAdversarialLoss, dissimilarity, gradients
 from certidote.streams import Key
+from certidote.training.learner import Learner
 from certidote.training.models import build
-from certidote.training.pooled import Batch, BatchLoss, Learner, PooledTrainer, trainer_for
+from certidote.training.pooled import Batch, BatchLoss, PooledTrainer, trainer_for
 from certidote.training.recipe import Recipe
 from fixtures_training import COMMON, accuracy, digit_views, keys, same
 

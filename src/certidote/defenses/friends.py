@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from certidote.streams import Key, row_blocks
-from certidote.training.pooled import Learner
+from certidote.training.learner import Learner
 from certidote.types import Images, Json
 
 RandomNoise = Literal["bernoulli", "uniform", "gaussian", "none"]

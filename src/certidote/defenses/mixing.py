@@ -7,7 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from certidote.training.pooled import Batch, Learner
+from certidote.training.learner import Learner
+from certidote.training.pooled import Batch
 from certidote.types import Images, Json
 
 Shares = list[tuple[float, Int64[Tensor, "b"]]]

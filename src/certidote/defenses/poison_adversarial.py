@@ -10,7 +10,8 @@ from torch import Tensor
 from certidote.adam import Adam
 from certidote.ascent import project
 from certidote.streams import Key
-from certidote.training.pooled import Batch, Learner
+from certidote.training.learner import Learner
+from certidote.training.pooled import Batch
 from certidote.types import Budget, Images, Json
 
 

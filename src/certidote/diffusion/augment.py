@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from certidote.numerics import sent
 from certidote.types import Images, Json
 
 
@@ -42,7 +43,7 @@ class Augmentation:
         return asdict(self)
 
     def __call__(self, images: Images, generator: np.random.Generator) -> Images:
-        """(n, c, h, w) changed images in [0, 1]; outside an image is black. Bicubic, because bilinear sampling blurs."""
+        """(n, c, h, w) changed images in [0, 1], where they are; outside an image is black. Bicubic, because bilinear sampling blurs."""
         n, height, width = len(images), images.shape[2], images.shape[3]
         draws = torch.from_numpy(generator.standard_normal((n, 7)).astype(np.float32))
         uniform = torch.from_numpy(generator.random((n, 2)).astype(np.float32))
@@ -53,11 +54,11 @@ class Augmentation:
         right, down = 2 * self.shift / width * draws[:, 4], 2 * self.shift / height * draws[:, 5]  # an image is 2 wide in the grid
         row_x = [mirror * angle.cos() / stretch[:, 0], self.scaling * draws[:, 3] - angle.sin(), right]
         row_y = [mirror * angle.sin(), angle.cos() / stretch[:, 1], down]
-        matrices = torch.stack([torch.stack(row_x, 1), torch.stack(row_y, 1)], 1)
+        matrices = sent(torch.stack([torch.stack(row_x, 1), torch.stack(row_y, 1)], 1), images.device)
         grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)
         moved = functional.grid_sample(images, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
-        moved = moved * torch.exp(self.intensity * draws[:, 6]).view(-1, 1, 1, 1)
-        return torch.where(changed.view(-1, 1, 1, 1), moved.clamp_(0, 1), images)
+        moved = moved * sent(torch.exp(self.intensity * draws[:, 6]), images.device).view(-1, 1, 1, 1)
+        return torch.where(sent(changed, images.device).view(-1, 1, 1, 1), moved.clamp_(0, 1), images)
 
 
 AUGMENTATION_FIELDS = tuple(field.name for field in fields(Augmentation))

@@ -24,8 +24,8 @@ from certidote.diffusion.contract import image_hashes
 from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, architecture_for, weights_digest
 from certidote.diffusion.unfinished import SECONDS_BETWEEN, Unfinished
 from certidote.muon import Muon
-from certidote.numerics import DType, torch_dtype
-from certidote.streams import Key, torch_seeded
+from certidote.numerics import DType, sent, torch_dtype
+from certidote.streams import Key, normals, torch_seeded
 from certidote.types import Denoiser, DenoiserCard, ImageDataset, Images, Json, Progress, Silent
 
 VALIDATION_SIGMAS = (0.1, 0.25, 0.5, 1.0)
@@ -280,9 +280,8 @@ class _Training:
     @torch.no_grad()
     def step(self, loss: Tensor, step: int) -> None:
         gradients = list(torch.autograd.grad(loss, self.weights))
-        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-        factor = (1.0 / (norm + 1e-6)).clamp(max=1.0)
-        gradients = [gradient * factor for gradient in gradients]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        torch._foreach_mul_(gradients, (1.0 / (norm + 1e-6)).clamp(max=1.0))
         rate = _rate(step, self.recipe.steps)
         for i in self.others:
             self.weights[i].mul_(1 - self.recipe.learning_rate * rate * self.recipe.weight_decay)
@@ -305,6 +304,7 @@ def _train(
     """Train in place; at the end the network holds the averaged weights. Step i draws from `key / i`, so it can begin anywhere."""
     device = network.head.weight.device
     network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    clean = clean.to(device)
     training, first = _Training(network, recipe), 0
     if unfinished is not None and (kept := unfinished.read()) is not None:
         first = kept[0]
@@ -313,7 +313,7 @@ def _train(
     written = time.monotonic()
     behind = 0
     for step in range(first, recipe.steps):
-        images, noisy, sigma = (x.to(device) for x in _batch(clean, recipe, (key / step).numpy()))
+        images, noisy, sigma = _batch(clean, recipe, key / step)
         scaled, level = scaling.enter(noisy, sigma)
         with torch.autocast(device.type, torch_dtype(dtype), enabled=dtype != "float32"):
             output = network(scaled, level)
@@ -333,13 +333,20 @@ def _train(
             weight.copy_(average)
 
 
-def _batch(clean: Images, recipe: DenoiserRecipe, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean images, the same with noise, and the noise's (n,) std: one draw of everything that is random in a step."""
+def _batch(clean: Images, recipe: DenoiserRecipe, key: Key) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean images, the same with noise, and the noise's (n,) std: one draw of everything that is random in a step, where `clean` is.
+
+    A GPU draws the noise itself; other numbers than a CPU does, of which a batch has millions.
+    """
+    generator, device = key.numpy(), clean.device
     rows = torch.from_numpy(generator.integers(0, len(clean), recipe.batch))
-    images = recipe.augmentation(clean[rows], generator)
+    images = recipe.augmentation(clean[sent(rows, device)], generator)
     span = math.log(recipe.sigma_min), math.log(recipe.sigma_max)
-    sigma = torch.from_numpy(np.exp(generator.uniform(*span, recipe.batch)).astype(np.float32))
-    noise = torch.from_numpy(generator.standard_normal(images.shape, dtype=np.float32))
+    sigma = sent(torch.from_numpy(np.exp(generator.uniform(*span, recipe.batch)).astype(np.float32)), device)
+    if device.type == "cpu":
+        noise = torch.from_numpy(generator.standard_normal(images.shape, dtype=np.float32))
+    else:
+        noise = normals(key / "noise", tuple(images.shape), device)
     return images, noise.mul_(sigma.view(-1, 1, 1, 1)).add_(images), sigma
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from certidote.diffusion.contract import check_call, check_sigma, chunk_size, in_chunks
-from certidote.diffusion.graphed import Graphed
+from certidote.graphed import Graphed
 from certidote.numerics import DType, sent, torch_dtype
 from certidote.types import DenoiserCard, Images, Json, digest_of
 

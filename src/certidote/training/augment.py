@@ -48,11 +48,19 @@ class Augmentation:
                 mirrored[epoch] = torch.from_numpy(generator.random(images) < 0.5)
         return Augmentation(sent(shifts, device), None if fractions is None else sent(fractions, device), sent(mirrored, device))
 
-    def __call__(self, images: Images, epoch: int, rows: Int64[Tensor, "b"]) -> Images:
+    def take(self, other: "Augmentation") -> None:
+        """Copy another's coins, for as many images and epochs, into this one's memory."""
+        self.shifts.copy_(other.shifts)
+        self.mirrored.copy_(other.mirrored)
+        if self.fractions is not None and other.fractions is not None:
+            self.fractions.copy_(other.fractions)
+
+    def __call__(self, images: Images, epoch: int | Int64[Tensor, "1"], rows: Int64[Tensor, "b"]) -> Images:
         """Some images of one epoch, shifted (by fractions of a pixel bilinearly) and then mirrored. What a shift uncovers is a reflection.
 
         Args:
             images: (b, c, h, w), those of `rows`.
+            epoch: counted from 0; a tensor where the host need not know it.
         Returns: (b, c, h, w), in the memory format of `images`.
         """
         b, _, h, w = images.shape

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from certidote.steps import move
+
 
 class Momentum:
     """The update of `torch.optim.SGD` (no dampening) on tensors that it changes in place.
@@ -18,14 +20,18 @@ class Momentum:
         self.velocity = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
-        """One step of size `rate` against these gradients, given in the order of the parameters; overwrites the gradients."""
+    def step(self, gradients: Sequence[Tensor], rate: float | Tensor) -> None:
+        """One step of size `rate` against these gradients, given in the order of the parameters; overwrites the gradients.
+
+        Args:
+            rate: as in `steps.move`.
+        """
         momentum, decay = self.momentum, self.weight_decay
         for parameter, gradient, velocity in zip(self.parameters, gradients, self.velocity, strict=True):
             if decay:
                 gradient.add_(parameter, alpha=decay)
             velocity.mul_(momentum).add_(gradient)
             if self.nesterov:
-                parameter.add_(gradient.add_(velocity, alpha=momentum), alpha=-rate)
+                move(parameter, gradient.add_(velocity, alpha=momentum), rate)
             else:
-                parameter.add_(velocity, alpha=-rate)
+                move(parameter, velocity, rate)

@@ -23,7 +23,12 @@ class Optimizer:
         self._momentum = Momentum(others, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
         self._ratio = recipe.muon / recipe.learning_rate
 
-    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
+    def begin(self) -> None:
+        """Forget all momentum, as before the first step."""
+        for velocity in (*self._muon.velocity, *self._momentum.velocity):
+            velocity.zero_()
+
+    def step(self, gradients: Sequence[Tensor], rate: float | Tensor) -> None:
         """One step of size `rate`, Muon's in proportion, against gradients in the order of the parameters; overwrites them."""
         self._muon.step([gradients[i] for i in self._filters], rate * self._ratio)
         self._momentum.step([gradients[i] for i in self._others], rate)

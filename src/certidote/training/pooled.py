@@ -5,52 +5,29 @@ bfloat16 do. Parallel workers, one thread each, are the engine's business.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from certidote.numerics import DType, sent, torch_dtype
+from certidote.numerics import DType, sent
 from certidote.streams import Key, row_blocks, torch_seeded
 from certidote.training.augment import Augmentation
 from certidote.training.dropping import Dropping, output_errors, regrouped
+from certidote.training.learner import Learner
 from certidote.training.models import MLPS, ModelStack, build, single_image_refusal
 from certidote.training.optimizer import Optimizer
 from certidote.training.own import is_own
 from certidote.training.recipe import Recipe
+from certidote.training.recorded import RecordedTraining
 from certidote.training.schedule import batches, check_views, rates
 from certidote.training.stacked import StackedTrainer
 from certidote.training.warm import WarmStart
 from certidote.types import Images, Json, Start, Trainer, View
-
-
-@dataclass(frozen=True, eq=False)
-class Learner:
-    """A model that is being trained, in train mode.
-
-    Attributes:
-        model: computes in `dtype` and float32 when `logits` asks it.
-        recipe: its label smoothing goes into `loss`.
-    """
-
-    model: nn.Module
-    dtype: DType
-    recipe: Recipe
-
-    def logits(self, images: Images) -> Float[Tensor, "b classes"]:
-        """In float32."""
-        with nullcontext() if self.dtype == "float32" else torch.autocast(images.device.type, dtype=torch_dtype(self.dtype)):
-            found = self.model(images)
-        return found.float()
-
-    def loss(self, images: Images, labels: Int64[Tensor, "b"]) -> Float[Tensor, ""]:
-        """The mean cross-entropy."""
-        return cross_entropy(self.logits(images), labels, label_smoothing=self.recipe.label_smoothing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +149,10 @@ class PooledTrainer:
         self.dropping = dropping
         self.shaping = shaping
         self.disturbing = disturbing
+        self._recorded: RecordedTraining | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_recorded": None}  # recordings stay on their GPU
 
     def describe(self) -> Json:
         described: Json = {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
@@ -212,6 +193,8 @@ class PooledTrainer:
 
     def _train(self, model: nn.Module, view: View, key: Key, common: Key) -> nn.Module:
         device = view.images.device
+        if self._is_recordable(device):
+            return self._replayed(model, view, key, common)
         model, images = model.to(device).train(), view.images
         if not is_own(self.recipe.architecture):  # own code may call view(), which this memory layout does not allow
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -239,6 +222,20 @@ class PooledTrainer:
                 if self.shaping is not None:
                     gradients = self.shaping(gradients, key / "shaping" / step)
                 optimizer.step(gradients, rate[step])
+        return model
+
+    def _is_recordable(self, device: torch.device) -> bool:
+        """Whether launches can be recorded there, and all steps do the same to what they are given, so that one recording serves for all."""
+        hooked = not isinstance(self.loss, CrossEntropy) or any((self.dropping, self.shaping, self.disturbing))
+        return device.type == "cuda" and not hooked and not is_own(self.recipe.architecture)
+
+    def _replayed(self, model: nn.Module, view: View, key: Key, common: Key) -> nn.Module:
+        """As `_train`, by a recording that all members with as many images share."""
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._recorded is None or not self._recorded.fits(view):
+            placed = deepcopy(model).to(view.images.device).train()
+            self._recorded = RecordedTraining(Learner(placed, self.dtype, self.recipe), view)
+        self._recorded.train(model, view, key, common)
         return model
 
 

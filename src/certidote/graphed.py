@@ -52,20 +52,29 @@ class Graphed:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> _Recording:
         places = [each.clone() for each in inputs]
-        device = inputs[0].device
-        before, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(before)
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                self._function(*places)
-            expected = self._function(*inputs).clone()
-        before.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
-            output = self._function(*places)
-        recording = _Recording(graph, places, output)
+        output: list[Tensor] = []
+
+        def call() -> None:
+            output[:] = [self._function(*places)]
+
+        expected = self._function(*inputs).clone()
+        recording = _Recording(recorded(call, inputs[0].device), places, output[0])
         _check(recording, inputs, expected)
         return recording
+
+
+def recorded(call: Callable[[], None], device: torch.device) -> "torch.cuda.CUDAGraph":
+    """The launches of a call on fixed memory, which is made a few times before."""
+    before, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    aside.wait_stream(before)
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            call()
+    before.wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        call()
+    return graph
 
 
 def _check(recording: _Recording, inputs: tuple[Tensor, ...], expected: Tensor) -> None:
