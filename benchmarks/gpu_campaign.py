@@ -2,10 +2,11 @@
 
 `python benchmarks/gpu_campaign.py --minutes 9` works through the stages below from where the last call stopped, and stops in time; call it again to go
 on, in the same folder or in a copy of it. Stages are plain commands of the library, which resume by themselves: nothing is lost but what
-a command had not yet committed. Ledgers of several machines are joined with `certidote merge`.
+a command had not yet committed. With `--together` they run side by side, since one small network does not fill a large card. Ledgers of several
+machines are joined with `certidote merge`.
 
-Stages: speed (seconds a member, as a share of the card's measured peak), denoiser (the larger one), certificate (sigma 0.25 on all 50,000
-training images), attacks (the ladder for ResNet-18), sigmas (certificates at 0.1 and 0.5).
+Stages: speed (seconds a member, as a share of the card's measured peak), denoiser (those of the package, and a larger one), certificate (sigma 0.25 on the
+fixed 10,000 images), sigmas (0.1, 0.5 and 1), utility (benchmarks/utility.py), whole (sigma 0.25 on all 50,000 images), attacks (the ladder for ResNet-18).
 """
 
 import argparse
@@ -14,8 +15,10 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,101 +34,114 @@ from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import RECIPES, Recipe
 from certidote.types import Json, Lineage, View
 
-STAGES = ("speed", "denoiser", "certificate", "attacks", "sigmas")
+STAGES = ("speed", "denoiser", "certificate", "sigmas", "utility", "whole", "attacks")
 SPEED = "speed-0.25"
 """Folder of the few members whose seconds are looked at."""
 
 STOP_SECONDS = 20
 """Given to a command to commit what it has, before it is killed."""
 
-LARGE_RECIPE = """# The recipe of the larger denoiser for 32x32 color photographs: about 6 million parameters, a GPU's work.
-steps = 20000
-batch = 512
-learning_rate = 0.002
-weight_decay = 0.05
-muon = 0.02
-validation_share = 0.02
-storage = "float16"
+DENOISER_RECIPE = Path(__file__).with_name("denoiser-32.toml")
+LARGE = {"steps": 15_000, "architecture": {"channels": 3, "patch": 2, "widths": [128, 192, 256], "blocks": [3, 3, 2]}}
+"""What the larger denoiser has instead: about 6 million parameters."""
 
-[augmentation]
-share = 1.0
-shift = 0.0
-rotation = 0.0
-scaling = 0.0
-flip = true
+REHEARSED = {"steps": 20, "batch": 32, "architecture": {"channels": 3, "patch": 2, "widths": [32, 32], "blocks": [1, 1]}}
 
-[architecture]
-channels = 3
-patch = 2
-widths = [128, 192, 256]
-blocks = [3, 3, 2]
-"""
+
+def recipes(small: bool) -> dict[str, str]:
+    """The denoisers' recipes, TOML by file name."""
+    usual = {**tomllib.loads(DENOISER_RECIPE.read_text(encoding="utf-8")), **(REHEARSED if small else {})}
+    return {"denoiser.toml": _toml(usual), "denoiser-large.toml": _toml({**usual, **({} if small else LARGE)})}
+
+
+def _toml(recipe: Json) -> str:
+    """Numbers first, then the tables."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in recipe.items() if not isinstance(value, dict)]
+    for name, table in recipe.items():
+        if isinstance(table, dict):
+            lines += [f"\n[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command, and the folder that an earlier one must have made for it, if any."""
+    """One command, and the folder that an earlier one must have made for it, if any.
+
+    Attributes:
+        arguments: of `certidote`, or of python if `script`.
+    """
 
     stage: str
     arguments: tuple[str, ...]
     needs: Path | None = None
+    script: bool = False
 
 
-def steps_of(data: Path, out: Path, device: str, small: bool) -> list[Step]:
+def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "tiny-imagenet-32") -> list[Step]:
     """All commands, in order.
 
     Args:
         data: folder with the two archives.
         small: a rehearsal: parts of the data sets, few models, the compact network.
+        denoiser: of the certificates.
     """
-    images = "#600" if small else ""
-    cifar, others = f"{data / 'cifar10-jpeg.tar.xz'}{images}", f"{data / 'tinyimagenet32-jpeg.tar.xz'}{'#2000' if small else ''}"
-    heads = (
-        f"{data / 'cifar10-jpeg.tar.xz'}{images or '#2500'}"  # what frozen features are fitted to, as in the poisoning benchmark
-    )
-    recipe, victims = ("compact", "compact") if small else ("airbench", "conservative")
-    n0, n = ("2", "12") if small else ("100", "1000")
-    recipe_file = out / "denoiser-large.toml"
+    archive, others = str(data / "cifar10-jpeg.tar.xz"), f"{data / 'tinyimagenet32-jpeg.tar.xz'}{'#2000' if small else ''}"
+    few, many = (f"{archive}#600", f"{archive}#700") if small else (f"{archive}#10000", archive)
+    heads = f"{archive}#600" if small else f"{archive}#2500"  # what frozen features are fitted to, as in the poisoning benchmark
+    wide, victims = ("compact", "compact") if small else ("airbench", "conservative")
     common = ("--device", device)
-    few_tests = ("--test", f"{data / 'cifar10-jpeg.tar.xz'}:test#500") if small else ()
+    tests = ("--test", f"{archive}:test#500") if small else ()
 
-    def certify(stage: str, sigma: str, *extra: str) -> Step:
-        run = out / (SPEED if stage == "speed" else f"certificate-{sigma}")  # a run has the members it was assigned first
-        arguments = ("certify", cifar, "--out", str(run), "--sigma", sigma, "--denoiser", "tiny-imagenet-32", "--recipe", recipe)
-        return Step(stage, (*arguments, "--models", n, "--n0", n0, "--seed", "25", *few_tests, *common, *extra))
+    def certify(stage: str, name: str, images: str, sigma: str, recipe: str, n0: str, n: str, *extra: str) -> Step:
+        models = ("--models", "12", "--n0", "2") if small else ("--models", n, "--n0", n0)
+        run = ("--out", str(out / name), "--sigma", sigma, "--denoiser", denoiser, "--recipe", recipe, "--seed", "25")
+        return Step(stage, ("certify", images, *run, *models, *tests, *common, *extra))
+
+    def train(name: str, images: str, recipe: str) -> Step:
+        made = ("--recipe", str(out / recipe), "--seed", "32", "--out", str(out / name))
+        return Step("denoiser", ("denoiser", "train", images, *made, *common))
 
     def attack(name: str, attacked: str, targets: int, *options: str) -> list[Step]:
         pack, replayed = out / f"pack-{name}", out / f"replay-{name}"
-        few = ("2",) if small else (str(targets),)
+        number = "2" if small else str(targets)
+        crafted = ("poison", name, attacked, "--out", str(pack), "--targets", number, "--seed", "8", *options, *common)
         return [
-            Step("attacks", ("poison", name, attacked, "--out", str(pack), "--targets", *few, "--seed", "8", *options, *common)),
+            Step("attacks", crafted),
             Step("attacks", ("replay", str(pack), attacked, "--out", str(replayed), "--seed", "8", *common), pack),
         ]
 
     quick = ("--option", "steps=5") if small else ()
     transfer = ("--scenario", "transfer", "--pretrain", others, "--recipe", victims, "--num-poisons", "25")
     scratch = ("--scenario", "scratch", "--recipe", victims)
-    denoiser = Step(
-        "denoiser",
-        ("denoiser", "train", others, "--recipe", str(recipe_file), "--seed", "32", "--out", str(out / "tiny-imagenet-32-large"), *common),
-    )  # fmt: skip
+    utility = (
+        "--data",
+        str(data),
+        "--out",
+        str(out / "utility"),
+        *common,
+        *(("--only", "noise only", "--seeds", "1") if small else ()),
+    )
     return [
-        certify("speed", "0.25", "--members", f"0:{2 if small else 8}"),
-        denoiser,
-        certify("certificate", "0.25"),
+        certify("speed", SPEED, many, "0.25", wide, "100", "1000", "--members", f"0:{2 if small else 8}"),
+        train("tiny-imagenet-32", others, "denoiser.toml"),
+        train("cifar10-32", few if small else many, "denoiser.toml"),
+        train("tiny-imagenet-32-large", others, "denoiser-large.toml"),
+        certify("certificate", "sigma-0.25", few, "0.25", "compact", "50", "200"),
+        *(certify("sigmas", f"sigma-{sigma}", few, sigma, "compact", "50", "200") for sigma in ("0.1", "0.5", "1")),
+        Step("utility", (str(Path(__file__).with_name("utility.py")), *utility), script=True),
+        certify("whole", "whole-0.25", many, "0.25", wide, "100", "1000"),
         *attack("bullseye-polytope", heads, 10, *transfer, *quick),
-        *attack("witches-brew", cifar, 10, *scratch, *quick),
-        *attack("sleeper-agent", cifar, 5, *scratch, "--trigger", "bernoulli", *quick),
-        certify("sigmas", "0.1"),
-        certify("sigmas", "0.5"),
+        *attack("witches-brew", many, 10, *scratch, *quick),
+        *attack("sleeper-agent", many, 5, *scratch, "--trigger", "bernoulli", *quick),
     ]
 
 
-def run(arguments: Sequence[str], seconds: float, log: Path) -> tuple[int | None, float]:
+def run(step: Step, seconds: float, log: Path) -> tuple[int | None, float]:
     """The command's status (None if time ran out) and the seconds it took."""
     begin = time.perf_counter()
+    command = [sys.executable, *(() if step.script else ("-m", "certidote.cli")), *step.arguments]
     with open(log, "ab") as file:
-        process = subprocess.Popen([sys.executable, "-m", "certidote.cli", *arguments], stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:
             status: int | None = process.wait(max(1.0, seconds - STOP_SECONDS))
         except subprocess.TimeoutExpired:
@@ -172,6 +188,49 @@ def speed(ledger: Path, recipe: Recipe, images: int, tests: int, peak: float, de
     return {**found, "fraction_of_peak": work / 1e12 / (seconds / members) / peak}
 
 
+@dataclass
+class Campaign:
+    """The folder of a campaign, and what this call of it has done."""
+
+    out: Path
+    device: str
+    small: bool
+    deadline: float
+    peak: float
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def work(self, steps: Sequence[tuple[int, Step]]) -> None:
+        """One step after the other, as long as there is time."""
+        for number, step in steps:
+            marker = self.out / f"step-{number}.json"
+            if marker.exists() and json.loads(marker.read_text())["arguments"] == list(step.arguments):
+                self.done.append(step.stage)
+                continue
+            left = self.deadline - time.perf_counter()
+            if left >= 2 * STOP_SECONDS and (step.needs is None or step.needs.exists()):
+                self._one(number, step, left, marker)
+
+    def _one(self, number: int, step: Step, left: float, marker: Path) -> None:
+        print(f"{step.stage}: {'python' if step.script else 'certidote'} {' '.join(step.arguments)}", flush=True)
+        log = self.out / f"step-{number}.log"
+        status, seconds = run(step, left, log)
+        print(f"  {step.stage} {'stopped' if status is None else f'status {status}'} after {seconds:.0f} s", flush=True)
+        if status == 0:
+            write_json(marker, {"stage": step.stage, "arguments": list(step.arguments), "seconds": seconds})
+            self.done.append(step.stage)
+            if step.stage == "speed":
+                self._tell_speed()
+        elif status is not None:
+            self.failed.append(f"{step.stage} ({log})")
+
+    def _tell_speed(self) -> None:
+        recipe, images, tests = (RECIPES["compact"], 700, 500) if self.small else (RECIPES["airbench"], 50_000, 10_000)
+        found = speed(self.out / SPEED / "ledger.sqlite", recipe, images, tests, self.peak, self.device)
+        write_json(self.out / f"{SPEED}.json", found)
+        print(f"  {found['seconds']:.2f} s a member, {found['fraction_of_peak']:.1%} of the peak", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], help="default: all, in order")
@@ -179,47 +238,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-campaign"))
     parser.add_argument("--minutes", type=float, default=9.0, help="after which this call stops")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--denoiser", default="tiny-imagenet-32", help="of the certificates: a name or a folder")
     parser.add_argument("--small", action="store_true", help="a rehearsal on parts of the data, in minutes on a CPU")
+    parser.add_argument("--together", action="store_true", help="stages side by side, not in order")
     options = parser.parse_args()
     deadline = time.perf_counter() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
-    recipe = LARGE_RECIPE
-    if options.small:
-        recipe = (
-            recipe.replace("20000", "20").replace("512", "32").replace("[128, 192, 256]", "[32, 32]").replace("[3, 3, 2]", "[1, 1]")
-        )
-    (options.out / "denoiser-large.toml").write_text(recipe)
+    for name, recipe in recipes(options.small).items():
+        (options.out / name).write_text(recipe, encoding="utf-8")
     record: Json = {"peak_tflops": peak_tflops(options.device), **facts()}
     write_json(options.out / f"card-{int(time.time())}.json", record)
     print(f"peak: {record['peak_tflops']:.1f} TFLOP/s in bfloat16", flush=True)
-    done, failed = [], []
-    for number, step in enumerate(steps_of(options.data, options.out, options.device, options.small)):
-        marker = options.out / f"step-{number}.json"
-        if marker.exists() and json.loads(marker.read_text())["arguments"] == list(step.arguments):
-            done.append(step.stage)
-            continue
-        left = deadline - time.perf_counter()
-        if left < 2 * STOP_SECONDS or (options.stages and step.stage not in options.stages):
-            continue
-        if step.needs is not None and not step.needs.exists():
-            continue
-        print(f"{step.stage}: certidote {' '.join(step.arguments)}", flush=True)
-        log = options.out / f"step-{number}.log"
-        status, seconds = run(step.arguments, left, log)
-        print(f"  {'stopped' if status is None else f'status {status}'} after {seconds:.0f} s", flush=True)
-        if status == 0:
-            write_json(marker, {"stage": step.stage, "arguments": list(step.arguments), "seconds": seconds})
-            done.append(step.stage)
-            if step.stage == "speed":
-                recipe, images, tests = (RECIPES["compact"], 600, 500) if options.small else (RECIPES["airbench"], 50_000, 10_000)
-                found = speed(options.out / SPEED / "ledger.sqlite", recipe, images, tests, record["peak_tflops"], options.device)
-                write_json(options.out / f"{SPEED}.json", found)
-                print(f"  {found['seconds']:.2f} s a member, {found['fraction_of_peak']:.1%} of the peak", flush=True)
-        elif status is not None:
-            failed.append(f"{step.stage} ({log})")
-    print(f"finished: {', '.join(done) or 'nothing yet'}")
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    campaign = Campaign(options.out, options.device, options.small, deadline, record["peak_tflops"])
+    steps = list(enumerate(steps_of(options.data, options.out, options.device, options.small, options.denoiser)))
+    stages = [stage for stage in STAGES if not options.stages or stage in options.stages]
+    lanes = [[(number, step) for number, step in steps if step.stage == stage] for stage in stages]
+    with ThreadPoolExecutor(len(lanes) if options.together else 1) as pool:
+        list(pool.map(campaign.work, lanes))
+    print(f"finished: {', '.join(campaign.done) or 'nothing yet'}")
+    if campaign.failed:
+        sys.exit(f"failed: {', '.join(campaign.failed)}")
 
 
 if __name__ == "__main__":

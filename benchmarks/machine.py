@@ -40,6 +40,7 @@ def facts() -> Json:
         "date": time.strftime("%Y-%m-%d"),
         "processor": processor(),
         "cores": psutil.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),

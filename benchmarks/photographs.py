@@ -1,4 +1,4 @@
-"""Photographs of 32x32 pixels on this machine's cores: `make bench-cifar`.
+"""Photographs of 32x32 pixels on this machine's cores: `make bench-cifar`. With `--device cuda`, on a GPU.
 
 Accuracy for time: networks trained on all 50,000 training images, each with the seconds of training and the share of the machine's
 peak that its arithmetic reaches. Denoisers: images a second, one thread on each core as workers have, and the same share. The peak is
@@ -36,26 +36,43 @@ TRAININGS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 """Recipe, and what is changed in it."""
 
+ON_A_GPU: tuple[tuple[str, dict[str, object]], ...] = (
+    ("compact", {}),
+    ("airbench", {}),
+    ("airbench", {"epochs": 24}),
+)
+"""The same for a GPU."""
+
 DENOISERS = tuple(name for name in ("cifar10-32", "tiny-imagenet-32") if name in CATALOGUE)
 BATCH = 128
 
 
-def median_seconds(work: Callable[[], object], at_least: float = 3.0) -> float:
-    work()
+def waited(device: str) -> None:
+    """Until a GPU has done what it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def median_seconds(work: Callable[[], object], at_least: float = 3.0, device: str = "cpu") -> float:
+    def done() -> None:
+        work()
+        waited(device)
+
+    done()
     times: list[float] = []
     while sum(times) < at_least or len(times) < 5:
         begin = time.perf_counter()
-        work()
+        done()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
 
 
-def peak(dtype: str) -> float:
-    """GFLOP/s of the fastest product, with as many threads as are set."""
+def peak(dtype: str, device: str = "cpu") -> float:
+    """GFLOP/s of the fastest product of random matrices, with as many threads as are set."""
     rates = []
-    for side in SIDES:
-        left, right = (torch.ones(side, side, dtype=torch_dtype(dtype)) for _ in range(2))
-        rates.append(2 * side**3 / median_seconds(lambda left=left, right=right: left @ right, 1.0) / 1e9)
+    for side in SIDES if device == "cpu" else (4096, 8192):
+        left, right = (torch.randn(side, side, device=device).to(torch_dtype(dtype)) for _ in range(2))
+        rates.append(2 * side**3 / median_seconds(lambda left=left, right=right: left @ right, 1.0, device) / 1e9)
     return max(rates)
 
 
@@ -65,47 +82,54 @@ def counted(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def accuracy(stack: Stack, test: ImageDataset) -> float:
-    pixels = test.pixels()
-    answers = torch.cat([stack(part).argmax(2)[0] for part in torch.split(pixels, 500)])
+def accuracy(stack: Stack, test: ImageDataset, device: str) -> float:
+    answers = torch.cat([stack(part.to(device)).argmax(2)[0].cpu() for part in torch.split(test.pixels(), 500)])
     return float((answers == test.labels).double().mean())
 
 
-def trained(recipe: Recipe, train: ImageDataset, test: ImageDataset, dtype: str, key: Key) -> Json:
+def trained(recipe: Recipe, train: ImageDataset, test: ImageDataset, dtype: str, key: Key, device: str = "cpu") -> Json:
+    """One training; on a GPU the second, as members of a certificate are many."""
     trainer = PooledTrainer(recipe, dtype)
-    view = View(train.pixels(), train.labels, train.num_classes, Lineage())
-    few = View(view.images[: recipe.batch_size], view.labels[: recipe.batch_size], view.num_classes, Lineage())
+    view = View(train.pixels().to(device), train.labels.to(device), train.num_classes, Lineage())
+    few = View(view.images[: recipe.batch_size].cpu(), view.labels[: recipe.batch_size].cpu(), view.num_classes, Lineage())
     once = PooledTrainer(recipe.model_copy(update={"epochs": 1, "drops": ()}), dtype)
     step = counted(lambda: once.fit([few], [key], key))
+    if device == "cuda":  # the first member pays for recording the steps, and those of a certificate are many
+        trainer.fit([view], [key / "first"], key / "common")
+        waited(device)
     begin = time.perf_counter()
     stack = trainer.fit([view], [key / "member"], key / "common")
+    waited(device)
     seconds = time.perf_counter() - begin
     images = len(train) * recipe.epochs
     return {
         "recipe": recipe.to_json(),
         "parameters": sum(weight.numel() for weight in stack.member(0).parameters()),
         "seconds": seconds,
-        "accuracy": accuracy(stack, test),
+        "accuracy": accuracy(stack, test, device),
         "images_per_second": images / seconds,
         "gflops": step / recipe.batch_size * images / seconds / 1e9,
     }
 
 
-def denoised(name: str, dtype: str) -> Json:
-    denoiser = load_denoiser(name, dtype=dtype)
-    noisy, sigma = torch.rand(BATCH, 3, 32, 32), torch.full((BATCH,), 0.25)
-    work = counted(lambda: denoiser(noisy, sigma))
-    seconds = median_seconds(lambda: denoiser(noisy, sigma))
-    return {"images_per_second": BATCH / seconds, "gflops": work / seconds / 1e9, "gflop_per_image": work / BATCH / 1e9}
+def denoised(name: str, dtype: str, device: str = "cpu") -> Json:
+    denoiser, images = load_denoiser(name, dtype=dtype), BATCH if device == "cpu" else 10_000
+    noisy, sigma = torch.rand(images, 3, 32, 32).to(device), torch.full((images,), 0.25)
+    work = counted(lambda: denoiser(noisy[:BATCH].cpu(), sigma[:BATCH])) / BATCH * images
+    seconds = median_seconds(lambda: denoiser(noisy, sigma), device=device)
+    return {"images_per_second": images / seconds, "gflops": work / seconds / 1e9, "gflop_per_image": work / images / 1e9}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.path.join(os.environ.get("CERTIDOTE_DATA", "../shared/data"), "cifar10-jpeg.tar.xz"))
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/photographs.json"))
+    parser.add_argument("--out", type=Path, help="default: results/benchmarks/photographs.json, or photographs-gpu.json")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     keep_freed_memory()
-    dtype, cores = fast_dtype(), len(os.sched_getaffinity(0))
+    device, dtype, cores = options.device, fast_dtype(options.device), len(os.sched_getaffinity(0))
+    name = "photographs.json" if device == "cpu" else "photographs-gpu.json"
+    where = f"{cores} threads" if device == "cpu" else torch.cuda.get_device_name()
     begin = time.perf_counter()
     train = load(options.data, "train")
     first = time.perf_counter() - begin
@@ -116,28 +140,33 @@ def main() -> None:
     busy = busy_elsewhere()
     torch.set_num_threads(cores)
     rows = []
-    for name, changed in TRAININGS:
-        at_peak = peak(dtype)
-        row = trained(RECIPES[name].model_copy(update=changed), train, test, dtype, Key(0) / "photographs")
-        row |= {"name": name, "peak_gflops": at_peak, "fraction_of_peak": row["gflops"] / at_peak}
+    for recipe, changed in TRAININGS if device == "cpu" else ON_A_GPU:
+        at_peak = peak(dtype, device)
+        row = trained(RECIPES[recipe].model_copy(update=changed), train, test, dtype, Key(0) / "photographs", device)
+        row |= {"name": recipe, "peak_gflops": at_peak, "fraction_of_peak": row["gflops"] / at_peak}
         rows.append(row)
         print(
-            f"{name}, {row['recipe']['epochs']} epochs: {row['accuracy']:.2%} in {row['seconds']:.0f} s, "
-            f"{row['images_per_second']:,.0f} images/s, {row['fraction_of_peak']:.0%} of the peak of {cores} threads"
+            f"{recipe}, {row['recipe']['epochs']} epochs: {row['accuracy']:.2%} in {row['seconds']:.1f} s, "
+            f"{row['images_per_second']:,.0f} images/s, {row['fraction_of_peak']:.0%} of the peak of {where}",
+            flush=True,
         )
         busy = max(busy, busy_elsewhere())
     torch.set_num_threads(1)
     speeds = {}
-    for name in DENOISERS:
-        at_peak = peak(dtype)
-        speeds[name] = {**denoised(name, dtype), "peak_gflops": at_peak}
-        speeds[name]["fraction_of_peak"] = speeds[name]["gflops"] / at_peak
+    for denoiser in DENOISERS:
+        at_peak = peak(dtype, device)
+        speeds[denoiser] = {**denoised(denoiser, dtype, device), "peak_gflops": at_peak}
+        speeds[denoiser]["fraction_of_peak"] = speeds[denoiser]["gflops"] / at_peak
         print(
-            f"denoiser {name}: {speeds[name]['images_per_second']:,.0f} images/s on one of {cores} cores, "
-            f"{speeds[name]['fraction_of_peak']:.0%} of its peak"
+            f"denoiser {denoiser}: {speeds[denoiser]['images_per_second']:,.0f} images/s on "
+            f"{f'one of {cores} cores' if device == 'cpu' else where}, {speeds[denoiser]['fraction_of_peak']:.0%} of its peak"
         )
     busy = max(busy, busy_elsewhere())
-    keep(options.out, {"data": options.data, "dtype": dtype, "threads": cores, "trainings": rows, "denoisers": speeds}, busy)
+    keep(
+        options.out or Path("results/benchmarks") / name,
+        {"device": device, "data": options.data, "dtype": dtype, "threads": cores, "trainings": rows, "denoisers": speeds},
+        busy,
+    )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path) -> None
     attacks = [step.arguments for step in steps if step.arguments[0] == "poison"]
     assert len(attacks) == 3
     for step in steps:
+        if step.script:
+            continue
         values = parsed(step.arguments)
         if step.arguments[0] in ("poison", "certify"):
             load_recipe(values["recipe"])

@@ -35,6 +35,9 @@ def test_every_step_of_the_campaign_is_a_command_that_names_what_there_is(
     packs, runs = set(), {}
     for step in campaign.steps_of(tmp_path, tmp_path, "cpu", small):
         assert step.stage in campaign.STAGES
+        if step.script:
+            assert Path(step.arguments[0]).is_file()
+            continue
         name, given = parsed(step.arguments)
         if name == "certify":
             assert given["denoiser"] in CATALOGUE
@@ -53,9 +56,14 @@ def test_every_step_of_the_campaign_is_a_command_that_names_what_there_is(
 
 
 def test_recipes_that_the_scripts_bring_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "large.toml").write_text(benchmark("gpu_campaign", monkeypatch).LARGE_RECIPE)
-    assert load_denoiser_recipe(str(tmp_path / "large.toml")).architecture.widths == (128, 192, 256)
-    assert load_denoiser_recipe("benchmarks/denoiser-32.toml").steps == 5_000
+    packaged = load_denoiser_recipe("benchmarks/denoiser-32.toml")
+    read = {}
+    for name, text in benchmark("gpu_campaign", monkeypatch).recipes(small=False).items():
+        (tmp_path / name).write_text(text)
+        read[name] = load_denoiser_recipe(str(tmp_path / name))
+    assert read["denoiser.toml"] == packaged
+    assert read["denoiser-large.toml"].architecture.widths == (128, 192, 256)
+    assert read["denoiser-large.toml"].augmentation == packaged.augmentation
 
 
 def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
@@ -65,8 +73,9 @@ def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
     tried: list[str] = []
     fails = {"poison"}
 
-    def run(arguments: tuple[str, ...], seconds: float, log: Path) -> tuple[int | None, float]:
-        tried.append(arguments[0])
+    def run(step: "campaign.Step", seconds: float, log: Path) -> tuple[int | None, float]:
+        arguments = step.arguments
+        tried.append("script" if step.script else arguments[0])
         if arguments[0] == "poison" and "poison" not in fails:
             Path(arguments[arguments.index("--out") + 1]).mkdir()
         return (2 if arguments[0] in fails else 0), 1.0
@@ -74,9 +83,9 @@ def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
     monkeypatch.setattr(campaign, "run", run)
     monkeypatch.setattr(campaign, "speed", lambda *given: {"seconds": 1.0, "fraction_of_peak": 0.5})
     monkeypatch.setattr(sys, "argv", ["gpu_campaign.py", "--small", "--device", "cpu", "--out", str(tmp_path / "runs")])
-    with pytest.raises(SystemExit, match=r"^failed: attacks .*step-3\.log\), attacks .*, attacks "):
+    with pytest.raises(SystemExit, match=r"^failed: attacks .*step-10\.log\), attacks .*, attacks "):
         campaign.main()
-    assert tried.count("certify") == 4
+    assert (tried.count("certify"), tried.count("script")) == (6, 1)
     assert "replay" not in tried  # without poisons
     tried.clear()
     fails.clear()

@@ -233,6 +233,7 @@ class PooledTrainer:
         """As `_train`, by a recording that all members with as many images share."""
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._recorded is None or not self._recorded.fits(view):
+            self._recorded = None  # gives its memory back before the next takes any
             placed = deepcopy(model).to(view.images.device).train()
             self._recorded = RecordedTraining(Learner(placed, self.dtype, self.recipe), view)
         self._recorded.train(model, view, key, common)
