@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from certidote.graphed import recorded
 from certidote.numerics import sent
 from certidote.streams import Key
 from certidote.training.augment import Augmentation
