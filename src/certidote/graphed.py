@@ -63,8 +63,12 @@ class Graphed:
         return recording
 
 
-def recorded(call: Callable[[], None], device: torch.device) -> "torch.cuda.CUDAGraph":
-    """The launches of a call on fixed memory, which is made a few times before."""
+def recorded(call: Callable[[], None], device: torch.device, stream: "torch.cuda.Stream | None" = None) -> "torch.cuda.CUDAGraph":
+    """The launches of a call on fixed memory, which is made a few times before.
+
+    Args:
+        stream: recorded on; libraries give each stream a workspace, so recordings that run at the same time need streams of their own.
+    """
     before, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     aside.wait_stream(before)
     with torch.cuda.stream(aside):
@@ -72,7 +76,7 @@ def recorded(call: Callable[[], None], device: torch.device) -> "torch.cuda.CUDA
             call()
     before.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream or torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
         call()
     return graph
 

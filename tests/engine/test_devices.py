@@ -7,6 +7,7 @@ so does one that needs a value on the host. Copies from the CPU, for which a hos
 import copy
 import pickle
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,8 +242,9 @@ def test_neither_a_view_nor_an_epoch_waits_for_a_gpu(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     scheme, data = DenoisedSmoothing(load("digits"), 0.5, n0=5, n=10, device="cuda"), Untrusted(TRAIN, (3, 40))
     scheme.view(data, 0, Key(1))
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings(action="ignore"):  # torch calls it a prototype
+            torch.cuda.set_sync_debug_mode("error")
         scheme.view(data, 1, Key(2))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -11,7 +11,7 @@ from certidote.training.learner import Learner
 from certidote.training.models import build
 from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import Recipe
-from certidote.training.recorded import RecordedTraining
+from certidote.training.recorded import RecordedTraining, train_side_by_side
 from certidote.types import Lineage, View
 from fixtures_training import COMMON, digit_views, keys, weights
 
@@ -29,7 +29,7 @@ def photographs(members: int, size: int = 45) -> list[View]:
     ]
 
 
-def at_once(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def at_once(call: Callable[[], None], device: torch.device, stream: object) -> Callable[[], None]:
     return call
 
 
@@ -47,9 +47,8 @@ def test_one_memory_serves_members_one_after_the_other(recipe: Recipe, views: li
     names, found = keys(3), []
     course = recording(recipe, views[0])
     for view, key in zip(views, names, strict=True):
-        shape = tuple(view.images.shape[1:])
-        model = build(recipe.architecture, shape, view.num_classes, key)
-        course.train(model, view, key, COMMON)
+        model = build(recipe.architecture, tuple(view.images.shape[1:]), view.num_classes, key)
+        train_side_by_side([course], [model], [view], [key], COMMON)
         found.append(model)
     usual = PooledTrainer(recipe).fit(views, names, COMMON)
     for member, (model, view, key) in enumerate(zip(found, views, names, strict=True)):
@@ -60,10 +59,21 @@ def test_one_memory_serves_members_one_after_the_other(recipe: Recipe, views: li
     assert (weights(found[0]) - weights(found[1])).abs().max() > 0.02
 
 
+def test_members_beside_each_other_are_as_members_in_turn() -> None:
+    views, names = photographs(3), keys(3)
+    places = [recording(WHITENED, view) for view in views]
+    beside = [build("compact", (3, 16, 16), 10, key) for key in names]
+    train_side_by_side(places, beside, views, names, COMMON)
+    for model, place, view, key in zip(beside, places[::-1], views, names, strict=True):
+        alone = build("compact", (3, 16, 16), 10, key)
+        train_side_by_side([place], [alone], [view], [key], COMMON)
+        assert torch.equal(weights(model), weights(alone))
+
+
 def test_buffers_travel_too() -> None:
     (view,), (key,) = photographs(1), keys(1)
     model = build("compact", (3, 16, 16), 10, key)
-    recording(WHITENED, view).train(model, view, key, COMMON)
+    train_side_by_side([recording(WHITENED, view)], [model], [view], [key], COMMON)
     usual = PooledTrainer(WHITENED).fit([view], [key], COMMON).member(0)
     for (name, mine), theirs in zip(model.named_buffers(), usual.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4, msg=name)
@@ -73,12 +83,12 @@ def test_buffers_travel_too() -> None:
 def test_a_recording_that_misses_a_launch_is_refused() -> None:
     (view,), (key,) = digit_views(1, rows=100), keys(1)
 
-    def deaf(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    def deaf(call: Callable[[], None], device: torch.device, stream: object) -> Callable[[], None]:
         return lambda: None
 
     course = RecordedTraining(Learner(build("cnn-32-64", (1, 8, 8), 10, Key(1)).train(), "float32", CNN), view, deaf)
     with pytest.raises(RuntimeError, match="does not do what the step does"):
-        course.train(build("cnn-32-64", (1, 8, 8), 10, key), view, key, COMMON)
+        train_side_by_side([course], [build("cnn-32-64", (1, 8, 8), 10, key)], [view], [key], COMMON)
 
 
 def test_only_views_of_its_shape_fit() -> None:
@@ -92,15 +102,14 @@ def test_only_views_of_its_shape_fit() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gpu_replays_what_it_would_launch(dtype: str) -> None:
-    views = [View(v.images.cuda(), v.labels.cuda(), v.num_classes, v.lineage) for v in photographs(3, 450)]
-    names = keys(3)
-    trainer, launching = PooledTrainer(WHITENED, dtype), PooledTrainer(WHITENED, dtype)
+    views = [View(v.images.cuda(), v.labels.cuda(), v.num_classes, v.lineage) for v in photographs(5, 450)]
+    names = keys(5)
+    trainer, launching = PooledTrainer(WHITENED, dtype, together=3), PooledTrainer(WHITENED, dtype)
     launching._is_recordable = lambda device: False  # type: ignore[method-assign]
     replayed, launched = trainer.fit(views, names, COMMON), launching.fit(views, names, COMMON)
-    assert trainer._recorded is not None
-    assert launching._recorded is None
+    assert (len(trainer._recorded), len(launching._recorded)) == (3, 0)
     for member, key in enumerate(names):
         moved = weights(launched.member(member).cpu()) - weights(build("compact", (3, 16, 16), 10, key))
         apart = (weights(replayed.member(member).cpu()) - weights(launched.member(member).cpu())).norm() / moved.norm()
         assert apart < (0.02 if dtype == "float32" else 0.3)
-    assert pickle.loads(pickle.dumps(trainer))._recorded is None
+    assert pickle.loads(pickle.dumps(trainer))._recorded == []

@@ -226,7 +226,8 @@ def train_network(
     )
     denoiser = NetworkDenoiser(network, scaling, recipe.sigma_min, recipe.sigma_max, card, dtype)
     progress.finish()
-    card.details["validation"] = _validate(denoiser, fitted, held_out, key / "validation", progress)
+    card.details["validation"] = _validate(denoiser, fitted, held_out, key / "validation", progress, device)
+    denoiser.network.cpu()
     progress.finish("PSNR " + ", ".join(f"{psnr:.1f} dB" for psnr in card.details["validation"]["psnr"]["network"]))
     return denoiser
 
@@ -364,13 +365,16 @@ def _refuse_unknown(value: Json, known: list[str]) -> None:
 # ---------------------------------------------------------------------------------------------------------------- measuring
 
 
-def mean_squared_errors(denoiser: Denoiser, clean: ImageDataset, sigmas: Sequence[float], key: Key) -> list[float]:
-    """Mean squared error per pixel, [0, 1] units, at each sigma; the same key gives every denoiser the same noise.
+def mean_squared_errors(
+    denoiser: Denoiser, clean: ImageDataset, sigmas: Sequence[float], key: Key, device: str = "cpu"
+) -> list[float]:
+    """Mean squared error per pixel, [0, 1] units, at each sigma; the same key gives every denoiser the same noise, wherever it computes.
 
     Images are repeated with fresh noise until there are about 1,000.
     """
     images = clean.pixels().repeat(max(1, 1_000 // len(clean)), 1, 1, 1)
-    noise = torch.from_numpy(key.numpy().standard_normal(images.shape, dtype=np.float32))
+    noise = torch.from_numpy(key.numpy().standard_normal(images.shape, dtype=np.float32)).to(device)
+    images = images.to(device)
     errors = []
     for sigma in sigmas:
         denoised = denoiser(images + sigma * noise, torch.full((len(images),), sigma))
@@ -378,7 +382,9 @@ def mean_squared_errors(denoiser: Denoiser, clean: ImageDataset, sigmas: Sequenc
     return errors
 
 
-def _validate(denoiser: NetworkDenoiser, fitted: ImageDataset, held_out: ImageDataset, key: Key, progress: Progress) -> Json:
+def _validate(
+    denoiser: NetworkDenoiser, fitted: ImageDataset, held_out: ImageDataset, key: Key, progress: Progress, device: str
+) -> Json:
     """Errors on held-out images, of the network and of what needs no training. Whoever calls finishes the progress."""
     sigmas = [sigma for sigma in VALIDATION_SIGMAS if denoiser.sigma_min <= sigma <= denoiser.sigma_max]
     made: dict[str, Callable[[], Denoiser]] = {"network": lambda: denoiser}
@@ -397,7 +403,7 @@ def _validate(denoiser: NetworkDenoiser, fitted: ImageDataset, held_out: ImageDa
     progress.start("measuring on held-out images", len(made), unit="denoisers")
     errors = {}
     for name, make in made.items():
-        errors[name] = mean_squared_errors(make(), held_out, sigmas, key)
+        errors[name] = mean_squared_errors(make(), held_out, sigmas, key, device)
         progress.advance(1, name)
     psnr = {name: [-10 * math.log10(max(error, 1e-12)) for error in values] for name, values in errors.items()}
     return {"images": len(held_out), "sigmas": sigmas, "mse": errors, "psnr": psnr, "omitted": omitted}

@@ -127,7 +127,7 @@ def evaluate(
         recipe: of the victims, if not the scenario's: another architecture, say.
         dtype, device: of training.
     """
-    trainer = trainer_for(recipe or scenario.recipe, dtype)
+    trainer = trainer_for(recipe or scenario.recipe, dtype, device=device)
     return compared(scenario, poisons, trainer, key, on_targets, sanitizers=sanitizers, finished=finished, device=device)
 
 
@@ -143,5 +143,5 @@ def evaluate_triggers(
     device: str = "cpu",
 ) -> Comparison[BackdoorOutcome]:
     """`evaluate` for backdoors: victims are asked about triggered test images."""
-    trainer = trainer_for(recipe or scenario.recipe, dtype)
+    trainer = trainer_for(recipe or scenario.recipe, dtype, device=device)
     return compared(scenario, poisons, trainer, key, on_triggers, sanitizers=sanitizers, finished=finished, device=device)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from certidote.ascent import ascend, random_start
 from certidote.numerics import DType
-from certidote.training.pooled import Batch, Learner, PooledTrainer
+from certidote.training.learner import Learner
+from certidote.training.pooled import Batch, PooledTrainer
 from certidote.training.recipe import Recipe
 from certidote.types import Budget, Images, Json, Norm
 

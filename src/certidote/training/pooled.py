@@ -23,11 +23,14 @@ from certidote.training.models import MLPS, ModelStack, build, single_image_refu
 from certidote.training.optimizer import Optimizer
 from certidote.training.own import is_own
 from certidote.training.recipe import Recipe
-from certidote.training.recorded import RecordedTraining
+from certidote.training.recorded import RecordedTraining, train_side_by_side
 from certidote.training.schedule import batches, check_views, rates
 from certidote.training.stacked import StackedTrainer
 from certidote.training.warm import WarmStart
 from certidote.types import Images, Json, Start, Trainer, View
+
+SIDE_BY_SIDE = 4
+"""Members of one job, and as many train at the same time on a GPU, where one small network uses a part of the card."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ class PooledTrainer:
         self,
         recipe: Recipe,
         dtype: DType = "float32",
-        stack_size: int = 4,
+        stack_size: int = SIDE_BY_SIDE,
         start: Start = "fresh",
         sources: str = "",
         loss: BatchLoss | None = None,
@@ -121,6 +124,7 @@ class PooledTrainer:
         dropping: Dropping | None = None,
         shaping: Shaping | None = None,
         disturbing: Disturbing | None = None,
+        together: int = 1,
     ) -> None:
         """
         Args:
@@ -134,14 +138,15 @@ class PooledTrainer:
             dropping: which images are left behind as a member learns; None is none.
             shaping: what happens to gradients; None is nothing.
             disturbing: what happens to images as a member learns; None is nothing.
-        Raises: ValueError if stack_size is below 1.
+            together: members viewed and trained at a time, at least 1; more than 1 pays on a GPU alone, and does not change results.
+        Raises: ValueError if stack_size or together is below 1.
         """
-        if stack_size < 1:
-            raise ValueError(f"stack_size={stack_size}; give at least 1")
+        if min(stack_size, together) < 1:
+            raise ValueError(f"stack_size={stack_size}, together={together}; give at least 1")
         self.recipe = recipe
         self.dtype = dtype
         self.stack_size = stack_size
-        self.together = 1
+        self.together = together
         self.start: Start = start if warm is None else warm.start
         self.warm = warm
         self.sources = sources
@@ -149,10 +154,10 @@ class PooledTrainer:
         self.dropping = dropping
         self.shaping = shaping
         self.disturbing = disturbing
-        self._recorded: RecordedTraining | None = None
+        self._recorded: list[RecordedTraining] = []
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_recorded": None}  # recordings stay on their GPU
+        return {**self.__dict__, "_recorded": []}  # recordings stay on their GPU
 
     def describe(self) -> Json:
         described: Json = {"trainer": "pooled", "dtype": self.dtype, "recipe": self.recipe.to_json()}
@@ -180,21 +185,28 @@ class PooledTrainer:
                 f"crop={self.recipe.crop} pixels on images of {image_shape[1]}x{image_shape[2]}; give a recipe whose crop is below the "
                 "image's side"
             )
-        models = []
-        for view, key in zip(views, keys, strict=True):
-            model = build(self.recipe.architecture, image_shape, view.num_classes, key)
-            if len(view.labels) == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
-                raise ValueError(single_image_refusal(self.recipe.architecture))
-            if self.warm is not None:
-                self.warm.into(model)
+        models = [self._fresh(view, key, image_shape) for view, key in zip(views, keys, strict=True)]
+        alike = len({view.images.shape for view in views}) == 1
+        if alike and self._is_recordable(views[0].images.device):
+            for first in range(0, len(models), self.together):
+                some = slice(first, first + self.together)
+                self._replay(models[some], views[some], keys[some], common)
+            return ModelStack(models)
+        for model, view, key in zip(models, views, keys, strict=True):
             with torch_seeded(key / "coins"):  # for own architectures that draw as they learn: dropout, say
-                models.append(self._train(model, view, key, common))
+                self._train(model, view, key, common)
         return ModelStack(models)
 
-    def _train(self, model: nn.Module, view: View, key: Key, common: Key) -> nn.Module:
+    def _fresh(self, view: View, key: Key, image_shape: tuple[int, int, int]) -> nn.Module:
+        model = build(self.recipe.architecture, image_shape, view.num_classes, key)
+        if len(view.labels) == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+            raise ValueError(single_image_refusal(self.recipe.architecture))
+        if self.warm is not None:
+            self.warm.into(model)
+        return model
+
+    def _train(self, model: nn.Module, view: View, key: Key, common: Key) -> None:
         device = view.images.device
-        if self._is_recordable(device):
-            return self._replayed(model, view, key, common)
         model, images = model.to(device).train(), view.images
         if not is_own(self.recipe.architecture):  # own code may call view(), which this memory layout does not allow
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -222,22 +234,21 @@ class PooledTrainer:
                 if self.shaping is not None:
                     gradients = self.shaping(gradients, key / "shaping" / step)
                 optimizer.step(gradients, rate[step])
-        return model
 
     def _is_recordable(self, device: torch.device) -> bool:
         """Whether launches can be recorded there, and all steps do the same to what they are given, so that one recording serves for all."""
         hooked = not isinstance(self.loss, CrossEntropy) or any((self.dropping, self.shaping, self.disturbing))
         return device.type == "cuda" and not hooked and not is_own(self.recipe.architecture)
 
-    def _replayed(self, model: nn.Module, view: View, key: Key, common: Key) -> nn.Module:
-        """As `_train`, by a recording that all members with as many images share."""
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self._recorded is None or not self._recorded.fits(view):
-            self._recorded = None  # gives its memory back before the next takes any
+    def _replay(self, models: Sequence[nn.Module], views: Sequence[View], keys: Sequence[Key], common: Key) -> None:
+        """As `_train` for some models, by recordings that all members with as many images share."""
+        for model in models:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._recorded = [place for place in self._recorded if all(place.fits(view) for view in views)]
+        for model, view in zip(models[len(self._recorded) :], views[len(self._recorded) :], strict=True):
             placed = deepcopy(model).to(view.images.device).train()
-            self._recorded = RecordedTraining(Learner(placed, self.dtype, self.recipe), view)
-        self._recorded.train(model, view, key, common)
-        return model
+            self._recorded.append(RecordedTraining(Learner(placed, self.dtype, self.recipe), view))
+        train_side_by_side(self._recorded[: len(models)], models, views, keys, common)
 
 
 @torch.no_grad()
@@ -249,8 +260,11 @@ def _errors(learner: Learner, images: Images, labels: Int64[Tensor, "n"]) -> Flo
     return output_errors(logits, labels)
 
 
-def trainer_for(recipe: Recipe, dtype: DType = "float32", *, start: Start = "fresh", sources: str = "") -> Trainer:
-    """The faster trainer for this recipe's architecture; `start` and `sources` as in `PooledTrainer`."""
+def trainer_for(
+    recipe: Recipe, dtype: DType = "float32", *, start: Start = "fresh", sources: str = "", device: str = "cpu"
+) -> Trainer:
+    """The faster trainer for this recipe's architecture on this device; `start` and `sources` as in `PooledTrainer`."""
     if recipe.architecture in MLPS and not recipe.augments:
         return StackedTrainer(recipe, dtype)
-    return PooledTrainer(recipe, dtype, start=start, sources=sources)
+    together = 1 if device == "cpu" else SIDE_BY_SIDE
+    return PooledTrainer(recipe, dtype, stack_size=SIDE_BY_SIDE, start=start, sources=sources, together=together)

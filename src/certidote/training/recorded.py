@@ -2,10 +2,12 @@
 
 A small network's kernels take microseconds, less than the host needs to launch them. A CUDA graph holds all launches of one step on fixed memory: a member's
 weights, images, order and coins are copied there, every step is replayed, and the weights are copied out. The rate of a step, its rows and its epoch are
-looked up on the device, by a counter that each step advances.
+looked up on the device, by a counter that each step advances. Several members learn at the same time, each in memory and on a stream of its own: one
+does not fill a large card.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from certidote.training.optimizer import Optimizer
 from certidote.training.schedule import batches, rates
 from certidote.types import View
 
-Record = Callable[[Callable[[], None], torch.device], Callable[[], None]]
+Record = Callable[[Callable[[], None], torch.device, "torch.cuda.Stream | None"], Callable[[], None]]
 """Turns a call into one that does the same on the same memory."""
 
 DEVIATION = 0.1
@@ -33,7 +35,6 @@ class RecordedTraining:
         learner: its model is on the device, in the memory format to train in; it is trained, and then holds the last member's weights.
         view: of the shape that all have; its content does not matter.
         record: None replays a CUDA graph.
-    Raises: RuntimeError (by `train`) if a replayed step does not do what a launched one does.
     """
 
     def __init__(self, learner: Learner, view: View, record: Record | None = None) -> None:
@@ -49,6 +50,7 @@ class RecordedTraining:
         self._augmentation = Augmentation.drawn(recipe, len(view.labels), Key(0), device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._record = record or _replaying
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._replay: Callable[[], None] | None = None
 
     @property
@@ -60,24 +62,28 @@ class RecordedTraining:
         same = view.images.shape == self._images.shape and view.labels.shape == self._labels.shape
         return same and view.images.device == self._images.device and view.num_classes == self._num_classes
 
-    def train(self, model: nn.Module, view: View, key: Key, common: Key) -> None:
-        """Train a model of the learner's architecture in place; it is on the device afterwards.
+    def prepare(self, model: nn.Module, view: View, key: Key, common: Key) -> None:
+        """Record the step, unless that was done, with some member's model and view, and compare its effect.
 
-        Args:
-            key, common: as of a trainer's `fit`.
+        Raises: RuntimeError if a replayed step does not do what a launched one does.
         """
         if self._replay is None:
-            self._begin(model, view, key, common)
-            self._replay = self._record(self._one_step, self._images.device)
-            self._check(self._replay, lambda: self._begin(model, view, key, common))
-        self._begin(model, view, key, common)
-        for _ in range(self.steps):
-            self._replay()
+            self.begin(model, view, key, common)
+            self._replay = self._record(self._one_step, self._images.device, self.stream)
+            self._check(self._replay, lambda: self.begin(model, view, key, common))
+
+    def step(self) -> None:
+        """The next one."""
+        assert self._replay is not None, "prepared before"
+        self._replay()
+
+    def take(self, model: nn.Module) -> None:
+        """Put what was learned into a model of the learner's architecture, which is on the device afterwards."""
         model.to(self._images.device)
         _copy(self.learner.model, model)
 
     @torch.no_grad()
-    def _begin(self, model: nn.Module, view: View, key: Key, common: Key) -> None:
+    def begin(self, model: nn.Module, view: View, key: Key, common: Key) -> None:
         """All of one member into its place."""
         recipe, device = self.learner.recipe, self._images.device
         _copy(model, self.learner.model)
@@ -119,8 +125,45 @@ class RecordedTraining:
             )
 
 
-def _replaying(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    return recorded(call, device).replay
+def train_side_by_side(
+    places: Sequence[RecordedTraining], models: Sequence[nn.Module], views: Sequence[View], keys: Sequence[Key], common: Key
+) -> None:
+    """Train as many models as there are places, step by step in turn; a GPU works on all of them at the same time.
+
+    Args:
+        models: of the learners' architecture; trained in place, and on the device afterwards.
+        keys, common: as of a trainer's `fit`.
+    """
+    members = list(zip(places, models, views, keys, strict=True))
+    for place, model, view, key in members:
+        place.prepare(model, view, key, common)
+    for place, model, view, key in members:
+        with _on(place.stream):
+            place.begin(model, view, key, common)
+    for _ in range(places[0].steps):
+        for place in places:
+            with _on(place.stream, waits=False):
+                place.step()
+    for place, model, _, _ in members:
+        if place.stream is not None:
+            torch.cuda.current_stream(place.stream.device).wait_stream(place.stream)
+        place.take(model)
+
+
+@contextmanager
+def _on(stream: "torch.cuda.Stream | None", waits: bool = True) -> Iterator[None]:
+    """Launch there, after what was launched before; where there are no streams, at once."""
+    if stream is None:
+        yield
+        return
+    if waits:
+        stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        yield
+
+
+def _replaying(call: Callable[[], None], device: torch.device, stream: "torch.cuda.Stream | None") -> Callable[[], None]:
+    return recorded(call, device, stream).replay
 
 
 @torch.no_grad()

@@ -185,7 +185,7 @@ def certify(
     scheme = smoothing if parts == 1 else PartitionedSmoothing(smoothing, parts)
     check_members(limits.members, scheme.members)
     used_recipe = recipe_named(recipe, train_set, model)
-    trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted)
+    trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted, device)
     disk = (disk_lines(out, used_recipe, train_set, scheme.members),) if keep_weights else ()
     if dry_run:
         return Plan(

@@ -179,7 +179,7 @@ def _recipe_for(image_shape: tuple[int, int, int], model: str) -> str:
     return "cnn" if model or channels * height * width > 256 else "mlp"
 
 
-def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trusted: bool) -> Any:
+def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trusted: bool, device: str) -> Any:
     """The trainer for a recipe that fits the images; an architecture of the user's own is checked too, as far as that goes."""
     from certidote.training.own import check_model, is_own
     from certidote.training.pooled import trainer_for
@@ -189,10 +189,10 @@ def trainer_named(recipe: Any, data: "ImageDataset", dtype: str, pretrained_trus
     if not is_own(recipe.architecture):
         if pretrained_trusted:
             raise ValueError("--pretrained-trusted speaks of weights that --model loads; give --model, or leave it out")
-        return trainer_for(recipe, dtype)  # type: ignore[arg-type]
+        return trainer_for(recipe, dtype, device=device)  # type: ignore[arg-type]
     sources = check_model(recipe.architecture, data.image_shape, data.num_classes, pretrained_trusted)
     start = "trusted" if pretrained_trusted else "fresh"
-    return trainer_for(recipe, dtype, start=start, sources=sources)  # type: ignore[arg-type]
+    return trainer_for(recipe, dtype, start=start, sources=sources, device=device)  # type: ignore[arg-type]
 
 
 def transformed_test(

@@ -83,7 +83,7 @@ def train(
         check_same_classes(train_set, test_set)
     number_format = resolve_dtype(dtype, device)
     used_recipe = recipe_named(recipe, train_set, model)
-    trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted)
+    trainer = trainer_named(used_recipe, train_set, number_format, pretrained_trusted, device)
     untrusted = Untrusted(train_set)
     key = Key(fresh_root() if seed is None else seed)
     if sigma:

@@ -145,7 +145,7 @@ def plan(
         chosen, sigma, n0, models, alpha, simultaneous, len(test_set), device, known_bound, classes, input_kind, noise_x
     )
     scheme = smoothing if parts == 1 else PartitionedSmoothing(smoothing, parts)
-    trainer = trainer_named(recipe_named(recipe, train_set, model), train_set, number_format, pretrained_trusted)
+    trainer = trainer_named(recipe_named(recipe, train_set, model), train_set, number_format, pretrained_trusted, device)
     record, block = _calibrate(scheme, trainer, untrusted, test_set, progress or Silent())
     processes = workers or available_cores()
     each, blocks = record.seconds / block, -(-scheme.members // block)

@@ -366,7 +366,7 @@ def _setting(
 
     def named(name: str, images: "ImageDataset") -> Any:
         used = recipe_named(name, images)
-        trainer_named(used, images, "float32", False)  # refuses what does not fit the images
+        trainer_named(used, images, "float32", False, "cpu")  # refuses what does not fit the images
         return used
 
     images = train_set if trusted is None else trusted[1]

@@ -115,7 +115,7 @@ def replay(
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     chosen.check(train_set)
     number_format = dtype_of_run(out, dtype, device)
-    trainer = _victims(given, pack, recipe, head, end_to_end, train_set, number_format)
+    trainer = _victims(given, pack, recipe, head, end_to_end, train_set, number_format, device)
 
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
@@ -222,7 +222,7 @@ def _first(pack: "PoisonPack", trials: int | None) -> "PoisonPack":
 
 
 def _victims(
-    pack: "PoisonPack", path: Path, recipe: str, head: str, end_to_end: bool, train_set: "ImageDataset", dtype: str
+    pack: "PoisonPack", path: Path, recipe: str, head: str, end_to_end: bool, train_set: "ImageDataset", dtype: str, device: str
 ) -> "Trainer":
     """How victims learn: as the pack says, with heads of the recipe named, or by a recipe that the user names, from scratch or from the
     pack's extractor."""
@@ -258,4 +258,4 @@ def _victims(
             raise ValueError(f"pack {str(path)!r} is damaged: its recipe of victims: {error}") from None
     else:
         used = recipe_named(recipe or "auto", train_set)
-    return trainer_named(used, train_set, dtype, False)
+    return trainer_named(used, train_set, dtype, False, device)

@@ -115,7 +115,7 @@ def _retrained(
     if other:
         return [*other, Finding("wrong", "no member could be trained again, for want of what the run used")]
     scheme = recorded_scheme(ledger, real, device)
-    trainer = trainer_for(Recipe.from_json(config["recipe"]), config["dtype"])
+    trainer = trainer_for(Recipe.from_json(config["recipe"]), config["dtype"], device=device)
     found = [Finding("right", "training images, test images with labels, and denoiser are here, with the digests of the run")]
     code = code_identity(scheme, trainer)
     recorded = {name: value.partition("+")[0] for name, value in config["code"].items()}  # earlier releases named torch's build too
