@@ -40,7 +40,7 @@ def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path) -> None
 
 def test_commands_of_the_attack_ladder_exist() -> None:
     rungs = import_module("attack_ladder").RUNGS
-    assert len(rungs) == 3
+    assert len(rungs) == 4
     for rung in rungs:
         check_poison(parsed(("poison", rung.attack, rung.data, "--out", "pack", *rung.poison)))
         parsed(("replay", "pack", rung.data, "--out", "run", *rung.replay))
