@@ -466,6 +466,9 @@ def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: d
     told = [line for line in found.lines if line.startswith("privacy of one training: epsilon ")]
     assert len(told) == defense.startswith("dp-sgd")
     assert not any("no guarantee" in line for line in told) or found.record["victims"]["privacy"]["epsilon"] > 10
+    counted = [line for line in found.lines if line.startswith("certified number of poisons: ")]
+    assert len(counted) == len(told)
+    assert all(("no guarantee" in line) == (found.record["victims"]["privacy"]["epsilon"] > 10) for line in counted)
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,24 @@ Source: Ma, Zhu and Hsu (2019), "Data poisoning against differentially-private l
 
 import math
 import warnings
+from bisect import bisect_left
+from fractions import Fraction
 from importlib.util import find_spec
 
 import numpy as np
 from jaxtyping import Float64, Int64
+
+from certidote.certification.bagging import certify_pairs
+from certidote.types import CountCertificate
 
 ROUNDING = 1e-9
 """Relative margin by which one side of a comparison must exceed the other."""
 
 LARGEST_USEFUL = 10.0
 """No use is made of a larger epsilon: to certify one altered image, more than exp(20) trainings would have to be counted."""
+
+MOST_MODELS = 1_000_000
+"""No larger vote is looked at when it is asked how many models a certificate would need."""
 
 
 def require_opacus() -> None:
@@ -116,6 +124,52 @@ def private_radius(
             break
         radii[open_rows] = changes
     return radii
+
+
+def certify_private(
+    counts: Int64[np.ndarray, "n_test classes"], trials: int, *, epsilon: float, delta: float, num_samples: int, alpha: float
+) -> CountCertificate:
+    """How many training images may be altered without the likeliest answer of a private training changing.
+
+    An altered image is one removed and one inserted. The set keeps its size, which trainers that divide by it must be told anyway.
+
+    Args:
+        counts: votes of independent trainings; those that failed are counted in `trials` and vote for nobody.
+        trials: trainings, fixed before their votes were seen.
+        epsilon, delta: of one training, for one sample inserted or removed. Epsilon is finite.
+        num_samples: of the training set.
+        alpha: failure probability for each test image.
+    Returns: unit "images altered in place": each of them may change in any way, its label included.
+    Raises: ValueError for numbers out of range.
+    """
+    check_privacy(epsilon, delta)
+    if not math.isfinite(epsilon):
+        raise ValueError(f"epsilon={epsilon}; nothing follows from a training that promises nothing")
+
+    def altered(p_a: Fraction, p_b: Fraction) -> int:
+        (changes,) = private_radius(np.array([float(p_a)]), np.array([float(p_b)]), epsilon, delta, 2 * num_samples)
+        return int(changes) // 2  # and -1 stays -1
+
+    return certify_pairs(counts, trials, alpha, "images altered in place", altered)
+
+
+def certifiable(models: int, classes: int, *, epsilon: float, delta: float, num_samples: int, alpha: float) -> int:
+    """The most altered images that so many trainings can certify, if all of them agree; -1 if they cannot even certify the answer."""
+    unanimous = np.zeros((1, classes), dtype=np.int64)
+    unanimous[0, 0] = models
+    found = certify_private(unanimous, models, epsilon=epsilon, delta=delta, num_samples=num_samples, alpha=alpha)
+    return int(found.radii[0])
+
+
+def models_needed(classes: int, *, epsilon: float, delta: float, num_samples: int, alpha: float) -> int | None:
+    """The fewest trainings that certify one altered image if all of them agree; None if `MOST_MODELS` do not."""
+
+    def too_few(models: int) -> bool:
+        return certifiable(models, classes, epsilon=epsilon, delta=delta, num_samples=num_samples, alpha=alpha) < 1
+
+    if epsilon > LARGEST_USEFUL or too_few(MOST_MODELS):
+        return None
+    return bisect_left(range(1, MOST_MODELS), True, key=lambda models: not too_few(models)) + 1
 
 
 def privacy_statement(epsilon: float, delta: float) -> str:

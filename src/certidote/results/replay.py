@@ -91,6 +91,21 @@ def _removals_line(total: Json) -> str:
     )
 
 
+def _certified(proved: Json) -> str:
+    """What the control's votes prove about poisons."""
+    if not proved["guarantee"]:
+        return "no guarantee, however many models vote"
+    if proved["largest"] < 1:
+        needed = proved["models_needed"]
+        more = "more than a million models" if needed is None else f"--models {needed} or more"
+        return f"0; to certify 1 altered image, {more} would have to agree (each with epsilon as above)"
+    rows = [f"{share:.1%} against {count}" for count, share in enumerate(proved["certified"]) if count]
+    return (
+        f"at most {proved['largest']} (a unanimous vote); of the clean set's test images, right and certified against images altered in "
+        f"any way: {', '.join(rows) or 'none'} (each with probability 1 - {proved['alpha']!r})"
+    )
+
+
 def replay_lines(record: Json) -> list[str]:
     """The record in plain words."""
     words = []
@@ -106,6 +121,8 @@ def replay_lines(record: Json) -> list[str]:
         words.append(_removals_line(record["filter"]))
     if privacy := record.get("victims", {}).get("privacy"):
         words.append(f"privacy of one training: {privacy['statement']}")
+    if "certified_poisons" in record:
+        words.append(f"certified number of poisons: {_certified(record['certified_poisons'])}")
     if record["results"]["control"]["successes"]:
         words.append("The control reaches a goal without any poison: that target was lost before the attack.")
     return words

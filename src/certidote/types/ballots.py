@@ -43,6 +43,7 @@ class Provenance:
         scheme: the recorded description of the scheme that the ballots were cast for; None if none was recorded.
         retrained: the member that was trained again, alone; None if none was.
         noise: what drew the noise: "SFC64" on a CPU, "Philox" on a GPU, or both.
+        trainer: the recorded description of how members learned; None if none was recorded.
     """
 
     data_digest: str
@@ -52,6 +53,7 @@ class Provenance:
     scheme: Json | None = None
     retrained: Retrained | None = None
     noise: str = "SFC64"
+    trainer: Json | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,6 +141,7 @@ def _run(
     from certidote.engine.ledger import Ledger
     from certidote.results.record import versions
     from certidote.results.replay import replay_record
+    from certidote.scenarios.privacy import certified_poisons
     from certidote.scenarios.trials import outcomes
     from certidote.types import Untrusted
 
@@ -153,6 +154,7 @@ def _run(
             progress=progress, stage="victims",
         )  # fmt: skip
         check, seconds = engine.recorded_check(ledger), ledger.seconds()[0]
+        proved = certified_poisons(played, asked, ballots)
         about = {
             "attack": played.pack.recipe["attack"],
             "recipe": played.pack.recipe,
@@ -174,6 +176,7 @@ def _run(
             "numerics": [part.numerics for part in ledger.parts()],
             "command": command_line(),
             "versions": versions(),
+            **({} if proved is None else {"certified_poisons": proved}),
             **_removed(played, trainer, untrusted, ledger.key(seed), pool, progress),
         }
     return replay_record(played.pack, asked, outcomes(played, asked, ballots), about)
