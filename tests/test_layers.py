@@ -63,6 +63,7 @@ def test_untrusted_pixels_are_read_in_few_places() -> None:
     assert not calls["_Untrusted__data"] | calls["_Untrusted__copied"] | calls["_Untrusted__on"]
     assert calls["unsealed"] == {
         "defenses/plain.py",
+        "defenses/private_vote.py",
         "defenses/parts.py",
         "defenses/bagging.py",
         "scenarios/victims.py",
