@@ -17,6 +17,7 @@ from certidote.types import Json
 from fixtures_filters import unchecked
 from fixtures_training import COMMON, accuracy, digit_views, keys, same
 
+ZETA = 16 / 255
 RECIPE = Recipe(architecture="mlp-128", epochs=12, learning_rate=0.2, batch_size=50)
 
 
@@ -41,7 +42,7 @@ def linear() -> Learner:
 
 
 def start(images: Tensor) -> Tensor:
-    return torch.from_numpy(Key(5).numpy().uniform(-INITIAL, INITIAL, size=tuple(images.shape))).float()
+    return torch.from_numpy(Key(5).numpy().uniform(-INITIAL * ZETA, INITIAL * ZETA, size=tuple(images.shape))).float()
 
 
 def divergence(learner: Learner, images: Tensor, noise: Tensor) -> Tensor:

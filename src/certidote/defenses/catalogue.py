@@ -42,6 +42,7 @@ class Setting:
         poison_fraction: upper bound on the share of poisons in the training set, for defenses that ask for one. A replay gives the
             true one, which no defender knows: it makes them as strong as they can be.
         images: of the training set.
+        image_shape: (c, h, w) of each of them.
         models, parts, copies, bag_size: what the user said about them, None for nothing; `OPTIONS` says who takes what.
     """
 
@@ -55,6 +56,7 @@ class Setting:
     parts: int | None = None
     copies: int | None = None
     bag_size: int | None = None
+    image_shape: tuple[int, int, int] = (3, 32, 32)
 
 
 DefenseMaker = Callable[[Trainer, Setting], tuple[Scheme, Trainer]]
@@ -62,6 +64,12 @@ DefenseMaker = Callable[[Trainer, Setting], tuple[Scheme, Trainer]]
 DEFAULT_SIGMA = 0.25
 
 PURIFYING_STEPS = 8
+
+PHOTOGRAPH = 3 * 32 * 32
+"""Pixels of the images for which budgets of 4/255 or 16/255 were proposed."""
+
+PASSES = 2
+"""How many times the epochs of plain training those defenses take that are harder to learn under, as their tuning records say."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +171,16 @@ def total_variation(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer
 
 def adversarial_training(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that learn from images made hard for them: 7 steps of 1/255 within 4/255, whatever the attack's budget is."""
-    loss = AdversarialLoss(4 / 255, "linf", 7, 1 / 255)
-    return _as_they_are("adversarial-training", setting), hooked(trainer, "adversarial-training", loss=loss)
+    loss = AdversarialLoss(_budget(4, setting), "linf", 7, _budget(1, setting))
+    return _as_they_are("adversarial-training", setting), hooked(trainer, "adversarial-training", loss=loss, passes=PASSES)
 
 
 def poison_adversarial_training(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that learn from batches of which one half was just poisoned against the other."""
-    name = "poison-adversarial-training"
-    return _as_they_are(name, setting), hooked(trainer, name, loss=PoisonAdversarialLoss())
+    name, usual = "poison-adversarial-training", PoisonAdversarialLoss()
+    epsilon = _budget(16, setting)
+    loss = PoisonAdversarialLoss(epsilon, step_size=usual.step_size * epsilon / usual.epsilon)
+    return _as_they_are(name, setting), hooked(trainer, name, loss=loss, passes=PASSES)
 
 
 def gradient_shaping(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -180,7 +190,9 @@ def gradient_shaping(trainer: Trainer, setting: Setting) -> tuple[Scheme, Traine
 
 def friends(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that learn from images with as much noise as they do not mind, and some at random."""
-    return _as_they_are("friends", setting), hooked(trainer, "friends", disturbing=Friends())
+    largest = _budget(16, setting)
+    disturbing = Friends(zeta=largest, amplitude=largest)
+    return _as_they_are("friends", setting), hooked(trainer, "friends", disturbing=disturbing, passes=PASSES)
 
 
 def mixup(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -386,6 +398,16 @@ def _private(name: str, noise: float, faster: float, trainer: Trainer, setting: 
 def _preprocessed(name: str, trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     _without_sigma(name, setting)
     return preprocessed(name, setting.members, setting.device), trainer
+
+
+def _budget(levels: int, setting: Setting) -> float:
+    """So many of 255 levels; on images of fewer than `PHOTOGRAPH` pixels more, so that whole images may move as far in l2 norm.
+
+    Attackers' budgets on small images are scaled alike (0.43 instead of 16/255 on 8x8 pixels): what was proposed against 16/255 would be
+    no defense there.
+    """
+    channels, height, width = setting.image_shape
+    return min(1.0, levels / 255 * max(1.0, PHOTOGRAPH / (channels * height * width)) ** 0.5)
 
 
 def _as_they_are(name: str, setting: Setting) -> Scheme:

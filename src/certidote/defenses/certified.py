@@ -12,16 +12,20 @@ from certidote.defenses.bagflip import BagFlip
 from certidote.defenses.bagging import Bagging
 from certidote.defenses.deep_partition import DeepPartition
 from certidote.defenses.finite_aggregation import FiniteAggregation
+from certidote.defenses.from_scratch import with_recipe
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.defenses.summed import SummedTrainer
 from certidote.training.models import batch_statistics, single_image_refusal
 from certidote.training.pooled import PooledTrainer
+from certidote.training.stacked import StackedTrainer
 from certidote.types import Scheme, Trainer
 
 if TYPE_CHECKING:
     from certidote.defenses.catalogue import Setting
 
 MOST_PARTS, PART_IMAGES = 50, 50
+LEAST_BATCH, LEAST_NORMALIZED = 10, 32
+"""Images of a step on a small part, at least; more where a network normalizes by statistics of the batch."""
 COPIES = 4
 """Models that one image reaches: d of Finite Aggregation and DPA*."""
 MODELS = 20
@@ -31,40 +35,48 @@ DEFAULT_SIGMA = 0.25
 
 def deep_partition(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """A model for each part of the images, as they are; plurality."""
-    return DeepPartition(_parts("dpa", trainer, setting), device=setting.device), trainer
+    parts = _parts("dpa", trainer, setting)
+    return DeepPartition(parts, device=setting.device), _on_parts(trainer, parts, setting)
 
 
 def run_off(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """The same models; a run-off between the two most voted classes."""
-    return DeepPartition(_parts("run-off-dpa", trainer, setting), run_off=True, device=setting.device), trainer
+    parts = _parts("run-off-dpa", trainer, setting)
+    return DeepPartition(parts, run_off=True, device=setting.device), _on_parts(trainer, parts, setting)
 
 
 def run_off_repeated(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """Several models for each part, which vote as one; a run-off."""
     parts = _parts("dpa-star-run-off", trainer, setting)
-    return DeepPartition(parts, run_off=True, device=setting.device), SummedTrainer(trainer, setting.copies or COPIES)
+    return DeepPartition(parts, run_off=True, device=setting.device), SummedTrainer(
+        _on_parts(trainer, parts, setting), setting.copies or COPIES
+    )
 
 
 def finite_aggregation(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """Models of overlapping parts; plurality."""
-    return _spread("finite-aggregation", False, trainer, setting), trainer
+    scheme = _spread("finite-aggregation", False, trainer, setting)
+    return scheme, _on_parts(trainer, scheme.parts, setting)
 
 
 def run_off_finite_aggregation(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """Models of overlapping parts; a run-off."""
-    return _spread("run-off-fa", True, trainer, setting), trainer
+    scheme = _spread("run-off-fa", True, trainer, setting)
+    return scheme, _on_parts(trainer, scheme.parts, setting)
 
 
 def bagging(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """Models of random bags of images, as they are."""
     size = _bag_size("bagging", trainer, setting)
-    return Bagging(size, max(setting.images, 1), setting.models or MODELS, device=setting.device), trainer
+    scheme = Bagging(size, max(setting.images, 1), setting.models or MODELS, device=setting.device)
+    return scheme, in_small_batches(trainer, size, setting.images)
 
 
 def bagflip(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """Models of random bags of images with few gray levels, a fifth of them flipped."""
     size = _bag_size("bagflip", trainer, setting)
-    return BagFlip(size, max(setting.images, 1), setting.models or MODELS, device=setting.device), trainer
+    scheme = BagFlip(size, max(setting.images, 1), setting.models or MODELS, device=setting.device)
+    return scheme, in_small_batches(trainer, size, setting.images)
 
 
 def rab(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
@@ -129,6 +141,24 @@ OWN = {
     "bag_size": "it is for bagging and bagflip",
 }
 """What a user is told who gives an option to a defense without it."""
+
+
+def in_small_batches(trainer: Trainer, size: int, images: int) -> Trainer:
+    """The same trainer for members that learn from `size` of so many images: as many steps in an epoch as on all of them, if it can be.
+
+    In batches of the size that suits the whole set a member takes one step where a plain model takes as many as there are parts, and
+    learns far less than its part could teach it. Heads on features are not changed.
+    """
+    if images < 1 or not isinstance(trainer, PooledTrainer | StackedTrainer):
+        return trainer
+    recipe = trainer.recipe
+    least = LEAST_NORMALIZED if batch_statistics(recipe.architecture) else LEAST_BATCH
+    batch = max(min(least, recipe.batch_size), round(recipe.batch_size * min(1.0, size / images)))
+    return with_recipe(trainer, recipe.model_copy(update={"batch_size": batch}))
+
+
+def _on_parts(trainer: Trainer, parts: int, setting: "Setting") -> Trainer:
+    return in_small_batches(trainer, setting.images // parts, setting.images)
 
 
 def _spread(name: str, run_off: bool, trainer: Trainer, setting: "Setting") -> FiniteAggregation:

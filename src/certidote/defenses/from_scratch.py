@@ -1,11 +1,16 @@
 """Defenses that change how a whole network learns: the trainer they are given, with a hook. They do not apply to heads."""
 
 import copy
+from typing import TypeVar
 
 from certidote.training.head import HeadTrainer
 from certidote.training.pooled import BatchLoss, Disturbing, PooledTrainer, Shaping
+from certidote.training.recipe import Recipe
 from certidote.training.stacked import StackedTrainer
 from certidote.types import Trainer
+
+Whole = TypeVar("Whole", bound=PooledTrainer | StackedTrainer)
+"""Trainers of whole networks."""
 
 
 def hooked(
@@ -15,17 +20,33 @@ def hooked(
     loss: BatchLoss | None = None,
     shaping: Shaping | None = None,
     disturbing: Disturbing | None = None,
+    passes: int = 1,
 ) -> PooledTrainer:
     """The same trainer with these hooks and its other ones. Stacks of MLPs train one by one instead.
 
     Args:
         name: of the defense, for error messages.
+        passes: so many times the epochs of the recipe, for what is harder to learn.
     Raises: ValueError if the trainer fits heads; TypeError if it has no hooks.
     """
-    twin = copy.copy(one_by_one(trainer, name))
+    twin = taught(one_by_one(trainer, name), passes)
     twin.loss = twin.loss if loss is None else loss
     twin.shaping = twin.shaping if shaping is None else shaping
     twin.disturbing = twin.disturbing if disturbing is None else disturbing
+    return twin
+
+
+def taught(trainer: PooledTrainer, passes: int) -> PooledTrainer:
+    """The same trainer for so many times the epochs; a learning rate that drops does so as much later."""
+    recipe = trainer.recipe
+    drops = tuple(passes * epoch for epoch in recipe.drops)
+    return with_recipe(trainer, recipe.model_copy(update={"epochs": passes * recipe.epochs, "drops": drops}))
+
+
+def with_recipe(trainer: Whole, recipe: Recipe) -> Whole:
+    """The same trainer, hooks included, for another recipe of the same architecture."""
+    twin = copy.copy(trainer)
+    twin.recipe = recipe
     return twin
 
 

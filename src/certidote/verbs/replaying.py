@@ -121,7 +121,9 @@ def replay(
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
 
     share = chosen.budget.num_poisons / len(train_set)
-    setting = Setting(named, sigma, models or 1, device, share, len(train_set), models, parts, copies, bag_size)
+    setting = Setting(
+        named, sigma, models or 1, device, share, len(train_set), models, parts, copies, bag_size, train_set.image_shape
+    )
     check_options(defense, setting)
     scheme, trainer = make_defense(trainer, setting)
     played = Trials(chosen, scheme)
