@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from rich.progress import track
 from certidote.data.digits import load_digits
 from certidote.defenses import catalogue
 from certidote.defenses.activation_clustering import ActivationClustering
+from certidote.defenses.certified import COPIES
 from certidote.defenses.deep_knn import DeepKnn
 from certidote.defenses.dp_sgd import PrivateTrainer
 from certidote.defenses.epic import Epic, epic_trainer
@@ -37,11 +38,16 @@ from certidote.defenses.friends import Friends
 from certidote.defenses.from_scratch import hooked, one_by_one
 from certidote.defenses.gradient_shaping import GradientShaping
 from certidote.defenses.mixing import CutMix, Mixup
+from certidote.defenses.one_shot import OneShot
+from certidote.defenses.partition import PartitionedSmoothing
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.poison_adversarial import PoisonAdversarialLoss
 from certidote.defenses.preprocessing import preprocessed
+from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.defenses.spectral import SpectralSignatures
+from certidote.defenses.summed import SummedTrainer
 from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.diffusion.multistep import MultistepDenoiser
 from certidote.engine.jobs import Payload, plan, work
 from certidote.results.files import write_json
 from certidote.streams import Key
@@ -53,7 +59,7 @@ from certidote.types import Ballots, Json, Provenance, Scheme, Trainer, Untruste
 RECORD = Path("results/tuning/digits.json")
 COSTS = Path("src/certidote/defenses/costs.json")
 RECIPE = "cnn"
-SEEDS = 5
+SEEDS = 3
 NOISE = 2.0
 """Standard errors of a paired difference from which on one setting counts as better than another."""
 SCALED = (3 * 32 * 32 / 64) ** 0.5
@@ -124,9 +130,6 @@ def epic(trainer: Trainer, setting: Any, **own: Any) -> Made:
 
 
 def purified(key: Key | None, trainer: Trainer, setting: Any, *, steps: int) -> Made:
-    from certidote.defenses.one_shot import OneShot
-    from certidote.diffusion.multistep import MultistepDenoiser
-
     denoiser = MultistepDenoiser(setting.denoiser("auto"), steps, key)
     return OneShot(denoiser, catalogue.DEFAULT_SIGMA, setting.members), trainer
 
@@ -160,9 +163,6 @@ OWN: dict[str, Callable[..., Made]] = {
 
 def as_given(name: str, trainer: Trainer, setting: Any, **own: Any) -> Made:
     """The catalogue's scheme, and members that learn by the recipe as it is, whatever the catalogue makes of it for small parts."""
-    from certidote.defenses.certified import COPIES
-    from certidote.defenses.summed import SummedTrainer
-
     scheme, _ = catalogue.DEFENSES[name](trainer, setting)
     return scheme, SummedTrainer(trainer, COPIES) if name == "dpa-star-run-off" else trainer
 
@@ -241,6 +241,21 @@ GRID: dict[str, list[Tried]] = {
 }  # fmt: skip
 """What is tried beside the catalogue's own settings, which come first."""
 
+
+def smoothing(**own: Any) -> DenoisedSmoothing:
+    return DenoisedSmoothing(denoiser("auto"), catalogue.DEFAULT_SIGMA, 0, VARIANT_MODELS, **own)
+
+
+VARIANT_MODELS = 20
+VARIANTS: dict[str, Callable[[], Scheme]] = {
+    "denoise --models N": lambda: OneShot(denoiser("auto"), catalogue.DEFAULT_SIGMA, VARIANT_MODELS),
+    "certidote certify": smoothing,
+    "certidote certify --sigma-x S": lambda: smoothing(test_input="noised-denoised", sigma_x=catalogue.DEFAULT_SIGMA),
+    "certidote certify --trusted FILE": smoothing,
+    "certidote certify --parts Q": lambda: PartitionedSmoothing(smoothing(), 2),
+}
+"""Those of `catalogue.VARIANTS` that any data have; their costs are told for each model."""
+
 WORDS = {
     "learning": "how it learns: chosen by accuracy",
     "strength": "another strength: not chosen by accuracy",
@@ -258,6 +273,8 @@ class Bench:
     def made(self, name: str, tried: Tried | None) -> Made:
         """Scheme and trainer of the catalogue's own setting (None) or of one that was tried."""
         trainer = trainer_for(recipe_of(tried or Tried()), "float32")
+        if name in VARIANTS:
+            return VARIANTS[name](), trainer
         setting = catalogue.Setting(denoiser, None, 1, "cpu", SHARE, len(self.train), image_shape=self.train.image_shape)
         if tried is None:
             return catalogue.DEFENSES[name](trainer, setting)
@@ -266,10 +283,10 @@ class Bench:
             return OWN[name](trainer, setting, **tried.own)
         return catalogue.DEFENSES[name](trainer, setting)
 
-    def run(self, made: Made, seed: int) -> tuple[float, float]:
+    def run(self, made: Made, seed: int, trusted: Sequence[int] = ()) -> tuple[float, float]:
         """Accuracy on validation images, and seconds of this process."""
         scheme, trainer = made
-        payload = Payload(scheme, trainer, Untrusted(self.train), self.validation.images, Key(seed) / "tuning")
+        payload = Payload(scheme, trainer, Untrusted(self.train, trusted), self.validation.images, Key(seed) / "tuning")
         begin = time.process_time()
         records = [work(payload, job) for job in plan(scheme.members, trainer.stack_size)]
         seconds = time.process_time() - begin
@@ -287,7 +304,7 @@ def denoiser(name: str) -> Any:
 def rows_wanted() -> Iterator[tuple[str, Tried | None, int]]:
     """Seed by seed, so that an interrupted run has tried everything a few times."""
     for seed in range(SEEDS):
-        for name in catalogue.DEFENSES:
+        for name in (*catalogue.DEFENSES, *VARIANTS):
             for tried in (None, *GRID.get(name, [])):
                 yield name, tried, seed
 
@@ -319,7 +336,7 @@ def measure(bench: Bench) -> None:
     for name, tried, seed in track(wanted, description="settings"):
         _, plain = bench.run(bench.made("none", None), seed)
         made = bench.made(name, tried)
-        accuracy, seconds = bench.run(made, seed)
+        accuracy, seconds = bench.run(made, seed, range(50) if "--trusted" in name else ())
         privacy = made[1].describe().get("privacy")
         row: Json = {
             "defense": name, "setting": spelled(tried), "kind": kind_of(tried, name), "seed": seed, "accuracy": accuracy,
@@ -352,14 +369,19 @@ def finish(rows: list[Json]) -> None:
         "chosen": chosen, "sanity": sanity,
     }  # fmt: skip
     write_json(RECORD, {**about, **facts(), "rows": rows})
-    times = {name: round(found["times"], 3) for name, found in chosen.items()}
-    members = {name: found["members"] for name, found in chosen.items()}
+    costs = {
+        name: {
+            "times": float(f"{found['times'] / (found['members'] if name in VARIANTS else 1):.3g}"),
+            "models": 1 if name in VARIANTS else found["members"],
+        }
+        for name, found in chosen.items()
+    }
     note = {
+        "format": "certidote costs",
         "measured_on": "digits, one core",
         "training_images": 500,
         "recipe": RECIPE,
-        "times_one_plain_training": times,
-        "models": members,
+        "costs": costs,
     }
     write_json(COSTS, {**note, **facts()})
     print(f"records: {RECORD}, {COSTS}")

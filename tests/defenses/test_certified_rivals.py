@@ -20,6 +20,7 @@ from certidote.data.tiny import tiny
 from certidote.defenses.bagflip import BagFlip, binned, flipped
 from certidote.defenses.bagging import Bagging
 from certidote.defenses.catalogue import DEFENSES, Setting
+from certidote.defenses.certified import in_small_batches
 from certidote.defenses.deep_partition import DeepPartition
 from certidote.defenses.finite_aggregation import FiniteAggregation
 from certidote.defenses.parts import REASON, buckets_of, part_view
@@ -492,3 +493,28 @@ def test_one_image_is_too_few_for_batch_normalization() -> None:
     DEFENSES["dpa"](grouped, setting)
     assert not grouped.fit(views, [Key(0)], Key(0)).failed.any()
     DEFENSES["dpa"](refused, replace(setting, parts=30))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "images", "batch"),
+    [
+        ("mlp-128", 50, 500, 10),
+        ("mlp-128", 250, 500, 50),
+        ("mlp-128", 20, 1_000, 10),
+        ("mlp-128", 700, 500, 100),
+        ("resnet-18", 50, 500, 32),
+    ],
+)
+def test_members_of_parts_take_small_steps(architecture: str, size: int, images: int, batch: int) -> None:
+    """As many in an epoch as a model of all images, but of 10 images at least, 32 with statistics of the batch."""
+    recipe = Recipe(architecture=architecture, epochs=2, batch_size=100, learning_rate=0.1)
+    given = trainer_for(recipe)
+    found = in_small_batches(given, size, images)
+    assert found.describe()["recipe"] == recipe.model_copy(update={"batch_size": batch}).to_json()
+    assert given.describe()["recipe"] == recipe.to_json()
+    assert in_small_batches(given, size, 0) is given
+    for name in ("dpa", "run-off-dpa", "finite-aggregation", "run-off-fa", "dpa-star-run-off", "bagging", "bagflip"):
+        setting = Setting(lambda name: pytest.fail(name), None, 1, "cpu", images=1_000, parts=20, bag_size=50)
+        _, trainer = DEFENSES[name](trainer_for(recipe.model_copy(update={"architecture": "mlp-128"})), setting)
+        told = trainer.trainer if isinstance(trainer, SummedTrainer) else trainer
+        assert told.describe()["recipe"]["batch_size"] == 10

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from certidote.results.costs import measured_costs
+from certidote import verbs
+from certidote.defenses.catalogue import DEFENSES, VARIANTS
+from certidote.results.costs import measured_costs, packaged_costs
 
 
 def record(defense: str, seconds: float, models: int = 1, data: str = "d", finished: int = 4) -> dict[str, object]:
@@ -35,3 +37,21 @@ def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ValueError, match="x.json' is no JSON"):
         measured_costs(tmp_path)
+
+
+def test_an_installed_package_knows_what_defenses_cost(tmp_path: Path) -> None:
+    """Whatever the working directory: records of the user's own replays come first."""
+    costs = packaged_costs()
+    assert set(DEFENSES) <= set(costs) <= set(DEFENSES) | set(VARIANTS)
+    assert str(costs["none"]).endswith("times one plain model (digits, one core)")
+    assert 0.8 < costs["none"].times < 1.25
+    assert costs["adversarial-training"].times > 6 * costs["none"].times
+    assert " for 20 models (digits" in str(costs["bagging"])
+    told = {row["name"]: row["measured_cost"] for row in verbs.defense_list(tmp_path / "nowhere")}
+    assert told["friends"] == str(costs["friends"])
+    assert told["certidote certify --model M --pretrained-trusted"] == "not measured"
+    for number, each in enumerate((record("none", 2.0), record("friends", 5.0))):
+        (tmp_path / f"{number}.json").write_text(json.dumps(each))
+    told = {row["name"]: row["measured_cost"] for row in verbs.defense_list(tmp_path)}
+    assert told["friends"] == "2.5 times one plain model (kept replays)"
+    assert told["mixup"] == str(costs["mixup"])

@@ -13,6 +13,8 @@ from certidote.defenses import certified
 from certidote.defenses.catalogue import DEFENSES, FACTS, OPTIONS, Setting, check_options
 from certidote.defenses.deep_partition import DeepPartition
 from certidote.defenses.filtered import FilteredTrainer
+from certidote.defenses.from_scratch import hooked
+from certidote.defenses.mixing import Mixup
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.removals import removal
 from certidote.diffusion.closed_form import Identity
@@ -402,3 +404,26 @@ def test_sets_that_cannot_be_assembled() -> None:
     aimed = poison(Target(TRAIN.images[0], 0, 1, 0))
     with pytest.raises(ValueError, match="the target, test image 0, is among the training images"):
         assembled(TRAIN, aimed, 15)
+
+
+@pytest.mark.parametrize(("shape", "factor"), [((1, 8, 8), 48**0.5), ((3, 32, 32), 1.0), ((3, 64, 64), 1.0)])
+def test_budgets_of_defenses_follow_small_images(shape: tuple[int, int, int], factor: float) -> None:
+    """A whole image may move as far as 3x32x32 pixels by the published budget, which is what attackers on small images get too."""
+    scratch = trainer_for(Recipe(architecture="mlp-128", epochs=6, batch_size=20, learning_rate=0.2))
+    setting = Setting(lambda _: Identity(), None, 1, "cpu", images=60, image_shape=shape)
+    hardened, poisoned, friendly = (
+        DEFENSES[name](scratch, setting)[1].describe()
+        for name in ("adversarial-training", "poison-adversarial-training", "friends")
+    )
+    assert hardened["adversarial"]["epsilon"] == pytest.approx(factor * 4 / 255)
+    assert hardened["adversarial"]["step_size"] == pytest.approx(factor / 255)
+    assert poisoned["poison_adversarial"]["epsilon"] == pytest.approx(factor * 16 / 255)
+    assert poisoned["poison_adversarial"]["step_size"] == pytest.approx(factor * 0.025)
+    assert friendly["friends"]["zeta"] == friendly["friends"]["amplitude"] == pytest.approx(factor * 16 / 255)
+    assert [each["recipe"]["epochs"] for each in (hardened, poisoned, friendly)] == [12, 12, 12]
+
+
+def test_a_longer_training_drops_its_rate_later() -> None:
+    recipe = Recipe(architecture="mlp-128", epochs=6, learning_rate=0.2, drops=(2, 5))
+    longer = hooked(trainer_for(recipe), "mixup", loss=Mixup(), passes=3)
+    assert longer.recipe == recipe.model_copy(update={"epochs": 18, "drops": (6, 15)})

@@ -2,12 +2,15 @@
 
 import json
 from collections import defaultdict
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from certidote.results.replay import FORMAT
 from certidote.types import Json, digest_of
 
 PLAIN = "none"
+PACKAGED = "costs.json"
 
 
 def measured_costs(folder: Path) -> dict[str, float]:
@@ -31,6 +34,25 @@ def measured_costs(folder: Path) -> dict[str, float]:
             for name, spent in found.items():
                 ratios[name].append(spent / found[PLAIN])
     return {name: sum(each) / len(each) for name, each in ratios.items()}
+
+
+@dataclass(frozen=True)
+class PackagedCost:
+    """What this release was measured to cost: `times` one plain training, for a classifier of so many models."""
+
+    times: float
+    models: int
+    measured_on: str
+
+    def __str__(self) -> str:
+        models = f" for {self.models} models" if self.models > 1 else ""
+        return f"{self.times:.2g} times one plain model{models} ({self.measured_on})"
+
+
+def packaged_costs() -> dict[str, PackagedCost]:
+    """By name of the defense: measured in turn with plain trainings, in one run of benchmarks/tuning.py, which wrote the file."""
+    record = json.loads((files("certidote.defenses") / PACKAGED).read_text(encoding="utf-8"))
+    return {name: PackagedCost(**cost, measured_on=record["measured_on"]) for name, cost in record["costs"].items()}
 
 
 def _played(record: Json) -> str:

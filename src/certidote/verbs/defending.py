@@ -13,19 +13,21 @@ def defense_list(
 ) -> list[dict[str, str]]:
     """The defenses of 'certidote replay', and what else denoising can do: threat model, certificate and its unit, cost, source.
 
-    The measured cost is relative to one plain model on the same poisons, "not measured" without such records.
+    The measured cost is relative to one plain model on the same poisons, if RECORDS has it; else what this release was measured to cost
+    on the digits (for each model, where there is no fixed number of them), or "not measured".
     """
     from dataclasses import asdict
 
     from certidote.defenses.catalogue import FACTS, VARIANTS
-    from certidote.results.costs import measured_costs
+    from certidote.results.costs import measured_costs, packaged_costs
 
-    costs = measured_costs(records)
+    costs = {name: f"{times:.2g} times one plain model (kept replays)" for name, times in measured_costs(records).items()}
+    known = {name: str(cost) for name, cost in packaged_costs().items()} | costs
     return [
         {
             "name": name,
             **asdict(facts),
-            "measured_cost": f"{costs[name]:.2g} times one plain model" if name in costs else "not measured",
+            "measured_cost": known.get(name, "not measured"),
         }
         for name, facts in {**FACTS, **VARIANTS}.items()
     ]
