@@ -42,11 +42,11 @@ def unpoisoned(poisons: list[Poison]) -> list[Poison]:
 
 
 def test_the_cosine_rises_to_nine_tenths() -> None:
-    """From 0.33 to 0.66, here to 0.90 to 0.99, median 0.98; with the true label's gradient it would fall."""
+    """In every trial, from 0.34 to 0.72 here to 0.92 to 0.99; with the true label's gradient it would fall."""
     before, after = 1 - gaps(unpoisoned(brewed())), 1 - gaps(brewed())
     assert float(before.max()) < 0.75
     assert float(after.median()) >= 0.95
-    assert float(after.min()) >= 0.85
+    assert float(after.min()) >= 0.90
 
 
 def test_fresh_victims_fall() -> None:

@@ -38,8 +38,8 @@ def label_consistent(
     Args:
         task: its goal is a trigger; bases are drawn from the adversarial class if the task names none.
         knowledge: surrogate classifiers in eval mode, whose mean loss grows. The original takes an adversarially trained one
-            (`training.adversarial`). For victims that are known to be like a plain surrogate, that one is better: on digits 72 %
-            success, against 59 to 69 % with robust ones.
+            (`training.adversarial`), so that images leave their class to the eye too and for any victim. For victims that are known to
+            be like a plain surrogate, a plain one is nearer.
         key: decides base images, random starts, places of the trigger if they are not fixed, and noise of a defense.
         steps: of the ascent, from a point drawn uniformly from the ball; 20 as in the poisoning benchmark.
         step_size: length of a step in the budget's norm, [0, 1] pixel units; None is epsilon / 4, the benchmark's 2/255 at its 8/255.
