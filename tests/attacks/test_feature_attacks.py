@@ -1,12 +1,13 @@
 """What Poison Frogs, Convex Polytope and Bullseye Polytope have in common, each of them on the digits transfer fixture."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
-from certidote.attacks import ATTACKS
+from certidote.attacks import ATTACKS, crafting
 from certidote.attacks.bullseye_polytope import center_objective
 from certidote.attacks.convex_polytope import hull_objective
 from certidote.attacks.crafting import Maps, Objective, Trials
@@ -14,7 +15,7 @@ from certidote.attacks.poison_frogs import collision_objective
 from certidote.attacks.selection import choose_bases
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
-from certidote.streams import Key
+from certidote.streams import Key, torch_seeded
 from certidote.training.head import HeadTrainer
 from certidote.types import Budget, ImageDataset, Knowledge, Lineage, Poison, Task, Trigger, View, as_pixels
 from fixtures_attacks import Double, Linear, Unchanged, small_task
@@ -268,3 +269,50 @@ def test_surrogates_on_several_devices_are_refused(name: str) -> None:
     knowledge = Knowledge((extractor, copy.deepcopy(extractor).to("meta")))
     with pytest.raises(ValueError, match=r"^surrogates are on cpu and meta; move them to one device$"):
         ATTACKS[name](fixture_tasks()[0], knowledge, Key(0))
+
+
+class Expanding(torch.nn.Module):
+    """Features by way of a thousand numbers for each pixel, which a backward pass needs; and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.drop = torch.nn.Linear(16, 16_000), torch.nn.Linear(16_000, 5), torch.nn.Dropout(0.3)
+        self.eval().requires_grad_(False)
+
+    def penultimate(self, images: torch.Tensor) -> torch.Tensor:
+        return self.narrow(self.drop(self.wide(images.flatten(1)).tanh()))
+
+
+@pytest.mark.parametrize("dropout_draws", [0, 2])
+@pytest.mark.parametrize("make", [center_objective, hull_objective])
+def test_many_poisons_are_looked_at_in_parts(
+    make: Callable[..., Objective], dropout_draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 poisons, as on the whole of CIFAR-10: what a backward pass needs is kept of none of them while features are made."""
+    with torch_seeded(Key(1)):
+        surrogate = Expanding()
+    task, kept = small_task(500, per_class=500), [0]
+    trials = Trials([task], [choose_bases(task, Key(0))], [Key(0)], Knowledge((surrogate,)), dropout_draws)
+
+    def packed(saved: torch.Tensor) -> torch.Tensor:
+        kept[0] += saved.nbytes
+        return saved
+
+    def look() -> tuple[torch.Tensor, torch.Tensor, int]:
+        kept[0] = 0
+        with torch.autograd.graph.saved_tensors_hooks(packed, lambda saved: saved):
+            value, gradient = trials.look(trials.bases, 0, make(trials.target_features()))
+        return value, gradient, kept[0]
+
+    value, gradient, small = look()
+    assert small < 4_000_000
+    assert bool((gradient != 0).any())
+    again = look()
+    assert torch.equal(again[1], gradient)
+    if dropout_draws:
+        return  # parts have masks of their own
+    monkeypatch.setattr(crafting, "IMAGES_TOGETHER", 500)
+    whole_value, whole, large = look()
+    assert large > 30_000_000
+    torch.testing.assert_close(value, whole_value)
+    torch.testing.assert_close(gradient, whole, rtol=1e-4, atol=1e-7)

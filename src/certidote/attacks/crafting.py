@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from certidote.adam import Adam
 from certidote.attacks.adaptive import seen
@@ -26,7 +27,8 @@ CIFAR10_STEP = 0.04 * 0.2
 
 IMAGES_TOGETHER = 128
 """Poisons in one forward pass: enough to be fast, few enough to stay in the processor's cache, and for large networks in memory. Where
-an objective is of a trial's poisons together, as many whole trials as fit, and one at least."""
+an objective is of a trial's poisons together, as many whole trials as fit, and one at least: a trial of more goes through in parts, of
+which one graph is in memory at a time, for a second forward pass."""
 
 Maps = list[Float[Tensor, "n ..."]]
 """Features of n images, one entry for each surrogate."""
@@ -109,7 +111,20 @@ class Trials:
         keys = [key / path[0] / path[1] for key in self.keys]
         views = [seen(part, self.knowledge.defense, key / "defense") for part, key in zip(parts, keys, strict=True)]
         for draw, images in enumerate(zip(*views, strict=True)):
-            yield averaged_maps(self.knowledge.surrogates, torch.cat(images), self.dropout_draws, keys[0] / "dropout" / draw)
+            yield self._maps(torch.cat(images), keys[0] / "dropout" / draw)
+
+    def _maps(self, images: Images, key: Key) -> Maps:
+        """Features of images; of more than `IMAGES_TOGETHER` in parts, whose graphs are made again when gradients are asked for."""
+        if len(images) <= IMAGES_TOGETHER:
+            return averaged_maps(self.knowledge.surrogates, images, self.dropout_draws, key)
+        parts = [
+            checkpoint(  # masks of dropout come from a key, not from torch's own state
+                averaged_maps, self.knowledge.surrogates, part, self.dropout_draws, key / number,
+                use_reentrant=False, preserve_rng_state=False,
+            )
+            for number, part in enumerate(torch.split(images, IMAGES_TOGETHER))
+        ]  # fmt: skip
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
 
     def look(self, pixels: Images, step: int, objective: Objective) -> tuple[Float[Tensor, "k"], Images]:
         """The objective's mean over draws, new ones in each step, and the gradient of its sum for the pixels.
