@@ -94,3 +94,22 @@ def test_poisons_are_replayed_end_to_end(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--end-to-end is for packs of transfer learning, .* and needs --recipe"):
         verbs.replay(pack, "digits-5-9", out=tmp_path / "other", workers=0, end_to_end=True)
     assert not (tmp_path / "other" / "ledger.sqlite").exists()
+
+
+@pytest.mark.parametrize("kind", ["scratch", "transfer"])
+def test_an_attacker_aims_at_models_of_several_recipes(kind: str, tmp_path: Path) -> None:
+    """Each in its place; what they are is on record, and poisons that no one of them alone gives come out."""
+    data = "digits" if kind == "scratch" else "digits-5-9"
+    options = {"targets": 1, "num_poisons": 3, "epsilon": "0.3", "option": ["steps=2"], "seed": 1, "scenario": kind}
+    made = verbs.poison(
+        "bullseye-polytope", data, out=tmp_path / "pack", gallery=False, recipe="mlp", surrogate=["mlp", "cnn"], **options
+    ).pack
+    told = made.recipe["scenario"]
+    assert [each["architecture"] for each in told["surrogate_recipes"]] == ["mlp-128", "cnn-32-64"]
+    one = verbs.poison("bullseye-polytope", data, out=tmp_path / "one", gallery=False, recipe="mlp", **options).pack
+    assert "surrogate_recipes" not in one.recipe["scenario"]
+    assert torch.equal(made.poisons[0].indices, one.poisons[0].indices)
+    assert not torch.equal(made.poisons[0].images, one.poisons[0].images)
+    if kind == "transfer":
+        assert len(told["surrogates"]) == 2
+        assert told["surrogates"][0] == told["victim"]["digest"]  # the first is the victims'

@@ -258,6 +258,11 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --grey-box --victim-recipe cnn", "give one of them"),
     ("bullseye-polytope digits-5-9 --victim-recipe nothing", "unknown recipe 'nothing'"),
     ("bullseye-polytope digits-0-4", "'digits-0-4' has none of its own: give --pretrain"),
+    (
+        "bullseye-polytope digits-5-9 --surrogates 3 --surrogate mlp --surrogate cnn",
+        "--surrogates 3, but --surrogate names 2 recipes, one for each model; leave --surrogates out",
+    ),
+    ("bullseye-polytope digits-5-9 --surrogate pray", "pray"),
     ("bullseye-polytope digits-5-9 --surrogates 0", "surrogates=0; an attacker needs at least 1 model"),
     ("bullseye-polytope digits-5-9 --through digits", "give --sigma too"),
     ("bullseye-polytope digits-5-9 --sigma 0.1", "are of the defense that --through names"),

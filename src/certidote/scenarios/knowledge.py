@@ -3,7 +3,7 @@
 Each way also says, as JSON, how it was made, and gives the files that must travel with the poisons for victims to be the ones meant.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -43,6 +43,7 @@ def transfer_setting(
     *,
     recipe: Recipe | None = None,
     surrogates: int = 1,
+    kinds: Sequence[Recipe] = (),
     grey_box: bool = False,
     victim_recipe: Recipe | None = None,
     through: ThroughDenoiser | None = None,
@@ -57,6 +58,7 @@ def transfer_setting(
         key: extractor k has the stream `key / "extractor" / k`.
         recipe: of the extractors; None for the small one for images of few pixels.
         surrogates: how many of them the attacker aims at.
+        kinds: recipes of the attacker's extractors, one each, in place of so many of `recipe`.
         grey_box: victims use one more extractor, which the attacker does not have; otherwise the attacker's first (white box).
         victim_recipe: victims use an extractor of another recipe (black box).
         through: the defense that the attacker sees through.
@@ -71,8 +73,10 @@ def transfer_setting(
             f"the extractor's images {name!r} have shape {images.image_shape}, the data {train.image_shape} (channels, height, width); "
             "give images of one shape, with --size say"
         )
-    made = [pretrained(images, key / "extractor" / k, recipe, device, dtype) for k in range(surrogates)]
-    check_features(made[0], as_pixels(train.images[:1]))
+    each = list(kinds) or [recipe] * surrogates
+    made = [pretrained(images, key / "extractor" / k, kind, device, dtype) for k, kind in enumerate(each)]
+    for extractor in made:
+        check_features(extractor, as_pixels(train.images[:1]))
     victim, box = made[0], "white"
     if grey_box or victim_recipe is not None:
         box = "grey" if victim_recipe is None else "black"
@@ -85,6 +89,7 @@ def transfer_setting(
         "surrogates": [extractor.digest() for extractor in made],
         "box": box,
         "victim": card_of(victim, train.image_shape),
+        **_told(kinds),
     }
     files = {EXTRACTOR: weights_of(victim)}
     return Setting(Knowledge(tuple(extractor.to(device) for extractor in made), defense=through), described, files)
@@ -96,6 +101,7 @@ def scratch_setting(
     key: Key,
     *,
     surrogates: int = 1,
+    kinds: Sequence[Recipe] = (),
     victim_recipe: Recipe | None = None,
     through: ThroughDenoiser | None = None,
     dtype: DType = "float32",
@@ -108,6 +114,7 @@ def scratch_setting(
         recipe: of surrogates, and of victims unless another is given.
         key: the surrogates' streams.
         surrogates: how many of them the attacker aims at.
+        kinds: recipes of surrogates, one each, in place of so many of `recipe`.
         victim_recipe: of victims (black box).
         through: the defense that the attacker sees through, and trains surrogates through.
         dtype, device: of training.
@@ -115,14 +122,17 @@ def scratch_setting(
     """
     _check_count(surrogates)
     sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
-    known = knowledge(train, learner([recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device), key, through)
+    known = knowledge(
+        train, learner(list(kinds) or [recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device), key, through
+    )
     described: Json = {
         "kind": "scratch",
         "recipe": (victim_recipe or recipe).to_json(),
         "surrogate_recipe": recipe.to_json(),
-        "surrogates": surrogates,
+        "surrogates": len(kinds) or surrogates,
         "dtype": dtype,
         "box": "grey" if victim_recipe is None else "black",
+        **_told(kinds),
     }
     return Setting(known, described)
 
@@ -136,6 +146,10 @@ def victim_extractor(described: Json, content: bytes, where: str) -> Extractor:
     """The extractor of a pack's victims. Raises: ValueError, in one line, if it is damaged."""
 
     return kept(described.get("victim"), content, where)
+
+
+def _told(kinds: Sequence[Recipe]) -> Json:
+    return {"surrogate_recipes": [kind.to_json() for kind in kinds]} if kinds else {}
 
 
 def _check_count(surrogates: int) -> None:

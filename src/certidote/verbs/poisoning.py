@@ -80,6 +80,10 @@ def poison(
         typer.Option(help="of surrogates and victims, or of the extractor: mlp, cnn, ..., a .toml file, or auto (by image size)"),
     ] = "auto",
     surrogates: Annotated[int, typer.Option(help="models that the attacker aims at")] = 1,
+    surrogate: Annotated[
+        list[str] | None,
+        typer.Option(help="recipe of one model that the attacker aims at, as often as needed, instead of --surrogates of --recipe"),
+    ] = None,
     grey_box: Annotated[bool, typer.Option(help="transfer: victims use an extractor that the attacker does not have")] = False,
     victim_recipe: Annotated[
         str, typer.Option(help="black box: victims (or their extractor) have this recipe instead of --recipe")
@@ -131,6 +135,7 @@ def poison(
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, _options(option or [], options))
     _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class)
+    kinds = _kinds(surrogate or [], surrogates)
     _check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
     visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
     size_of_epsilon = epsilon_named(epsilon, norm)
@@ -150,7 +155,7 @@ def poison(
     asked = {
         **made, "data": train_set.digest(), "budget": asdict(budget), "device": device, "dtype": number_format,
         "goals": [targets, target, adversarial_class, true_class],
-        "scenario": [trusted and trusted[1].digest(), recipe, surrogates, grey_box, victim_recipe],
+        "scenario": [trusted and trusted[1].digest(), recipe, surrogates, grey_box, victim_recipe, *kinds],
     }  # fmt: skip
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
@@ -158,10 +163,11 @@ def poison(
     _check_goals(train_set, goals, budget)
     progress = progress or Silent()
     with kept.working():
-        progress.start("surrogates", surrogates, unit="models")
+        number = len(kinds) or surrogates
+        progress.start("surrogates", number, unit="models")
         attacker = {"surrogates": surrogates, "through": seen, "dtype": number_format, "device": device}
-        setting = _setting(train_set, trusted, recipe, victim_recipe, grey_box, attacker, key)
-        progress.advance(surrogates)
+        setting = _setting(train_set, trusted, recipe, victim_recipe, kinds, grey_box, attacker, key)
+        progress.advance(number)
         progress.finish()
         crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key)
         poisons = _crafted(crafting, kept, workers, device, progress)
@@ -245,6 +251,15 @@ def _check_knowledge_options(
         raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
     if not through and (sigma is not None or draws != 1):
         raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
+
+
+def _kinds(given: list[str], surrogates: int) -> tuple[str, ...]:
+    """The recipes that --surrogate names. Raises: ValueError if --surrogates says another number."""
+    if given and surrogates not in (1, len(given)):
+        raise ValueError(
+            f"--surrogates {surrogates}, but --surrogate names {len(given)} recipes, one for each model; leave --surrogates out"
+        )
+    return tuple(given)
 
 
 def _checked_aim(attack: str, trigger: str, visible: bool | None, options: dict[str, Any]) -> bool:
@@ -353,13 +368,15 @@ def _trusted(name: str, size: str, skip_corrupt: bool) -> "tuple[str, ImageDatas
 
 
 def _setting(
-    train_set: "ImageDataset", trusted: "tuple[str, ImageDataset] | None", recipe: str, victim_recipe: str, grey_box: bool,
+    train_set: "ImageDataset", trusted: "tuple[str, ImageDataset] | None", recipe: str, victim_recipe: str, kinds: tuple[str, ...],
+    grey_box: bool,
     attacker: dict[str, Any], key: "Key",
 ) -> "Setting":  # fmt: skip
     """Train what the attacker knows.
 
     Args:
         trusted: name and images that extractors are fitted to; None from scratch.
+        kinds: names of the recipes of the attacker's models, if they differ.
         attacker: what both scenarios take alike.
     """
     from certidote.scenarios.knowledge import scratch_setting, transfer_setting
@@ -371,6 +388,7 @@ def _setting(
 
     images = train_set if trusted is None else trusted[1]
     others = named(victim_recipe, images) if victim_recipe else None
+    attacker = attacker | {"kinds": tuple(named(name, images) for name in kinds)}
     if trusted is None:
         return scratch_setting(train_set, named(recipe, images), key, victim_recipe=others, **attacker)
     small = recipe == "auto" and images.images[0].numel() <= 256
