@@ -88,7 +88,7 @@ class Tried:
 
 STRENGTHS = (
     "quality", "std", "bits", "weight", "epsilon", "zeta", "noise", "ways", "laplace", "subset", "neighbors", "poison_fraction",
-    "steps", "share", "method", "amplitude",
+    "steps", "share", "method", "amplitude", "center",
 )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def learnt(*some: Mapping[str, float], **own: Any) -> list[Tried]:
 BATCHES = learnt({"batch": 100}, {"batch": 25}, {"batch": 10}, {"batch": 5}, {"epochs": 4})
 ADVERSARIAL = {"epsilon": SCALED * 4 / 255, "steps": 7, "step_size": SCALED / 255}
 POISONING = {"epsilon": SCALED * 16 / 255, "step_size": SCALED * 0.025}
-FRIENDLY = {"zeta": SCALED * 16 / 255, "amplitude": SCALED * 16 / 255}
+FRIENDLY = {"zeta": SCALED * 16 / 255, "amplitude": SCALED * 16 / 255, "mu": 1 / SCALED**2}
 INSTAHIDE = {"ways": 4, "laplace": 0.03}
 PASSES = ({"epochs": 1}, {"epochs": 2}, {"epochs": 4})
 
@@ -206,7 +206,7 @@ GRID: dict[str, list[Tried]] = {
     "deep-knn-majority": [strong(neighbors=5), strong(neighbors=50)],
     "spectral": [told(poison_fraction=0.01), told(poison_fraction=0.03), Tried(own={"poison_fraction": SHARE, "center": False})],
     "activation-clustering": [strong(method=method, reduction="pca") for method in ("distance", "relative-size", "smaller")],
-    "epic": [*learnt({"epochs": 2}, subset=0.2), strong(subset=0.1), strong(subset=0.3)],
+    "epic": [*learnt(*PASSES, subset=0.2), strong(subset=0.1), strong(subset=0.3)],
     "adversarial-training": [
         *learnt(*PASSES, **ADVERSARIAL), *learnt({"epochs": 2, "rate": 0.5}, **ADVERSARIAL),
         Tried({"epochs": 2}, own={"epsilon": 4 / 255, "steps": 7, "step_size": 1 / 255}),
@@ -219,11 +219,11 @@ GRID: dict[str, list[Tried]] = {
         *learnt({"rate": 0.3}, {"rate": 3}, {"rate": 10}, {"epochs": 2}, noise=0.01), Tried(own={"noise": 0.05}),
     ],
     "friends": [
-        *learnt(*PASSES, **FRIENDLY), *learnt({"epochs": 2}, learning_rate=2.0, **FRIENDLY), Tried({"epochs": 2}, own={"zeta": 16 / 255}),
+        *learnt(*PASSES, **FRIENDLY), Tried({"epochs": 2}, own={**FRIENDLY, "mu": 1.0}), Tried({"epochs": 2}, own={"zeta": 16 / 255}),
     ],
-    "mixup": [*learnt(*PASSES[1:]), *learnt({}, alpha=0.4)],
-    "cutmix": [*learnt(*PASSES[1:]), *learnt({}, chance=1.0)],
-    "dp-instahide": [*learnt(*PASSES[1:], **INSTAHIDE), strong(ways=2, laplace=0.03)],
+    "mixup": [*learnt(*PASSES), *learnt({"epochs": 2}, alpha=0.4)],
+    "cutmix": [*learnt(*PASSES), *learnt({}, chance=1.0)],
+    "dp-instahide": [*learnt(*PASSES, **INSTAHIDE), strong(ways=2, laplace=0.03)],
     "dp-sgd": [
         *[Tried(own={"faster": faster}) for faster in (3, 30)], Tried(own={"faster": 10, "lots": 4}), Tried({"epochs": 2}, own={"faster": 10}),
     ],

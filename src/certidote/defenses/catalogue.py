@@ -14,7 +14,7 @@ from certidote.defenses.dp_sgd import PrivateTrainer
 from certidote.defenses.epic import Epic, epic_trainer
 from certidote.defenses.filtered import FilteredTrainer
 from certidote.defenses.friends import Friends
-from certidote.defenses.from_scratch import hooked, one_by_one
+from certidote.defenses.from_scratch import hooked, one_by_one, taught
 from certidote.defenses.gradient_shaping import GradientShaping
 from certidote.defenses.mixing import CutMix, Mixup
 from certidote.defenses.one_shot import OneShot
@@ -132,8 +132,10 @@ def activation_clustering(trainer: Trainer, setting: Setting) -> tuple[Scheme, T
 
 def epic(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that drop images with gradients of their own as they learn; heads judge in every epoch, as the original does there."""
-    judged = Epic(0.2, start=1, every=1) if isinstance(trainer, HeadTrainer) else Epic(0.2)
-    return _as_they_are("epic", setting), epic_trainer(trainer, judged)
+    scheme = _as_they_are("epic", setting)
+    if isinstance(trainer, HeadTrainer):
+        return scheme, epic_trainer(trainer, Epic(0.2, start=1, every=1))
+    return scheme, epic_trainer(taught(one_by_one(trainer, "epic"), PASSES), Epic(0.2))
 
 
 def purification(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -190,14 +192,15 @@ def gradient_shaping(trainer: Trainer, setting: Setting) -> tuple[Scheme, Traine
 
 def friends(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that learn from images with as much noise as they do not mind, and some at random."""
-    largest = _budget(16, setting)
-    disturbing = Friends(zeta=largest, amplitude=largest)
+    usual, largest = Friends(), _budget(16, setting)
+    reward = usual.mu * (usual.zeta / largest) ** 2  # for mean squares, which grow with the budget where divergences do not
+    disturbing = Friends(zeta=largest, amplitude=largest, mu=reward)
     return _as_they_are("friends", setting), hooked(trainer, "friends", disturbing=disturbing, passes=PASSES)
 
 
 def mixup(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that learn from mixtures of two images and of their labels."""
-    return _as_they_are("mixup", setting), hooked(trainer, "mixup", loss=Mixup())
+    return _as_they_are("mixup", setting), hooked(trainer, "mixup", loss=Mixup(), passes=PASSES)
 
 
 def cutmix(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -207,7 +210,8 @@ def cutmix(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
 
 def dp_instahide(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that learn from noisy mixtures of four images."""
-    return _as_they_are("dp-instahide", setting), hooked(trainer, "dp-instahide", loss=Mixup(ways=4, laplace=0.03))
+    loss = Mixup(ways=4, laplace=0.03)
+    return _as_they_are("dp-instahide", setting), hooked(trainer, "dp-instahide", loss=loss, passes=PASSES)
 
 
 def dp_sgd(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
