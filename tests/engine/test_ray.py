@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import certidote
-from certidote import engine
+from certidote import engine, verbs
 from certidote.engine.cluster import RayWorkers
 from certidote.engine.jobs import BlockRecord
 from certidote.engine.ledger import Ledger
@@ -106,6 +106,24 @@ def test_a_worker_that_raises_leaves_its_traceback(workers: RayWorkers, tmp_path
 def test_a_job_that_loses_every_worker_stops_the_run(workers: RayWorkers, tmp_path: Path) -> None:
     with pytest.raises(WorkerLost, match="members 8 to 11 lost their worker 3 times"):
         run(tmp_path / "l", Faulty(tmp_path, "die", times=99), workers)
+
+
+def test_poisons_are_replayed_on_a_cluster(cluster: Any, workers: RayWorkers, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "targets": 2,
+        "num_poisons": 3,
+        "epsilon": "0.43",
+        "option": ["steps=5"],
+        "seed": 1,
+        "gallery": False,
+    }
+    verbs.poison("bullseye-polytope", "digits-5-9", out=tmp_path / "pack", **options)
+    here = verbs.replay(tmp_path / "pack", "digits-5-9", out=tmp_path / "here", workers=0, seed=2, dtype="float32")
+    there = verbs.replay(
+        tmp_path / "pack", "digits-5-9", out=tmp_path / "there", engine="ray", address=cluster.address, seed=2, dtype="float32"
+    )
+    assert there.record["trials"] == here.record["trials"]
+    assert (here.record["workers"], there.record["workers"]) == (0, workers.workers)
 
 
 def test_a_node_removed_in_the_middle_cannot_change_a_vote(

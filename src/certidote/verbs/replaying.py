@@ -10,7 +10,6 @@ from certidote.verbs.choices import (
     check_apart,
     check_device,
     check_directory,
-    check_workers,
     command_line,
     denoiser_named,
     dtype_of_run,
@@ -18,8 +17,21 @@ from certidote.verbs.choices import (
     recipe_named,
     trainer_named,
     training_and_test,
+    workers_named,
 )
-from certidote.verbs.options import Data, DenoiserName, Device, Dtype, Seed, Size, SkipCorrupt, Timeout
+from certidote.verbs.options import (
+    Address,
+    Data,
+    DenoiserName,
+    Device,
+    Dtype,
+    Engine,
+    GpusPerTask,
+    Seed,
+    Size,
+    SkipCorrupt,
+    Timeout,
+)
 
 if TYPE_CHECKING:
     from certidote.attacks.pack import PoisonPack
@@ -84,6 +96,9 @@ def replay(
     timeout: Timeout = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
+    engine: Engine = "local",
+    address: Address = "auto",
+    gpus_per_task: GpusPerTask = 1.0,
     size: Size = "",
     skip_corrupt: SkipCorrupt = False,
     progress: "Progress | None" = None,
@@ -99,14 +114,13 @@ def replay(
     from certidote.attacks import find
     from certidote.attacks.pack_files import read_pack
     from certidote.defenses.catalogue import DEFENSES, Setting, check_options
-    from certidote.engine.local import Pool
     from certidote.scenarios.trials import PairedTrainer, Trials, questions
     from certidote.streams import Key
 
     check_directory(out)
     check_apart(out, data, test, denoiser, str(pack))
-    check_device(device)
-    check_workers(workers)
+    check_device(device, here=engine == "local")
+    back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
     if models is not None and models < 1:
         raise ValueError(f"--models {models}; a classifier needs at least 1 model")
     make_defense = find(DEFENSES, defense, "defense")
@@ -128,7 +142,6 @@ def replay(
     scheme, trainer = make_defense(trainer, setting)
     played = Trials(chosen, scheme)
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
-    back_end = nullcontext(pool) if pool is not None else Pool(workers, timeout, device)
     facts = {"dtype": number_format, "pack": given.recipe}
     with back_end as used:
         record = _run(out, played, PairedTrainer(trainer, scheme.members), train_set, asked, used, seed, facts, progress)
