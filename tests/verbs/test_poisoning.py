@@ -263,6 +263,11 @@ REFUSED: list[tuple[str, str]] = [
         "--surrogates 3, but --surrogate names 2 recipes, one for each model; leave --surrogates out",
     ),
     ("bullseye-polytope digits-5-9 --surrogate pray", "pray"),
+    (
+        "bullseye-polytope digits-5-9 --setups x.pickle --num-poisons 3",
+        "--setups names targets, classes and base images, so --num-poisons has no place beside it",
+    ),
+    ("bullseye-polytope digits-5-9 --setups nowhere.pickle", "nowhere.pickle"),
     ("bullseye-polytope digits-5-9 --surrogates 0", "surrogates=0; an attacker needs at least 1 model"),
     ("bullseye-polytope digits-5-9 --through digits", "give --sigma too"),
     ("bullseye-polytope digits-5-9 --sigma 0.1", "are of the defense that --through names"),

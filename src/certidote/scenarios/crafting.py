@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
+from jaxtyping import Int64
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from certidote.streams import Key
 from certidote.types import Attack, Budget, Goal, ImageDataset, Knowledge, Poison, Task
@@ -15,7 +17,10 @@ from certidote.types import Attack, Budget, Goal, ImageDataset, Knowledge, Poiso
 
 @dataclass(frozen=True, eq=False)
 class Crafting:
-    """Everything about a pack's trials but their numbers; trial i has the stream `key / "trials" / i / "attack"`."""
+    """Everything about a pack's trials but their numbers; trial i has the stream `key / "trials" / i / "attack"`.
+
+    `bases` are rows of the training set that become poisons, for each trial; None leaves the choice to the attack.
+    """
 
     attack: Attack
     options: Mapping[str, Any]
@@ -24,11 +29,13 @@ class Crafting:
     budget: Budget
     knowledge: Knowledge
     key: Key
+    bases: Sequence[Int64[Tensor, "m"]] | None = None
 
 
 def craft_trial(crafting: Crafting, trial: int) -> tuple[int, Poison]:
     """The poison of one trial, its budget verified, and the trial's number."""
-    task = Task(crafting.train, crafting.goals[trial], crafting.budget)
+    bases = None if crafting.bases is None else crafting.bases[trial]
+    task = Task(crafting.train, crafting.goals[trial], crafting.budget, bases)
     poison = crafting.attack(task, crafting.knowledge, crafting.key / "trials" / trial / "attack", **crafting.options)
     poison.verify(crafting.train)
     return trial, poison

@@ -50,6 +50,10 @@ def poison(
         typer.Option(help="trials: so many targets spread over the classes, or with --trigger pairs of classes; default: 10"),
     ] = None,
     target: Annotated[int | None, typer.Option(help="one trial about this test image, a row number from 0")] = None,
+    setups: Annotated[
+        Path | None,
+        typer.Option(help="setup file of the poisoning benchmark: its targets and base images (with --targets its first ones)"),
+    ] = None,
     adversarial_class: Annotated[
         str, typer.Option(help="name of the class wanted, with --target or --trigger; default: drawn")
     ] = "",
@@ -123,6 +127,7 @@ def poison(
     from certidote.numerics import resolve_dtype
     from certidote.results.record import versions
     from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
+    from certidote.scenarios.fixed import fixed_trials
     from certidote.scenarios.unfinished import Unfinished
     from certidote.streams import Key
     from certidote.types import Silent
@@ -134,6 +139,8 @@ def poison(
     number_format = resolve_dtype(dtype, device)
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, _options(option or [], options))
+    if setups is not None:
+        _check_setups(target, trigger, adversarial_class, num_poisons, poison_fraction)
     _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class)
     kinds = _kinds(surrogate or [], surrogates)
     _check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
@@ -142,6 +149,9 @@ def poison(
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
     seen = _through(through, sigma, draws, train_set, size, skip_corrupt)
+    fixed = None if setups is None else fixed_trials(setups, train_set, test_set, targets)
+    if fixed is not None:
+        num_poisons, made_of = fixed.num_poisons, [bases.tolist() for bases in fixed.bases]
     budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible)
     made: dict[str, Any] = {
         "attack": attack,
@@ -155,11 +165,15 @@ def poison(
     asked = {
         **made, "data": train_set.digest(), "budget": asdict(budget), "device": device, "dtype": number_format,
         "goals": [targets, target, adversarial_class, true_class],
+        **({} if fixed is None else {"setups": made_of}),
         "scenario": [trusted and trusted[1].digest(), recipe, surrogates, grey_box, victim_recipe, *kinds],
     }  # fmt: skip
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
-    goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
+    if fixed is None:
+        goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
+    else:
+        goals = fixed.goals
     _check_goals(train_set, goals, budget)
     progress = progress or Silent()
     with kept.working():
@@ -169,7 +183,7 @@ def poison(
         setting = _setting(train_set, trusted, recipe, victim_recipe, kinds, grey_box, attacker, key)
         progress.advance(number)
         progress.finish()
-        crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key)
+        crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key, fixed and fixed.bases)
         poisons = _crafted(crafting, kept, workers, device, progress)
         made |= {
             "scenario": setting.described,
@@ -177,7 +191,7 @@ def poison(
             "root_source": kept.root_source,
             "command": escaped(command_line()),
         }
-        pack = make_pack(poisons, train_set, data, made)
+        pack = make_pack(poisons, train_set, data, made, () if fixed is None else fixed.notes)
         beside = dict(setting.files)
         if gallery:
             beside["gallery.html"] = _gallery(pack, train_set, attack).encode()
@@ -251,6 +265,21 @@ def _check_knowledge_options(
         raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
     if not through and (sigma is not None or draws != 1):
         raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
+
+
+def _check_setups(
+    target: int | None, trigger: str, adversarial_class: str, num_poisons: int | None, fraction: float | None
+) -> None:
+    """Raises: ValueError for what a setup file says itself."""
+    given = {
+        "--target": target is not None, "--trigger": trigger, "--adversarial-class": adversarial_class,
+        "--num-poisons": num_poisons is not None, "--poison-fraction": fraction is not None,
+    }  # fmt: skip
+    if any(given.values()):
+        option = next(name for name, value in given.items() if value)
+        raise ValueError(
+            f"--setups names targets, classes and base images, so {option} has no place beside it; leave one of them out"
+        )
 
 
 def _kinds(given: list[str], surrogates: int) -> tuple[str, ...]:

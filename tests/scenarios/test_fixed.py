@@ -1,0 +1,48 @@
+"""The benchmark's fixed trials on the digits, from a setup file to a pack."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certidote import verbs
+from certidote.data.digits import load_some_digits
+from certidote.scenarios.fixed import fixed_trials
+from certidote.types import Target
+
+TRAIN, TEST = (load_some_digits(range(5, 10), split) for split in ("train", "test"))
+CLASS_2 = (TRAIN.labels == 2).nonzero().squeeze(1)[:9].tolist()
+
+
+def written(path: Path, bases: list[list[int]]) -> Path:
+    """Setups about the first test images of other classes than 2, in order."""
+    targets = (TEST.labels != 2).nonzero().squeeze(1).tolist()
+    names = ("target index", "target class", "base class", "base indices")
+    rows = [(row, int(TEST.labels[row]), 2, each) for row, each in zip(targets, bases, strict=False)]
+    path.write_bytes(pickle.dumps([dict(zip(names, row, strict=True)) for row in rows], 4))
+    return path
+
+
+def test_packs_have_the_targets_and_base_images_of_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path / "setups.pickle", [CLASS_2[2::-1], CLASS_2[3:6], [CLASS_2[6], CLASS_2[7], CLASS_2[6]]])
+    options: dict[str, Any] = {"epsilon": "0.3", "option": ["steps=2"], "seed": 1, "gallery": False, "setups": file}
+    pack = verbs.poison("bullseye-polytope", "digits-5-9", out=tmp_path / "pack", **options).pack
+    assert [poison.indices.tolist() for poison in pack.poisons] == [CLASS_2[:3], CLASS_2[3:6]]
+    assert [poison.goal.adversarial_label for poison in pack.poisons] == [2, 2]
+    goals = [poison.goal for poison in pack.poisons]
+    assert all(isinstance(goal, Target) and int(TEST.labels[goal.test_index]) == goal.true_label for goal in goals)
+    assert pack.notes[-1] == "1 setups that name a base image twice are left out"
+    one = verbs.poison("bullseye-polytope", "digits-5-9", out=tmp_path / "one", targets=1, **options).pack
+    assert len(one) == 1
+
+
+def test_setups_of_another_data_set_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "setups.pickle", [CLASS_2[:3]])
+    with pytest.raises(ValueError, match="this test set has no such image; give the data set that the setups are for"):
+        fixed_trials(file, TRAIN, TRAIN)
+    other = written(tmp_path / "other.pickle", [(TRAIN.labels == 1).nonzero().squeeze(1)[:3].tolist()])
+    with pytest.raises(ValueError, match="class"):
+        fixed_trials(other, TRAIN, TEST)
+    with pytest.raises(ValueError, match="1 trials of 3 base images each are in setup file .*give --targets from 1 to that number"):
+        fixed_trials(file, TRAIN, TEST, 2)
