@@ -293,25 +293,31 @@ FACTS: dict[str, Facts] = {
         "Chen et al. 2019, algorithm 2",
     ),
     "epic": Facts(
-        "targeted poisons, alone in gradient space", "none", "1.1 to 1.3", "Yang et al. 2022, algorithm 1",
+        "targeted poisons, alone in gradient space", "none", "2.4, for twice the epochs; 1.1 to 1.3 for heads", "Yang et al. 2022, algorithm 1",
     ),
     "adversarial-training": Facts(
-        "small changes of test images, and poisons by shortcuts; from scratch only", "none", "8", "Madry et al. 2018, PGD-7 at 4/255",
+        "small changes of test images, and poisons by shortcuts; from scratch only", "none", "16: 8, for twice the epochs",
+        "Madry et al. 2018, PGD-7 at 4/255",
     ),
     "poison-adversarial-training": Facts(
-        "poisons by gradient matching; from scratch only", "none", "10 to 16", "Geiping et al. 2021a, gradient matching, half of each batch",
+        "poisons by gradient matching; from scratch only", "none", "20 to 32: 10 to 16, for twice the epochs",
+        "Geiping et al. 2021a, gradient matching, half of each batch",
     ),
     "gradient-shaping": Facts(
         "poisons with large or unusual gradients; from scratch only", "none, not private either", "1.1",
         "Hong et al. 2020; batch form, clip 1, noise 0.01, of Geiping et al. 2021",
     ),
     "friends": Facts(
-        "clean-label poisons of small perturbations; from scratch only", "none", "2", "Liu et al. 2022, 16/255 both",
+        "clean-label poisons of small perturbations; from scratch only", "none", "4: 2, for twice the epochs",
+        "Liu et al. 2022, 16/255 both",
     ),
-    "mixup": Facts("poisons that have to arrive whole; from scratch only", "none", "1", "Zhang et al. 2018; Borgnia et al. 2021"),
+    "mixup": Facts(
+        "poisons that have to arrive whole; from scratch only", "none", "2, for twice the epochs", "Zhang et al. 2018; Borgnia et al. 2021",
+    ),
     "cutmix": Facts("poisons that have to arrive whole; from scratch only", "none", "1", "Yun et al. 2019; Borgnia et al. 2021"),
     "dp-instahide": Facts(
-        "poisons that have to arrive whole; from scratch only", "none for the classifier", "1", "Borgnia et al. 2021, 4 ways, Laplace 0.03",
+        "poisons that have to arrive whole; from scratch only", "none for the classifier", "2, for twice the epochs",
+        "Borgnia et al. 2021, 4 ways, Laplace 0.03",
     ),
     "dp-sgd": Facts(
         "few altered images of any kind; from scratch only", "none: epsilon, which is reported, is far too large", "1.5 to 4",
