@@ -64,7 +64,7 @@ def tuning_grid(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_choices_of_a_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A better way to learn is found, unless the difference is noise or half a point; a weaker setting does not count."""
+    """A better way to learn is found, unless the difference is noise; a weaker setting does not count."""
     tuning = benchmark("tuning", monkeypatch)
 
     def rows(setting: str, kind: str, accuracy: tuple[float, ...]) -> list[dict[str, object]]:
