@@ -73,7 +73,7 @@ def transfer_setting(
             f"the extractor's images {name!r} have shape {images.image_shape}, the data {train.image_shape} (channels, height, width); "
             "give images of one shape, with --size say"
         )
-    each = list(kinds) or [recipe] * surrogates
+    each: Sequence[Recipe | None] = kinds or [recipe] * surrogates
     made = [pretrained(images, key / "extractor" / k, kind, device, dtype) for k, kind in enumerate(each)]
     for extractor in made:
         check_features(extractor, as_pixels(train.images[:1]))

@@ -26,7 +26,7 @@ def certified_poisons(trials: Trials, asked: Questions, ballots: Ballots) -> Jso
         found = vote.certificate(ballots.counts(first, first + vote.n)[: asked.num_tests])
         shares.append(np.bincount(found.radii[found.labels == labels], minlength=1))
     longest = max(len(each) for each in shares)
-    total = sum(np.pad(each, (0, longest - len(each))) for each in shares)
+    total = np.sum([np.pad(each, (0, longest - len(each))) for each in shares], axis=0)
     certified = np.cumsum(total[::-1])[::-1] / (asked.num_tests * len(shares))
     return told | {
         "largest": vote.certifiable(ballots.num_classes),

@@ -183,7 +183,9 @@ def poison(
         setting = _setting(train_set, trusted, recipe, victim_recipe, kinds, grey_box, attacker, key)
         progress.advance(number)
         progress.finish()
-        crafting = Crafting(function, chosen_options, train_set, goals, budget, setting.knowledge, key, fixed and fixed.bases)
+        crafting = Crafting(
+            function, chosen_options, train_set, goals, budget, setting.knowledge, key, None if fixed is None else fixed.bases
+        )
         poisons = _crafted(crafting, kept, workers, device, progress)
         made |= {
             "scenario": setting.described,
