@@ -12,16 +12,20 @@ from certidote.data.tiny import tiny
 from certidote.defenses import certified
 from certidote.defenses.catalogue import DEFENSES, FACTS, OPTIONS, Setting, check_options
 from certidote.defenses.deep_partition import DeepPartition
+from certidote.defenses.dp_sgd import PrivateTrainer
 from certidote.defenses.filtered import FilteredTrainer
 from certidote.defenses.from_scratch import hooked
 from certidote.defenses.mixing import Mixup
 from certidote.defenses.plain import PlainTraining
+from certidote.defenses.private_vote import PrivateVote
 from certidote.defenses.removals import removal
 from certidote.diffusion.closed_form import Identity
 from certidote.engine.jobs import Job, Payload, work
+from certidote.results.replay import certified_line
 from certidote.scenarios.assembled import assembled
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
+from certidote.scenarios.privacy import certified_poisons
 from certidote.scenarios.removed import Asked, removed_of_trial
 from certidote.scenarios.trials import PairedTrainer, Trials, outcomes, paired, questions
 from certidote.streams import Key, torch_seeded
@@ -427,3 +431,37 @@ def test_a_longer_training_drops_its_rate_later() -> None:
     recipe = Recipe(architecture="mlp-128", epochs=6, learning_rate=0.2, drops=(2, 5))
     longer = hooked(trainer_for(recipe), "mixup", loss=Mixup(), passes=3)
     assert longer.recipe == recipe.model_copy(update={"epochs": 18, "drops": (6, 15)})
+
+
+def test_private_victims_certify_the_clean_set() -> None:
+    """By the control's votes alone: 29 of 30 images unanimously right, one divided; in the second trial all of them wrong."""
+    pytest.importorskip("opacus")
+    recipe = Recipe(architecture="mlp-128", epochs=1, learning_rate=0.1)
+    vote = PrivateVote(PrivateTrainer(recipe, 0.2, noise=30.0), 30, 60)
+    trials = Trials(targets(), vote)
+    asked = questions(trials.pack, TEST, Key(1))
+    right = asked.asked.labels.numpy().astype(np.uint8)
+    votes = np.tile(right, (240, 1))
+    votes[:30, 7] = (right[7] + 1) % 3
+    votes[60:] = (right + 1) % 3  # poisoned, and all of the second trial
+    found = certified_poisons(trials, asked, ballots(votes))
+    assert found is not None
+    most = vote.certifiable(3)
+    assert found["largest"] == most >= 1
+    assert found["certified"] == pytest.approx([29 / 60] * (most + 1))
+    assert found["models_needed"] <= 60
+    assert certified_poisons(replace(trials, defense=PlainTraining(60)), asked, ballots(votes)) is None
+    told = certified_line(found)
+    assert told.startswith(f"at most {most} (a unanimous vote)")
+    assert f"48.3% against {most}" in told
+    few = certified_poisons(replace(trials, defense=replace(vote, n=2)), asked, ballots(votes[:8]))
+    assert few is not None
+    assert few["certified"] == [0.0]
+    assert certified_line(few).startswith(
+        f"0; to certify 1 altered image, --models {found['models_needed']} or more would have to agree"
+    )
+    large = certified_poisons(
+        replace(trials, defense=replace(vote, trainer=PrivateTrainer(recipe, 0.2, noise=0.05))), asked, ballots(votes)
+    )
+    assert large is not None
+    assert certified_line(large) == "no guarantee, however many models vote"

@@ -91,8 +91,8 @@ def _removals_line(total: Json) -> str:
     )
 
 
-def _certified(proved: Json) -> str:
-    """What the control's votes prove about poisons."""
+def certified_line(proved: Json) -> str:
+    """What the control's votes prove about poisons, from `scenarios.privacy.certified_poisons`."""
     if not proved["guarantee"]:
         return "no guarantee, however many models vote"
     if proved["largest"] < 1:
@@ -122,7 +122,7 @@ def replay_lines(record: Json) -> list[str]:
     if privacy := record.get("victims", {}).get("privacy"):
         words.append(f"privacy of one training: {privacy['statement']}")
     if "certified_poisons" in record:
-        words.append(f"certified number of poisons: {_certified(record['certified_poisons'])}")
+        words.append(f"certified number of poisons: {certified_line(record['certified_poisons'])}")
     if record["results"]["control"]["successes"]:
         words.append("The control reaches a goal without any poison: that target was lost before the attack.")
     return words
