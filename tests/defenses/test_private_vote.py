@@ -57,6 +57,8 @@ def test_the_models_that_a_certificate_needs() -> None:
         level = 1e-3 / (classes + 2)
         p_a = level ** (1 / least)
         assert p_a > (1 - p_a) * math.exp(4 * epsilon) - 1e-3
+    told = {"delta": 1e-5, "num_samples": 50_000, "alpha": 1e-3}
+    assert [models_needed(10, epsilon=epsilon, **told) for epsilon in (1.0, 0.5)] == [518, 75]  # as docs/attacks.md says
     assert models_needed(10, epsilon=9.0, delta=0.0, num_samples=50, alpha=1e-3) is None
     assert models_needed(10, epsilon=math.inf, delta=0.0, num_samples=50, alpha=1e-3) is None
     with pytest.raises(ValueError, match="epsilon=inf; nothing follows"):
