@@ -436,7 +436,8 @@ def test_defenses_are_listed_with_costs_where_measured(
     from certidote.defenses.catalogue import FACTS, VARIANTS
 
     assert list(named) == [*FACTS, *VARIANTS]
-    assert "measured: 1.5 times one plain model" in named["dpa"]
-    assert "not measured" in named["bagflip"]
+    assert "measured: 1.5 times one plain model (kept replays)" in named["dpa"]
+    assert "times one plain model for 20 models (digits, one core)" in named["bagflip"]
+    assert "not measured" in named["certidote certify --model M --pretrained-trusted"]
     assert "unit: images altered in few features" in named["bagflip"]
     assert all("source " in each and "against " in each for each in named.values())
