@@ -26,11 +26,13 @@ _VERBS = (
     "sanitize",
     "poison",
     "replay",
+    "bench",
     "pack_info",
     "pack_import",
     "pack_export",
 )
 __all__ = [
+    "bench",
     "certify",
     "data_fetch",
     "data_info",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "auto (a bar on a terminal, lines elsewhere), bar, lines, json (one object a line) or quiet; on stderr"
 HIDDEN = ("pool", "label")
-GO_ON = ("certify", "sanitize", "demo", "data_fetch", "poison", "replay")
+GO_ON = ("certify", "sanitize", "demo", "data_fetch", "poison", "replay", "bench")
 """Verbs that keep what was finished before an interrupt."""
 
 
@@ -338,6 +338,7 @@ def groups() -> "dict[str, typer.Typer]":
     _command(app, verbs.sanitize, _say_sanitized)
     _command(app, verbs.poison, _say_poisoned)
     _command(app, verbs.replay, _say_replayed)
+    _command(app, verbs.bench, _say_demo)
     _command(app, verbs.defense_list, _say_defenses, "defenses")
     _command(app, verbs.report, _say_reported)
     _command(app, verbs.threat_map, _say_map)

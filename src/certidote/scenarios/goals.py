@@ -1,7 +1,11 @@
 """What attackers are asked for in trials: targets spread over the classes, or one that is named."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from certidote.streams import Key
 from certidote.types import ImageDataset, Target, content_hashes
@@ -82,3 +86,89 @@ def choose_pairs(
         else:
             pairs.append((true_label, after))
     return pairs
+
+
+class ListedGoal(BaseModel):
+    """One trial of a file of goals.
+
+    Attributes:
+        test_image: row number, from 0; a backdoor's goal has no use for it.
+        true_class, adversarial_class: names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    test_image: int
+    true_class: str
+    adversarial_class: str
+
+
+def listed_goals(file: Path, first: int | None = None) -> list[ListedGoal]:
+    """The goals that a JSON file lists, or the first so many of them.
+
+    Raises: ValueError, in one line, if the file cannot be read or holds something else, or fewer goals than wanted.
+    """
+    try:
+        listed = TypeAdapter(list[ListedGoal]).validate_json(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot read goals {str(file)!r}: {error.strerror or error}") from None
+    except ValidationError as error:
+        said = error.errors()[0]
+        place = ".".join(map(str, said["loc"])) or "the top"
+        raise ValueError(
+            f"goals {str(file)!r}: at {place}: {said['msg'][0].lower()}{said['msg'][1:]}; give a JSON list of objects with test_image (a "
+            "row number), true_class and adversarial_class"
+        ) from None
+    wanted = len(listed) if first is None else first
+    if not 1 <= wanted <= len(listed):
+        raise ValueError(f"{wanted} trials are wanted, but goals {str(file)!r} lists {len(listed)}; give 1 to {len(listed)}")
+    return listed[:wanted]
+
+
+def goals_text(listed: list[ListedGoal]) -> str:
+    """A file of goals, one a line."""
+    return "[\n" + ",\n".join(f"  {json.dumps(goal.model_dump())}" for goal in listed) + "\n]\n"
+
+
+def spread_goals(test: ImageDataset, per_class: int, key: Key, train: ImageDataset | None = None) -> list[ListedGoal]:
+    """So many targets of each class, in turns: the first k classes, then again, so that any beginning is spread over the classes.
+
+    Args:
+        test, key, train: as `choose_targets`.
+    """
+    names, classes = test.class_names, test.num_classes
+    by_class: dict[int, list[Target]] = {}
+    for goal in choose_targets(test, per_class * classes, key, train):
+        by_class.setdefault(goal.true_label, []).append(goal)
+    turns = [by_class[label][turn] for turn in range(per_class) for label in range(classes)]
+    return [
+        ListedGoal(test_image=goal.test_index, true_class=names[goal.true_label], adversarial_class=names[goal.adversarial_label])
+        for goal in turns
+    ]
+
+
+def targets_of(listed: list[ListedGoal], test: ImageDataset) -> tuple[Target, ...]:
+    """The targets that a file lists, taken from these test images.
+
+    Raises: ValueError if an image does not exist or has another label, or a class is none of the data's.
+    """
+    goals = []
+    for goal in listed:
+        true, wanted = labels_of(goal, test.class_names)
+        if not 0 <= goal.test_image < len(test) or int(test.labels[goal.test_image]) != true:
+            raise ValueError(
+                f"the goals list test image {goal.test_image} of class {goal.true_class!r}, which these test images do not have; give the "
+                "test images that the file was made for"
+            )
+        goals.append(Target(test.images[goal.test_image], true, wanted, goal.test_image))
+    return tuple(goals)
+
+
+def labels_of(goal: ListedGoal, names: tuple[str, ...]) -> tuple[int, int]:
+    """True and adversarial label of a listed goal. Raises: ValueError if a class is none of these, or both are one."""
+    for name in (goal.true_class, goal.adversarial_class):
+        if name not in names:
+            raise ValueError(f"the goals name class {name!r}, which the data does not have; its classes are: {', '.join(names)}")
+    if goal.true_class == goal.adversarial_class:
+        raise ValueError(f"a listed goal has {goal.true_class!r} as true and as adversarial class; give two classes")
+    return names.index(goal.true_class), names.index(goal.adversarial_class)

@@ -4,6 +4,7 @@ Each returns what it made, says nothing, and reports through `progress`. Wrong i
 to do; nothing half-written stays behind.
 """
 
+from certidote.verbs.benching import Benched, bench
 from certidote.verbs.certification import Certified, Plan, Stopped, certify
 from certidote.verbs.datasets import data_fetch, data_info
 from certidote.verbs.defending import defense_list
@@ -22,6 +23,7 @@ from certidote.verbs.threats import ThreatMap, threat_map
 from certidote.verbs.verification import Verified, verify
 
 __all__ = [
+    "Benched",
     "Certified",
     "Exported",
     "Merged",
@@ -37,6 +39,7 @@ __all__ = [
     "ThreatMap",
     "Trained",
     "Verified",
+    "bench",
     "certify",
     "data_fetch",
     "data_info",

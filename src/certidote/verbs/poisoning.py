@@ -19,8 +19,12 @@ from certidote.verbs.choices import (
 from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from certidote.attacks.pack import PoisonPack
+    from certidote.engine.local import Pool
     from certidote.scenarios.crafting import Crafting
+    from certidote.scenarios.goals import ListedGoal
     from certidote.scenarios.knowledge import Setting
     from certidote.scenarios.unfinished import Unfinished
     from certidote.streams import Key
@@ -63,6 +67,12 @@ def poison(
     ] = "",
     trigger_side: Annotated[
         int | None, typer.Option(help="with --trigger: pixels a side, for triggers of any size; default: the original's")
+    ] = None,
+    goals: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file that lists the trials (test_image, true_class, adversarial_class); --targets takes so many, the first"
+        ),
     ] = None,
     num_poisons: Annotated[int | None, typer.Option(help="training images replaced in each trial; default: 1 % of DATA")] = None,
     poison_fraction: Annotated[float | None, typer.Option(help="the same as a share of DATA, in (0, 1]")] = None,
@@ -112,22 +122,26 @@ def poison(
     gallery: Annotated[bool, typer.Option(help="write gallery.html with some poisons; leave out for private data")] = True,
     force: Force = False,
     progress: "Progress | None" = None,
+    pool: "Pool | None" = None,
 ) -> Poisoned:
     """Craft clean-label poisons for DATA with ATTACK, and keep them as a pack for 'certidote replay'.
 
     Every poison replaces an image of the class wanted, keeps its label, and differs from it by at most epsilon. For studying defenses,
     on data that is yours.
     """
+    from contextlib import nullcontext
     from dataclasses import asdict
 
     from certidote.attacks import ATTACKS, find
     from certidote.attacks.pack import make_pack
     from certidote.attacks.pack_files import check_target, write_pack
     from certidote.data.names import escaped
+    from certidote.engine.local import Pool
     from certidote.numerics import resolve_dtype
     from certidote.results.record import versions
     from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
     from certidote.scenarios.fixed import fixed_trials
+    from certidote.scenarios.goals import listed_goals
     from certidote.scenarios.unfinished import Unfinished
     from certidote.streams import Key
     from certidote.types import Silent
@@ -140,11 +154,14 @@ def poison(
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, _options(option or [], options))
     if setups is not None:
+        if goals is not None:
+            raise ValueError("--setups and --goals both list the trials; give one of them")
         _check_setups(target, trigger, adversarial_class, num_poisons, poison_fraction)
-    _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class)
+    _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class, goals)
     kinds = _kinds(surrogate or [], surrogates)
     _check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
     visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
+    listed = None if goals is None else listed_goals(goals, targets)
     size_of_epsilon = epsilon_named(epsilon, norm)
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
@@ -168,13 +185,15 @@ def poison(
         **({} if fixed is None else {"setups": made_of}),
         "scenario": [trusted and trusted[1].digest(), recipe, surrogates, grey_box, victim_recipe, *kinds],
     }  # fmt: skip
+    if listed is not None:
+        asked["listed"] = [goal.model_dump() for goal in listed]
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
     if fixed is None:
-        goals = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key)
+        wanted = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed)
     else:
-        goals = fixed.goals
-    _check_goals(train_set, goals, budget)
+        wanted = fixed.goals
+    _check_goals(train_set, wanted, budget)
     progress = progress or Silent()
     with kept.working():
         number = len(kinds) or surrogates
@@ -184,9 +203,10 @@ def poison(
         progress.advance(number)
         progress.finish()
         crafting = Crafting(
-            function, chosen_options, train_set, goals, budget, setting.knowledge, key, None if fixed is None else fixed.bases
+            function, chosen_options, train_set, wanted, budget, setting.knowledge, key, None if fixed is None else fixed.bases
         )
-        poisons = _crafted(crafting, kept, workers, device, progress)
+        back_end = Pool(workers, device=device) if pool is None else nullcontext(pool)
+        poisons = _crafted(crafting, kept, back_end, progress)
         made |= {
             "scenario": setting.described,
             "root": hex(kept.root),
@@ -236,9 +256,12 @@ def _options(given: list[str], file: Path | None) -> dict[str, Any]:
 
 
 def _check_goal_options(
-    targets: int | None, target: int | None, trigger: str, trigger_side: int | None, true_class: str, adversarial_class: str
-) -> None:
+    targets: int | None, target: int | None, trigger: str, trigger_side: int | None, true_class: str, adversarial_class: str,
+    goals: Path | None,
+) -> None:  # fmt: skip
     """Raises: ValueError for options of goals that make no sense together; better known before anything is read."""
+    if goals is not None and (target is not None or true_class or adversarial_class):
+        raise ValueError("--goals lists test images and classes; leave out --target, --true-class and --adversarial-class")
     if trigger_side is not None and not trigger:
         raise ValueError("--trigger-side goes with --trigger; leave it out")
     if target is not None and targets is not None:
@@ -328,17 +351,19 @@ def _budget(
 
 def _goals(
     train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, side: int | None,
-    true_class: str, adversarial_class: str, key: "Key",
+    true_class: str, adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
 ) -> "tuple[Goal, ...]":  # fmt: skip
     from functools import partial
     from inspect import signature
 
-    from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
+    from certidote.scenarios.goals import choose_pairs, choose_targets, labels_of, target_at, targets_of
 
     names = train_set.class_names
     wanted = _label(adversarial_class, names, "--adversarial-class") if adversarial_class else None
     if target is not None:
         return (target_at(test_set, target, wanted, key / "targets"),)
+    if not trigger and listed is not None:
+        return targets_of(listed, test_set)
     if not trigger:
         return choose_targets(test_set, 10 if targets is None else targets, key / "targets", train_set)
     from certidote.attacks import find
@@ -351,8 +376,12 @@ def _goals(
                 f"--trigger-side {side}: the trigger {trigger!r} has one size only; leave it out, or choose another trigger"
             )
         make = partial(make, side=side)
-    true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
-    pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
+    pairs: list[tuple[int | None, int]]
+    if listed is not None:
+        pairs = [labels_of(goal, names) for goal in listed]
+    else:
+        true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
+        pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
     return tuple(make(train_set.image_shape, before, after, key / "trigger" / trial) for trial, (before, after) in enumerate(pairs))
 
 
@@ -439,16 +468,17 @@ def _trusted_of(data: str) -> str:
     return known[name]
 
 
-def _crafted(crafting: "Crafting", kept: "Unfinished", workers: int, device: str, progress: "Progress") -> "list[Poison]":
+def _crafted(
+    crafting: "Crafting", kept: "Unfinished", back_end: "AbstractContextManager[Pool]", progress: "Progress"
+) -> "list[Poison]":
     """The poisons of all trials; those that an interrupted run finished are read."""
-    from certidote.engine.local import Pool
     from certidote.scenarios.crafting import craft_trial
 
     number = len(crafting.goals)
     read = ((trial, kept.read(trial, goal, crafting.budget, crafting.train)) for trial, goal in enumerate(crafting.goals))
     found = {trial: poison for trial, poison in read if poison is not None}
     progress.start("poisons", number, len(found), unit="trials")
-    with Pool(workers, device=device) as pool:
+    with back_end as pool:
         for crafted in pool.each(craft_trial, crafting, [trial for trial in range(number) if trial not in found]):
             finished: dict[int, Poison] = dict(crafted)
             for trial, made in finished.items():

@@ -1,0 +1,63 @@
+"""What a cell of a table is: poisons, and the defense that victims have against them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from certidote.benchmark.scales import ScenarioName
+
+KnowledgeName = Literal["white-box", "black-box"]
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """The poisons of a row, and what their attacker knows.
+
+    Attributes:
+        attack: a name of the catalogue.
+        scenario: "transfer" or "scratch".
+        knowledge: from scratch, white-box attackers know the victims' recipe, and victims have other seeds; black-box attackers know neither.
+        ensemble: surrogates.
+        through: the sigma of our defense that the attacker crafts through; None for one who does not know of it.
+    """
+
+    attack: str
+    scenario: ScenarioName
+    knowledge: KnowledgeName = "white-box"
+    ensemble: int = 1
+    through: float | None = None
+
+    @property
+    def name(self) -> str:
+        ensemble = f"-k{self.ensemble}" if self.scenario == "scratch" else ""
+        adaptive = "" if self.through is None else f"-through-{self.through:g}"
+        return f"{self.attack}-{self.scenario}-{self.knowledge}{ensemble}{adaptive}"
+
+    @property
+    def crafted(self) -> "Poisoning":
+        """Whose poisons these are: from scratch, black-box victims get those of the white box, as attackers do the same in both."""
+        if self.scenario == "transfer":
+            return self
+        return Poisoning(self.attack, self.scenario, "white-box", self.ensemble, self.through)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One replay: poisons and a defense.
+
+    Attributes:
+        defense: a name of the catalogue of defenses.
+        sigma: of defenses with noise, [0, 1] pixel units.
+    """
+
+    poisoning: Poisoning
+    defense: str = "none"
+    sigma: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.defense if self.sigma is None else f"{self.defense}-{self.sigma:g}"
+
+    @property
+    def id(self) -> str:
+        """As --cell takes it, and where its record is kept: poisons/defense."""
+        return f"{self.poisoning.name}/{self.name}"

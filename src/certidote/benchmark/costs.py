@@ -1,0 +1,76 @@
+"""What cells will take, for --dry-run: from records where there are some, else from rough figures. Nobody should plan to the minute by it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from certidote.benchmark import records
+from certidote.benchmark.cells import Cell
+from certidote.benchmark.runner import Campaign, check
+
+FACTORS = {
+    "adversarial-training": 8.0, "poison-adversarial-training": 16.0, "friends": 2.0, "dp-sgd": 4.0, "dp-sgd-private": 4.0,
+    "deep-knn": 2.0, "deep-knn-majority": 2.0, "spectral": 2.0, "activation-clustering": 2.0, "purification": 2.0,
+    "purification-deterministic": 2.0, "finite-aggregation": 4.0, "run-off-fa": 4.0, "dpa-star-run-off": 4.0, "bagging": 4.0,
+    "bagflip": 4.0, "rab": 20.0,
+}  # fmt: skip
+"""Victims' training relative to one plain model, where it is not about one."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds on one core, for one cell; 0 for what is done."""
+
+    cell: Cell
+    done: bool
+    crafting: float
+    training: float
+
+
+def estimates(campaign: Campaign, cells: Sequence[Cell]) -> list[Estimate]:
+    """For each cell, in order. Poisons are counted with the first cell that needs them. Raises: ValueError as `runner.check`."""
+    left, crafted, found = set(check(campaign, cells)), set(), []
+    for cell in cells:
+        crafting = 0.0
+        if cell in left and cell.poisoning.crafted not in crafted and not (campaign.pack(cell.poisoning) / "pack.json").is_file():
+            crafted.add(cell.poisoning.crafted)
+            crafting = campaign.trials * _seconds_to_craft(campaign, cell)
+        training = campaign.trials * _seconds_to_train(campaign, cell) if cell in left else 0.0
+        found.append(Estimate(cell, cell not in left, crafting, training))
+    return found
+
+
+def plan_lines(found: Sequence[Estimate], campaign: Campaign, workers: int) -> list[str]:
+    """The plan in plain words."""
+    lines = [f"{campaign.table} at scale {campaign.scale.name}, {campaign.trials} trials a cell, 2 arms (poisoned and control):"]
+    for each in found:
+        crafting = f", poisons {in_words(each.crafting)}" if each.crafting else ""
+        lines.append(f"  {each.cell.id}: " + ("has its record" if each.done else f"victims {in_words(each.training)}{crafting}"))
+    total = sum(each.crafting + each.training for each in found)
+    left = sum(not each.done for each in found)
+    lines.append(
+        f"{left} of {len(found)} cells are to do: about {in_words(total)} on one core, {in_words(total / max(1, workers))} on {max(1, workers)}"
+    )
+    return lines
+
+
+def in_words(seconds: float) -> str:
+    """ "40 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
+
+
+def _seconds_to_craft(campaign: Campaign, cell: Cell) -> float:
+    poisoning = cell.poisoning
+    seconds = campaign.scale.seconds[poisoning.attack] * poisoning.ensemble
+    return seconds * (1 if poisoning.through is None else 10)
+
+
+def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:
+    """Of both arms of a trial."""
+    kept = records.read(campaign.record_of(cell))
+    if kept is not None:
+        return float(kept.record["seconds_of_workers"]) / float(kept.record["finished"])
+    other = cell.poisoning.scenario == "scratch" and cell.poisoning.knowledge == "black-box"
+    plain = campaign.scale.seconds["other" if other else cell.poisoning.scenario]
+    return 2 * plain * FACTORS.get(cell.defense, 1.0)

@@ -1,0 +1,111 @@
+"""What is kept of a cell: replay.json without its rows, and the rows as trials.csv, in a folder named after poisons and defense."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.scales import Scale
+from certidote.engine.code import package_digest
+from certidote.results.files import csv_text, json_text, write_texts
+from certidote.results.replay import replay_table
+from certidote.types import Json, digest_of
+
+RECORD, TRIALS = "replay.json", "trials.csv"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A cell's record.
+
+    Attributes:
+        record: as `keep` wrote it.
+        trials: its rows, as text.
+        folder: where it lies.
+    """
+
+    record: Json
+    trials: tuple[Mapping[str, str], ...]
+    folder: Path
+
+    def successes(self, arm: str = "poisoned") -> list[bool]:
+        """Whether each trial reached its goal, in order."""
+        return [row[f"{arm}_success"] == "True" for row in self.trials]
+
+
+def crafting_of(scale: Scale, poisoning: Poisoning, seed: int) -> Json:
+    """Everything that decides poisons, but how many trials there are: the first ones are the same in packs of few and of many."""
+    attack, setup = poisoning.attack, scale.setups[poisoning.scenario]
+    trigger = scale.triggers.get(attack)
+    return {
+        "poisoning": asdict(poisoning),
+        "setup": asdict(setup),
+        "epsilon": scale.epsilon,
+        "options": list(scale.options.get(attack, ())),
+        "trigger": None if trigger is None else asdict(trigger),
+        "seed": seed,
+    }
+
+
+def identity_of(scale: Scale, cell: Cell, seed: int) -> str:
+    """A name for everything that decides a cell's outcomes, but how many trials there are and the code: 64 hex digits."""
+    crafted = crafting_of(scale, cell.poisoning, seed)
+    return digest_of({**crafted, "scale": scale.name, "defense": cell.defense, "sigma": cell.sigma, "dtype": scale.dtype})
+
+
+def folder_of(records: Path, scale: Scale, cell: Cell) -> Path:
+    return records / scale.name / cell.poisoning.name / cell.name
+
+
+def keep(folder: Path, record: Json, about: Json, places: Mapping[str, str]) -> None:
+    """Write the record of a finished cell, both files or none.
+
+    Args:
+        record: of `certidote replay`.
+        about: which cell it is, its identity, seed and command.
+        places: folders of this machine, and what to call them instead: where things lay here is nobody's business.
+    """
+    kept = {name: value for name, value in record.items() if name != "trials"}
+    kept["bench"] = {**about, "code": package_digest()}
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json_text(kept)
+    for place, called in places.items():
+        text = text.replace(json.dumps(place)[1:-1], called)
+    write_texts({folder / TRIALS: csv_text(*replay_table(record)), folder / RECORD: text})
+
+
+def read(folder: Path) -> Kept | None:
+    """The record in a folder, None if there is none.
+
+    Raises: ValueError if it is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+        rows = tuple(csv.DictReader((folder / TRIALS).read_text(encoding="utf-8").splitlines()))
+        damaged = len(rows) != record["finished"] or not record["bench"]["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        damaged = True
+    if damaged:
+        raise ValueError(f"the record in {str(folder)!r} is damaged; remove the folder, and run its cell again")
+    return Kept(record, rows, folder)
+
+
+def is_done(kept: Kept | None, identity: str, trials: int) -> bool:
+    """Whether there is nothing left to do.
+
+    Raises: ValueError if the record was made with other settings.
+    """
+    if kept is None:
+        return False
+    about = kept.record["bench"]
+    if about["identity"] != identity:
+        raise ValueError(
+            f"{str(kept.folder)!r} holds a record of other settings (seed {about['seed']}); repeat those, give another --records, or "
+            "remove it"
+        )
+    return bool(kept.record["finished"] >= trials)

@@ -1,0 +1,160 @@
+"""Runs cells: crafts each set of poisons once, replays it under every defense, and keeps the records. Whatever is there is not done again.
+
+Everything that was begun goes on after a kill: finished trials of a pack are kept beside it, votes of victims are in ledgers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from certidote import verbs
+from certidote.benchmark import materials, records
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.scales import Scale
+from certidote.engine.local import Pool
+from certidote.engine.workers import Workers
+from certidote.types import Progress, digest_of
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What all cells of a command have in common.
+
+    Attributes:
+        table: its name, for the command that a record tells.
+        trials: of each cell, the first ones of the scale's goals.
+        seed: of poisons and victims.
+        device: where victims are trained and poisons crafted.
+        data: folder with the data sets that are files.
+        runs: folder for packs and ledgers, which may be thrown away afterwards.
+        kept: folder for the records.
+    """
+
+    table: str
+    scale: Scale
+    trials: int
+    seed: int
+    device: str
+    data: Path | None
+    runs: Path
+    kept: Path
+
+    @property
+    def made(self) -> Path:
+        """Folder of data sets that were made."""
+        return self.runs / "data"
+
+    def pack(self, poisoning: Poisoning) -> Path:
+        crafted = poisoning.crafted
+        name = digest_of(records.crafting_of(self.scale, crafted, self.seed))[:8]
+        return self.runs / self.scale.name / "packs" / f"{crafted.name}-{self.trials}-{name}"
+
+    def run_of(self, cell: Cell) -> Path:
+        name = records.identity_of(self.scale, cell, self.seed)[:8]
+        return self.runs / self.scale.name / "replays" / f"{cell.poisoning.name}-{self.trials}" / f"{cell.name}-{name}"
+
+    def record_of(self, cell: Cell) -> Path:
+        return records.folder_of(self.kept, self.scale, cell)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether a record has as many trials. Raises: ValueError if one is damaged, or was made with other settings."""
+        identity = records.identity_of(self.scale, cell, self.seed)
+        return records.is_done(records.read(self.record_of(cell)), identity, self.trials)
+
+    def command(self, cell: Cell) -> str:
+        """What makes this record again."""
+        return f"certidote bench {self.table} --scale {self.scale.name} --cell {cell.id} --trials {self.trials} --seed {self.seed}"
+
+
+class Within:
+    """Progress of a cell, which says in each stage which cell that is."""
+
+    def __init__(self, progress: Progress, cell: str) -> None:
+        self._progress, self._cell = progress, cell
+
+    def start(self, stage: str, total: int, done: int = 0, unit: str = "models") -> None:
+        self._progress.start(f"{self._cell}: {stage}", total, done, unit)
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        self._progress.advance(by, note)
+
+    def finish(self, note: str = "") -> None:
+        self._progress.finish(note)
+
+
+def check(campaign: Campaign, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are still to do.
+
+    Raises: ValueError for what can be known before the work: files that are missing, records of other settings.
+    """
+    for scenario in dict.fromkeys(cell.poisoning.scenario for cell in cells):
+        materials.check(campaign.scale.setups[scenario], campaign.data, campaign.made)
+    return [cell for cell in cells if not campaign.is_done(cell)]
+
+
+def run(campaign: Campaign, cells: Sequence[Cell], pool: Workers, progress: Progress) -> None:
+    """Do the cells that are still to do, in order.
+
+    Args:
+        pool: entered already; trains the victims, and crafts the poisons if it is a pool of this machine.
+    """
+    left = check(campaign, cells)
+    if left:
+        materials.prepare(campaign.scale, campaign.data, campaign.made)
+    for number, cell in enumerate(left, len(cells) - len(left) + 1):
+        within = Within(progress, f"{number} of {len(cells)}, {cell.id}")
+        craft(campaign, cell.poisoning, pool, within)
+        replay(campaign, cell, pool, within)
+
+
+def craft(campaign: Campaign, poisoning: Poisoning, pool: Workers, progress: Progress) -> None:
+    """The pack of these poisons, unless it is there."""
+    out, crafted, scale = campaign.pack(poisoning), poisoning.crafted, campaign.scale
+    if (out / "pack.json").is_file():
+        return
+    setup, trigger = scale.setups[crafted.scenario], scale.triggers.get(crafted.attack)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {}
+    if trigger is not None:
+        options |= {"trigger": trigger.name, "trigger_side": trigger.side}
+    if crafted.scenario == "transfer":
+        options["pretrain"] = materials.place_of(setup.pretrain, campaign.data, campaign.made)
+        options["victim_recipe"] = setup.other_recipe if crafted.knowledge == "black-box" else ""
+    if crafted.through is not None:
+        options |= {"through": "auto", "sigma": crafted.through, "draws": DRAWS}
+    verbs.poison(
+        crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials,
+        goals=Path(str(files("certidote.benchmark") / "goals" / setup.goals)), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
+        scenario=crafted.scenario, recipe=setup.recipe, surrogates=crafted.ensemble, option=list(scale.options.get(crafted.attack, ())),
+        seed=campaign.seed, device=campaign.device, gallery=False, progress=progress, pool=pool if isinstance(pool, Pool) else None,
+        **options,
+    )  # fmt: skip
+
+
+DRAWS = 4
+"""Draws of our defense that an adaptive attacker's step averages over."""
+
+
+def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> None:
+    """The record of a cell whose pack is there."""
+    scale, poisoning = campaign.scale, cell.poisoning
+    setup, out = scale.setups[poisoning.scenario], campaign.run_of(cell)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    others = setup.other_recipe if poisoning.scenario == "scratch" and poisoning.knowledge == "black-box" else ""
+    found = verbs.replay(
+        campaign.pack(poisoning), materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
+        sigma=cell.sigma, recipe=others, seed=campaign.seed, dtype=scale.dtype, device=campaign.device, progress=progress, pool=pool,
+    )  # fmt: skip
+    record, command = dict(found.record), campaign.command(cell)
+    record["recipe"] = {**record["recipe"], "command": command}
+    record |= {"command": command, "pack": poisoning.crafted.name}
+    about = {
+        "cell": cell.id,
+        "scale": scale.name,
+        "identity": records.identity_of(scale, cell, campaign.seed),
+        "seed": campaign.seed,
+    }
+    places = {f"{folder}/": "" for folder in (campaign.made, campaign.data) if folder is not None}
+    records.keep(campaign.record_of(cell), record, about, places)

@@ -1,0 +1,149 @@
+"""At which scale tables are measured: data, recipes, budgets, options of attacks. Data, no code that runs anything.
+
+Budgets on the digits have the l2 norm for each image that the paper's have on 3x32x32: an epsilon of 16/255 on 3,072 pixels is 0.4347 on
+64, one of 8/255 is 0.2173.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+ScenarioName = Literal["transfer", "scratch"]
+
+CIFAR = "cifar10-jpeg.tar.xz"
+"""CIFAR-10 as JPEG files, in the folder that --data names."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One scenario at one scale.
+
+    Attributes:
+        data: the set under attack: a name of the catalogue, a file in the data folder, or a part of it that `materials` makes.
+        pretrain: transfer: trusted images that extractors are fitted to; "" from scratch.
+        recipe: of surrogates and victims, or of the extractor ("auto": the small one).
+        other_recipe: of the black box's victims, or of their extractor.
+        num_poisons: of each trial.
+        goals: packaged file that lists the trials.
+    """
+
+    data: str
+    pretrain: str
+    recipe: str
+    other_recipe: str
+    num_poisons: int
+    goals: str
+
+
+@dataclass(frozen=True)
+class TriggerChoice:
+    """A trigger of the catalogue, and its side in pixels if it is not the original's."""
+
+    name: str
+    side: int | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Attributes:
+    name: for --scale.
+    epsilon: linf, as `certidote poison` takes it.
+    sigmas: the paper's that are measured; each is read twice, see `readings`.
+    ensembles: surrogates of attacks from scratch, fewest first.
+    setups: by scenario.
+    options: of attacks, name=value.
+    triggers: of the attacks that need one.
+    dtype: of victims' training.
+    seconds: rough seconds on one core: to craft one trial by attack, and for one victim of each scenario ("transfer", "scratch", "other").
+    epochs_on_raw: epochs of a warm start on the set as it is (table 3).
+    """
+
+    name: str
+    epsilon: str
+    sigmas: tuple[float, ...]
+    ensembles: tuple[int, ...]
+    setups: Mapping[ScenarioName, Setup]
+    options: Mapping[str, tuple[str, ...]]
+    triggers: Mapping[str, TriggerChoice]
+    dtype: str
+    seconds: Mapping[str, float]
+
+    def readings(self) -> tuple[float, ...]:
+        """Our sigmas ([0, 1] pixels) for the paper's, which does not say its unit: sigma if it means [0, 1] pixels, sigma / 2 if [-1, 1]."""
+        return tuple(sorted({value for sigma in self.sigmas for value in (sigma / 2, sigma)}))
+
+
+_UNSHIFTED = ("shift=0", "flip=false")  # victims on the digits are not augmented either
+_SMALL_STEPS = ("steps=150", "step_size=0.02")
+
+SCALES: dict[str, Scale] = {
+    "digits": Scale(
+        name="digits",
+        epsilon="0.4347",
+        sigmas=(0.1, 0.25, 0.5, 1.0),
+        ensembles=(1, 4),
+        setups={
+            "transfer": Setup("digits-5-9", "digits-0-4:trusted", "auto", "mlp", 10, "digits-5-9.json"),
+            "scratch": Setup("digits", "", "mlp", "cnn", 25, "digits.json"),
+        },
+        options={
+            "convex-polytope": _SMALL_STEPS,
+            "bullseye-polytope": _SMALL_STEPS,
+            "hidden-trigger": ("steps=500", "optimizer=adam", "step_size=0.02"),
+            "witches-brew": ("restarts=1", "step_size=0.16", *_UNSHIFTED),
+            "sleeper-agent": ("step_size=0.16", *_UNSHIFTED),
+        },
+        triggers={
+            "label-consistent": TriggerChoice("label-consistent"),
+            "hidden-trigger": TriggerChoice("color-noise", 3),
+            "sleeper-agent": TriggerChoice("checker", 2),
+        },
+        dtype="float32",
+        seconds={
+            "poison-frogs": 0.2, "convex-polytope": 0.8, "bullseye-polytope": 0.5, "label-consistent": 0.1, "hidden-trigger": 0.4,
+            "witches-brew": 0.4, "sleeper-agent": 0.4, "transfer": 0.02, "scratch": 0.01, "other": 0.25,
+        },
+    ),
+    "cifar10-compact": Scale(
+        name="cifar10-compact",
+        epsilon="16/255",
+        sigmas=(0.1, 0.25),
+        ensembles=(1,),
+        setups={
+            "transfer": Setup("heads.npz", "extractor.npz", "compact", "cnn", 25, "cifar10.json"),
+            "scratch": Setup(f"{CIFAR}#10000", "", "compact", "cnn", 100, "cifar10.json"),
+        },
+        options={"witches-brew": ("restarts=1",)},
+        triggers={
+            "label-consistent": TriggerChoice("label-consistent"),
+            "hidden-trigger": TriggerChoice("color-noise"),
+            "sleeper-agent": TriggerChoice("bernoulli"),
+        },
+        dtype="auto",
+        seconds={
+            "poison-frogs": 30, "convex-polytope": 400, "bullseye-polytope": 300, "label-consistent": 10, "hidden-trigger": 600,
+            "witches-brew": 1_500, "sleeper-agent": 2_500, "transfer": 8, "scratch": 60, "other": 60,
+        },
+    ),
+    "cifar10-resnet18": Scale(
+        name="cifar10-resnet18",
+        epsilon="16/255",
+        sigmas=(0.1, 0.25, 0.5, 1.0),
+        ensembles=(1, 4),
+        setups={
+            "transfer": Setup("heads.npz", "extractor.npz", "conservative", "compact-wide", 25, "cifar10.json"),
+            "scratch": Setup(CIFAR, "", "conservative", "compact-wide", 500, "cifar10.json"),
+        },
+        options={},
+        triggers={
+            "label-consistent": TriggerChoice("label-consistent"),
+            "hidden-trigger": TriggerChoice("color-noise"),
+            "sleeper-agent": TriggerChoice("bernoulli"),
+        },
+        dtype="auto",
+        seconds={
+            "poison-frogs": 10, "convex-polytope": 120, "bullseye-polytope": 60, "label-consistent": 5, "hidden-trigger": 120,
+            "witches-brew": 900, "sleeper-agent": 2_500, "transfer": 3, "scratch": 400, "other": 400,
+        },
+    ),
+}  # fmt: skip

@@ -1,0 +1,137 @@
+"""The cells of each table, at each scale."""
+
+from collections.abc import Callable
+
+from certidote.attacks import find
+from certidote.benchmark.cells import Cell, KnowledgeName, Poisoning
+from certidote.benchmark.scales import Scale
+from certidote.defenses.catalogue import DEFENSES, FACTS
+
+KNOWLEDGE: tuple[KnowledgeName, ...] = ("white-box", "black-box")
+TRANSFER_ATTACKS = ("poison-frogs", "convex-polytope", "bullseye-polytope", "label-consistent", "hidden-trigger")
+SCRATCH_ATTACKS = ("witches-brew", "sleeper-agent")
+
+WITH_SIGMA = ("denoise", "noise", "purification", "purification-deterministic", "rab")
+"""Defenses that add noise."""
+
+COMPARED_SIGMA = 0.25
+"""Of defenses with noise, where all defenses are compared."""
+
+RIVALS = ("dp-sgd", "adversarial-training", "friends", "run-off-dpa", "run-off-fa", "dpa-star-run-off")
+"""Table 5's; the paper does not say which of the three run-off elections its "ROE" is."""
+
+
+def table1(scale: Scale) -> list[Cell]:
+    """Training from scratch."""
+    return [
+        cell
+        for knowledge in KNOWLEDGE
+        for attack in SCRATCH_ATTACKS
+        for ensemble in scale.ensembles
+        for cell in _denoised(Poisoning(attack, "scratch", knowledge, ensemble), scale)
+    ]
+
+
+def table2(scale: Scale) -> list[Cell]:
+    """Transfer learning: heads on frozen features."""
+    return [
+        cell
+        for knowledge in KNOWLEDGE
+        for attack in TRANSFER_ATTACKS
+        for cell in _denoised(Poisoning(attack, "transfer", knowledge), scale)
+    ]
+
+
+def table4(scale: Scale) -> list[Cell]:
+    """Deep k-NN."""
+    return [
+        Cell(poisoning, *defended)
+        for poisoning in strongest(scale)[:2]
+        for defended in (("none",), *_least(scale), ("deep-knn",), ("deep-knn-majority",))
+    ]
+
+
+def table5(scale: Scale) -> list[Cell]:
+    """Other defenses that the paper compares with."""
+    return [
+        Cell(poisoning, *defended)
+        for poisoning in strongest(scale)
+        for defended in (("none",), *_least(scale), *((name,) for name in RIVALS))
+        if not unmeasured(poisoning, defended[0])
+    ]
+
+
+def defenses(scale: Scale) -> list[Cell]:
+    """Every defense of the catalogue against three attacks."""
+    return [
+        Cell(poisoning, name, COMPARED_SIGMA if name in WITH_SIGMA else None)
+        for poisoning in compared_poisonings()
+        for name in DEFENSES
+        if not unmeasured(poisoning, name)
+    ]
+
+
+def adaptive(scale: Scale) -> list[Cell]:
+    """White-box attacks crafted through our defense, each at the sigma that its victims have; the undefended victims are the other tables'."""
+    rows = [Poisoning(attack, "transfer") for attack in TRANSFER_ATTACKS]
+    rows += [Poisoning(attack, "scratch", "white-box", scale.ensembles[0]) for attack in SCRATCH_ATTACKS]
+    return [Cell(through(row, sigma), "denoise", sigma) for row in rows for sigma in scale.readings()]
+
+
+TABLES: dict[str, Callable[[Scale], list[Cell]]] = {
+    "table1": table1,
+    "table2": table2,
+    "table4": table4,
+    "table5": table5,
+    "defenses": defenses,
+    "adaptive": adaptive,
+}
+"""By name: scale -> cells, in the order in which they are run."""
+
+
+def cells_of(table: str, scale: Scale, cell: str = "") -> list[Cell]:
+    """The cells of a table, or the one that is named, or all of one set of poisons.
+
+    Raises: ValueError if there is no such table or cell, naming the nearest.
+    """
+    every = find(TABLES, table, "table")(scale)
+    if not cell:
+        return every
+    if chosen := [each for each in every if each.poisoning.name == cell]:
+        return chosen
+    return [find({each.id: each for each in every}, cell, f"cell of {table}")]
+
+
+def strongest(scale: Scale) -> list[Poisoning]:
+    """The rows of tables 3 to 5: Bullseye Polytope, Witches' Brew and Sleeper Agent with the largest ensemble."""
+    most = scale.ensembles[-1]
+    return [
+        Poisoning("bullseye-polytope", "transfer"),
+        *(Poisoning(attack, "scratch", "white-box", most) for attack in SCRATCH_ATTACKS),
+    ]
+
+
+def compared_poisonings() -> list[Poisoning]:
+    """What all defenses are tried on."""
+    return [Poisoning("bullseye-polytope", "transfer"), *(Poisoning(attack, "scratch") for attack in SCRATCH_ATTACKS)]
+
+
+def through(poisoning: Poisoning, sigma: float) -> Poisoning:
+    """The same attacker, who knows of our defense."""
+    return Poisoning(poisoning.attack, poisoning.scenario, poisoning.knowledge, poisoning.ensemble, sigma)
+
+
+def unmeasured(poisoning: Poisoning, defense: str) -> str:
+    """Why this pair is no cell; "" if it is one."""
+    if poisoning.scenario == "transfer" and "from scratch only" in FACTS[defense].threat_model:
+        return "changes how a whole network learns, and victims of transfer learning here are heads on frozen features"
+    return ""
+
+
+def _denoised(poisoning: Poisoning, scale: Scale) -> list[Cell]:
+    return [Cell(poisoning), *(Cell(poisoning, "denoise", sigma) for sigma in scale.readings())]
+
+
+def _least(scale: Scale) -> list[tuple[str, float]]:
+    """Our defense at the paper's smallest sigma, in both readings."""
+    return [("denoise", scale.sigmas[0] / 2), ("denoise", scale.sigmas[0])]

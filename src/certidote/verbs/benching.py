@@ -1,0 +1,87 @@
+"""`bench`: the paper's tables, measured again, cell by cell."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from certidote.verbs.choices import check_device, check_directory, workers_named
+from certidote.verbs.options import Address, Device, Engine, GpusPerTask, Timeout
+
+if TYPE_CHECKING:
+    from certidote.types import Progress
+
+DEFAULT_TRIALS = 100
+
+
+@dataclass(frozen=True)
+class Benched:
+    """What `bench` did, or would do: lines in plain words."""
+
+    lines: tuple[str, ...]
+
+
+def bench(
+    table: Annotated[
+        str,
+        typer.Argument(
+            help="table1, table2, table4, table5 (the paper's), defenses (all of ours), adaptive (attacks through our defense); or render: "
+            "make the pages of docs from the records"
+        ),
+    ],
+    *,
+    scale: Annotated[
+        str, typer.Option(help="digits (minutes), cifar10-compact (days on a processor) or cifar10-resnet18 (a GPU)")
+    ] = "digits",
+    trials: Annotated[int | None, typer.Option(help=f"of each cell, 1 to 100; default: {DEFAULT_TRIALS}")] = None,
+    cell: Annotated[str, typer.Option(help="only this cell, as --dry-run names it, or all cells of one set of poisons")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say which cells there are and about what they take, run nothing")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="folder with the data sets that are files; default: the environment's CERTIDOTE_DATA")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="packs and ledgers; the same command goes on with what is there")] = Path("runs/bench"),
+    records: Annotated[Path, typer.Option(help="records of finished cells, which tables share")] = Path("results/bench"),
+    seed: Annotated[int, typer.Option(help="root of all random streams")] = 0,
+    workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
+    timeout: Timeout = None,
+    engine: Engine = "local",
+    address: Address = "auto",
+    gpus_per_task: GpusPerTask = 1.0,
+    device: Device = "cpu",
+    progress: "Progress | None" = None,
+) -> Benched:
+    """Measure a table of the paper again: craft poisons once, replay them under every defense, keep a record of each cell.
+
+    Leaves replay.json and trials.csv in RECORDS/SCALE/POISONS/DEFENSE. Cells that have their record are not done again, whichever
+    table they were made for; an interrupted command goes on where it was.
+    """
+    import os
+
+    from certidote.attacks import find
+    from certidote.benchmark import costs, runner
+    from certidote.benchmark.scales import SCALES
+    from certidote.benchmark.tables import cells_of
+    from certidote.types import Silent
+
+    chosen = find(SCALES, scale, "scale")
+    cells = cells_of(table, chosen, cell)
+    number = DEFAULT_TRIALS if trials is None else trials
+    if not 1 <= number <= DEFAULT_TRIALS:
+        raise ValueError(f"--trials {number}; give 1 to {DEFAULT_TRIALS}, as many as goals are listed")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}; give a whole number of at least 0")
+    folder = data or (Path(os.environ["CERTIDOTE_DATA"]) if os.environ.get("CERTIDOTE_DATA") else None)
+    campaign = runner.Campaign(table, chosen, number, seed, device, folder, out, records)
+    pool = workers_named(engine, address, workers, device, gpus_per_task, timeout)
+    if dry_run:
+        return Benched(tuple(costs.plan_lines(costs.estimates(campaign, cells), campaign, workers or os.cpu_count() or 1)))
+    check_device(device)
+    for place in (out, records):
+        check_directory(place)
+    runner.check(campaign, cells)
+    with pool as used:
+        runner.run(campaign, cells, used, progress or Silent())
+    return Benched((f"{len(cells)} cells of {table} have their records in {records / scale}.",))
