@@ -30,6 +30,11 @@ class Kept:
     trials: tuple[Mapping[str, str], ...]
     folder: Path
 
+    @property
+    def refused(self) -> str:
+        """Why the defense would not do it; "" if it did."""
+        return str(self.record.get("refused", ""))
+
     def successes(self, arm: str = "poisoned") -> list[bool]:
         """Whether each trial reached its goal, in order."""
         return [row[f"{arm}_success"] == "True" for row in self.trials]
@@ -76,6 +81,14 @@ def keep(folder: Path, record: Json, about: Json, places: Mapping[str, str]) -> 
     write_texts({folder / TRIALS: csv_text(*replay_table(record)), folder / RECORD: text})
 
 
+def keep_refusal(folder: Path, reason: str, about: Json) -> None:
+    """Write that a defense refused these poisoned sets, and why: that is an outcome too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRIALS).unlink(missing_ok=True)
+    record = {"format": "certidote bench refusal", "version": 1, "refused": reason, "bench": {**about, "code": package_digest()}}
+    write_texts({folder / RECORD: json_text(record)})
+
+
 def read(folder: Path) -> Kept | None:
     """The record in a folder, None if there is none.
 
@@ -86,6 +99,8 @@ def read(folder: Path) -> Kept | None:
         return None
     try:
         record = json.loads(path.read_bytes())
+        if record.get("refused") and record["bench"]["identity"]:
+            return Kept(record, (), folder)
         rows = tuple(csv.DictReader((folder / TRIALS).read_text(encoding="utf-8").splitlines()))
         damaged = len(rows) != record["finished"] or not record["bench"]["identity"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -108,4 +123,4 @@ def is_done(kept: Kept | None, identity: str, trials: int) -> bool:
             f"{str(kept.folder)!r} holds a record of other settings (seed {about['seed']}); repeat those, give another --records, or "
             "remove it"
         )
-    return bool(kept.record["finished"] >= trials)
+    return bool(kept.refused or kept.record["finished"] >= trials)

@@ -14,7 +14,7 @@ from certidote.benchmark import materials, records
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.scales import Scale
 from certidote.engine.local import Pool
-from certidote.engine.workers import Workers
+from certidote.engine.workers import JobFailed, Workers
 from certidote.types import Progress, digest_of
 
 
@@ -143,18 +143,37 @@ def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) ->
     setup, out = scale.setups[poisoning.scenario], campaign.run_of(cell)
     out.parent.mkdir(parents=True, exist_ok=True)
     others = setup.other_recipe if poisoning.scenario == "scratch" and poisoning.knowledge == "black-box" else ""
-    found = verbs.replay(
-        campaign.pack(poisoning), materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
-        sigma=cell.sigma, recipe=others, seed=campaign.seed, dtype=scale.dtype, device=campaign.device, progress=progress, pool=pool,
-    )  # fmt: skip
-    record, command = dict(found.record), campaign.command(cell)
-    record["recipe"] = {**record["recipe"], "command": command}
-    record |= {"command": command, "pack": poisoning.crafted.name}
     about = {
         "cell": cell.id,
         "scale": scale.name,
         "identity": records.identity_of(scale, cell, campaign.seed),
         "seed": campaign.seed,
     }
+    command = campaign.command(cell)
+    try:
+        found = _replayed(campaign, cell, others, out, pool, progress)
+    except JobFailed as error:
+        if not (reason := refusal_in(error)):
+            raise
+        records.keep_refusal(campaign.record_of(cell), reason, {**about, "command": command})
+        return
+    record = dict(found.record)
+    record["recipe"] = {**record["recipe"], "command": command}
+    record |= {"command": command, "pack": poisoning.crafted.name}
     places = {f"{folder}/": "" for folder in (campaign.made, campaign.data) if folder is not None}
     records.keep(campaign.record_of(cell), record, about, places)
+
+
+def _replayed(campaign: Campaign, cell: Cell, recipe: str, out: Path, pool: Workers, progress: Progress) -> verbs.Replayed:
+    setup = campaign.scale.setups[cell.poisoning.scenario]
+    return verbs.replay(
+        campaign.pack(cell.poisoning), materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
+        sigma=cell.sigma, recipe=recipe, seed=campaign.seed, dtype=campaign.scale.dtype, device=campaign.device, progress=progress,
+        pool=pool,
+    )  # fmt: skip
+
+
+def refusal_in(error: JobFailed) -> str:
+    """What a filter said that would have removed a whole class; "" for any other failure."""
+    last = error.traceback.strip().splitlines()[-1]
+    return last.removeprefix("ValueError: ") if last.startswith("ValueError: the filter ") else ""

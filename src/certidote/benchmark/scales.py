@@ -1,7 +1,7 @@
 """At which scale tables are measured: data, recipes, budgets, options of attacks. Data, no code that runs anything.
 
 Budgets on the digits have the l2 norm for each image that the paper's have on 3x32x32: an epsilon of 16/255 on 3,072 pixels is 0.4347 on
-64, one of 8/255 is 0.2173.
+64, one of 8/255 is 0.2173. One percent of 500 images are 5, in a class of 50; attacks get 3 and 4 % there, with which they work undefended.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ SCALES: dict[str, Scale] = {
         ensembles=(1, 4),
         setups={
             "transfer": Setup("digits-5-9", "digits-0-4:trusted", "auto", "mlp", 10, "digits-5-9.json"),
-            "scratch": Setup("digits", "", "mlp", "cnn", 25, "digits.json"),
+            "scratch": Setup("digits", "", "mlp", "cnn", 15, "digits.json"),
         },
         options={
             "convex-polytope": _SMALL_STEPS,
@@ -101,7 +101,7 @@ SCALES: dict[str, Scale] = {
         dtype="float32",
         seconds={
             "poison-frogs": 0.2, "convex-polytope": 0.8, "bullseye-polytope": 0.5, "label-consistent": 0.1, "hidden-trigger": 0.4,
-            "witches-brew": 0.4, "sleeper-agent": 0.4, "transfer": 0.02, "scratch": 0.01, "other": 0.25,
+            "witches-brew": 0.5, "sleeper-agent": 0.6, "transfer": 0.02, "scratch": 0.01, "other": 0.25,
         },
     ),
     "cifar10-compact": Scale(
