@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from certidote.benchmark.pages import filled
 from certidote.results.files import write_text
 from certidote.types import Json
 
@@ -27,9 +28,4 @@ def fill_table(page: Path, name: str, table: str) -> None:
 
     Raises: ValueError if the page lacks these comments.
     """
-    begin, end = f"<!-- {name} table -->\n", f"<!-- end of {name} table -->\n"
-    text = page.read_text(encoding="utf-8")
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{page} lacks the lines {begin.strip()!r} and {end.strip()!r}; put them where the table belongs")
-    before, rest = text.split(begin)
-    write_text(page, before + begin + table + end + rest.split(end)[1])
+    write_text(page, filled(page.read_text(encoding="utf-8"), name, table, str(page)))

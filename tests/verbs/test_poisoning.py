@@ -94,6 +94,34 @@ def test_the_same_seed_gives_the_same_pack(
     assert (tmp_path / "other" / "poisons.npz").read_bytes() != (pack / "poisons.npz").read_bytes()
 
 
+def test_trials_may_be_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same file is about test images or, with a trigger, about pairs of classes."""
+    listed = [{"test_image": row, "true_class": name, "adversarial_class": "5"} for row, name in ((56, "5"), (28, "6"))]
+    listed[0]["adversarial_class"] = "8"
+    (tmp_path / "goals.json").write_text(json.dumps(listed))
+    command = (
+        "digits-5-9",
+        *OPTIONS[:4],
+        "--seed",
+        "1",
+        "--goals",
+        str(tmp_path / "goals.json"),
+        "--option",
+        "steps=2",
+        "--no-gallery",
+    )
+    assert run(monkeypatch, "poison", "bullseye-polytope", *command, "--out", str(tmp_path / "targets")) == 0
+    goals = [poison.goal for poison in read_pack(tmp_path / "targets").poisons]
+    assert [(goal.test_index, goal.true_label, goal.adversarial_label) for goal in goals if isinstance(goal, Target)] == [
+        (56, 0, 3),
+        (28, 1, 0),
+    ]
+    trigger = ("--trigger", "checker", "--trigger-side", "2", "--targets", "1")
+    assert run(monkeypatch, "poison", "hidden-trigger", *command, *trigger, "--out", str(tmp_path / "triggers")) == 0
+    (poison,) = read_pack(tmp_path / "triggers").poisons
+    assert (poison.goal.true_label, poison.goal.adversarial_label) == (0, 3)
+
+
 DYING = """
 import os, sys
 from pathlib import Path
@@ -239,6 +267,8 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --target 6 --adversarial-class 5", "is of class '5' already, the class wanted for it"),
     ("bullseye-polytope digits-5-9 --target 6 --adversarial-class 3", "--adversarial-class '3' is no class of the data; choose one of: 5, 6"),
     ("bullseye-polytope digits-5-9 --target 6 --targets 3", "give one of them"),
+    ("bullseye-polytope digits-5-9 --goals /nonexistent", "cannot read goals '/nonexistent': No such file or directory"),
+    ("bullseye-polytope digits-5-9 --goals x --target 6", "--goals lists test images and classes; leave out --target"),
     ("bullseye-polytope digits-5-9 --targets 0", "num_targets=0; a scenario needs at least 1 target"),
     ("bullseye-polytope digits-5-9 --targets 9000", "lower num_targets"),
     ("bullseye-polytope digits-5-9 --adversarial-class 6", "goes with --target or --trigger"),

@@ -66,7 +66,7 @@ class Scale:
     options: Mapping[str, tuple[str, ...]]
     triggers: Mapping[str, TriggerChoice]
     dtype: str
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, int | float]
 
     def readings(self) -> tuple[float, ...]:
         """Our sigmas ([0, 1] pixels) for the paper's, which does not say its unit: sigma if it means [0, 1] pixels, sigma / 2 if [-1, 1]."""

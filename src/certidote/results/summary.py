@@ -39,6 +39,26 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, flo
     return low, high
 
 
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of the hypothesis that two treatments succeed equally often, from trials that had both.
+
+    If they do, each trial in which they differ is a fair coin: the p-value is the chance of a split as uneven, or more so. Trials in
+    which both succeed, or none, say nothing.
+
+    Args:
+        only_first: trials in which only the first succeeded.
+        only_second: trials in which only the second did.
+    Returns: in (0, 1]; 1 where they never differ.
+    Raises: ValueError if a count is negative.
+    Source: McNemar (1947), exact.
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"{only_first} and {only_second} trials; counts are at least 0")
+    differing, fewer = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(differing, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**differing)
+
+
 def certified_accuracy(
     certificate: Certificate, labels: Int64[np.ndarray, "n_test"], grid: Float64[np.ndarray, "r"]
 ) -> Float64[np.ndarray, "r"]:

@@ -44,6 +44,7 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="packs and ledgers; the same command goes on with what is there")] = Path("runs/bench"),
     records: Annotated[Path, typer.Option(help="records of finished cells, which tables share")] = Path("results/bench"),
+    docs: Annotated[Path, typer.Option(help="for render: folder of the pages")] = Path("docs"),
     seed: Annotated[int, typer.Option(help="root of all random streams")] = 0,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     timeout: Timeout = None,
@@ -61,11 +62,14 @@ def bench(
     import os
 
     from certidote.attacks import find
-    from certidote.benchmark import costs, runner
+    from certidote.benchmark import costs, pages, runner
     from certidote.benchmark.scales import SCALES
     from certidote.benchmark.tables import cells_of
     from certidote.types import Silent
 
+    if table == "render":
+        changed = pages.render(records, docs)
+        return Benched(tuple(f"Made again: {page}" for page in changed) or ("All pages are what the records say.",))
     chosen = find(SCALES, scale, "scale")
     cells = cells_of(table, chosen, cell)
     number = DEFAULT_TRIALS if trials is None else trials

@@ -1,0 +1,265 @@
+"""Pages of docs, made from records: every table stands between two comments, and the text around them is left alone.
+
+The same records give the same text. A cell without a record is "-", a table without any is "Not measured yet."
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from certidote.benchmark import records
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals, seconds_per_trial
+from certidote.benchmark.paper import PaperCell, paper_cell
+from certidote.benchmark.records import Kept
+from certidote.benchmark.scales import SCALES, Scale
+from certidote.benchmark.tables import (
+    COMPARED_SIGMA,
+    KNOWLEDGE,
+    RIVALS,
+    SCRATCH_ATTACKS,
+    TRANSFER_ATTACKS,
+    WITH_SIGMA,
+    compared_poisonings,
+    strongest,
+    through,
+    unmeasured,
+)
+from certidote.benchmark.wording import p_in_words, rate_in_words, table
+from certidote.defenses.catalogue import DEFENSES
+from certidote.results.files import write_text
+
+MISSING = "Not measured yet.\n"
+NOTHING = "-"
+STARTS = {"transfer": "pretrained", "scratch": "random"}
+PAPER_NAMES = {"run-off-dpa": "roe", "run-off-fa": "roe", "dpa-star-run-off": "roe", "deep-knn-majority": "deep-knn"}
+"""What the paper calls a defense, where it is another name."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where records are, and how a page links to them.
+
+    Attributes:
+        kept: folder of all records.
+        page: folder of the page.
+    """
+
+    kept: Path
+    page: Path
+    scale: Scale
+
+    def read(self, cell: Cell) -> Kept | None:
+        return records.read(records.folder_of(self.kept, self.scale, cell))
+
+    def link(self, kept: Kept) -> str:
+        return Path(os.path.relpath(kept.folder / records.RECORD, self.page)).as_posix()
+
+
+def denoised_table(source: Source, poisonings: Sequence[Poisoning], number: str) -> str:
+    """Tables 1 and 2: for each set of poisons five lines, our sigmas as columns, the paper's figures under both readings of its sigma."""
+    sigmas = source.scale.readings()
+    rows: list[list[str]] = []
+    for poisoning in poisonings:
+        found = [source.read(Cell(poisoning)), *(source.read(Cell(poisoning, "denoise", sigma)) for sigma in sigmas)]
+        if any(found):
+            rows += _lines(source, poisoning, found, number)
+    header = ["poisons", "", "undefended", *(f"sigma {sigma:g}" for sigma in sigmas)]
+    return table(header, rows) if rows else MISSING
+
+
+def _lines(source: Source, poisoning: Poisoning, found: Sequence[Kept | None], number: str) -> list[list[str]]:
+    plain, sigmas = found[0], source.scale.readings()
+    void = " **void**" if plain is not None and is_void(plain) else ""
+    lines = [
+        [f"{_name(poisoning)}{void}", "success", *(_success(source, kept) for kept in found)],
+        ["", "control", *(_each(kept, lambda known: _counts(known, "control")) for kept in found)],
+        ["", "clean accuracy", *(_each(kept, lambda known: f"{clean_accuracy(known):.1%}") for kept in found)],
+        ["", "p against undefended", NOTHING, *(_p(plain, kept) for kept in found[1:])],
+    ]
+    adaptive = [source.read(Cell(through(poisoning, sigma), "denoise", sigma)) for sigma in sigmas]
+    if any(adaptive):
+        lines.append(["", "success, adaptive", NOTHING, *(_success(source, kept) for kept in adaptive)])
+    for reading, factor in (("as printed", 1.0), ("halved", 2.0)):
+        figures = [_paper(number, poisoning, "denoise", sigma * factor) for sigma in sigmas]
+        if any(figures):
+            undefended = _paper(number, poisoning, "none", 0.0)
+            lines.append(
+                ["", f"paper, sigma {reading}", *(NOTHING if cell is None else str(cell) for cell in (undefended, *figures))]
+            )
+    return lines
+
+
+def defended_table(
+    source: Source, poisonings: Sequence[Poisoning], defenses: Sequence[tuple[str, float | None]], number: str
+) -> str:
+    """Tables 4 and 5, and the one of all defenses: a line for each defense against each set of poisons."""
+    rows: list[list[str]] = []
+    for poisoning in poisonings:
+        plain = source.read(Cell(poisoning))
+        for name, sigma in (("none", None), *defenses):
+            if reason := unmeasured(poisoning, name):
+                rows.append([_name(poisoning), name, f"no: it {reason}", *[NOTHING] * 5, _paper_of(number, poisoning, name, sigma)])
+            elif (kept := source.read(Cell(poisoning, name, sigma))) is not None:
+                rows.append(_defended_line(source, poisoning, kept, plain, name, sigma, number))
+    measured = [row for row in rows if not row[2].startswith("no: ")]
+    header = ["poisons", "defense", "success", "control", "p against none", "clean accuracy", "time", "removed", "paper"]
+    if not number:
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    return table(header, rows) if measured else MISSING
+
+
+def _defended_line(
+    source: Source, poisoning: Poisoning, kept: Kept, plain: Kept | None, name: str, sigma: float | None, number: str
+) -> list[str]:
+    called = name if sigma is None else f"{name}, sigma {sigma:g}"
+    void = " **void**" if plain is not None and is_void(plain) else ""
+    paper = _paper_of(number, poisoning, name, sigma)
+    if kept.refused:
+        return [f"{_name(poisoning)}{void}", called, f"[refused]({source.link(kept)}): {kept.refused}", *[NOTHING] * 5, paper]
+    ratio = NOTHING if plain is None else f"{seconds_per_trial(kept) / seconds_per_trial(plain):.2g}"
+    gone = removals(kept)
+    removed = NOTHING
+    if gone is not None:
+        poisons, clean = gone["removed_poisons"] + gone["kept_poisons"], gone["removed_clean"] + gone["kept_clean"]
+        removed = f"{gone['removed_poisons'] / poisons:.0%} of poisons, {gone['removed_clean'] / clean:.1%} of clean"
+    return [
+        f"{_name(poisoning)}{void}", called, _success(source, kept), _counts(kept, "control"),
+        NOTHING if name == "none" else _p(plain, kept), f"{clean_accuracy(kept):.1%}", ratio, removed, paper,
+    ]  # fmt: skip
+
+
+def _success(source: Source, kept: Kept | None) -> str:
+    if kept is None:
+        return NOTHING
+    if kept.refused:
+        return f"[refused]({source.link(kept)})"
+    share = kept.record["results"]["poisoned"]["reached"]
+    images = f", {share:.0%} of images" if kept.record["goal"] == "trigger" else ""
+    return rate_in_words(rate(kept), source.link(kept)) + images
+
+
+def _each(kept: Kept | None, say: Callable[[Kept], str]) -> str:
+    return NOTHING if kept is None or kept.refused else say(kept)
+
+
+def _counts(kept: Kept, arm: str) -> str:
+    found = rate(kept, arm)
+    return f"{found.successes}/{found.trials}"
+
+
+def _p(plain: Kept | None, kept: Kept | None) -> str:
+    return NOTHING if plain is None or kept is None or kept.refused else p_in_words(difference(plain, kept))
+
+
+def _paper(number: str, poisoning: Poisoning, defense: str, sigma: float | None) -> PaperCell | None:
+    return paper_cell(
+        number, poisoning.attack, poisoning.scenario, poisoning.knowledge, poisoning.ensemble, defense, STARTS[poisoning.scenario],
+        sigma,
+    )  # fmt: skip
+
+
+def _paper_of(number: str, poisoning: Poisoning, defense: str, sigma: float | None) -> str:
+    """The paper's figure for a line of tables 4 and 5; its sigma is the one that is printed, or twice ours."""
+    if not number:
+        return NOTHING
+    name = PAPER_NAMES.get(defense, defense)
+    for factor, reading in ((1.0, ""), (2.0, ", sigma halved")):
+        found = _paper(number, poisoning, name, None if sigma is None else sigma * factor)
+        if found is not None:
+            return f"{found}{reading}"
+    undefended = _paper("2" if poisoning.scenario == "transfer" else "1", poisoning, "none", 0.0) if defense == "none" else None
+    return NOTHING if undefended is None else f"{undefended} (table {2 if poisoning.scenario == 'transfer' else 1})"
+
+
+def _name(poisoning: Poisoning) -> str:
+    ensemble = f", K = {poisoning.ensemble}" if poisoning.scenario == "scratch" else ""
+    return f"{poisoning.attack}, {poisoning.knowledge}{ensemble}"
+
+
+# ------------------------------------------------------------------------------------------------------------------ pages
+
+
+def _table1(source: Source) -> str:
+    rows = [Poisoning(attack, "scratch", box, k) for box in KNOWLEDGE for attack in SCRATCH_ATTACKS for k in source.scale.ensembles]
+    return denoised_table(source, rows, "1")
+
+
+def _table2(source: Source) -> str:
+    rows = [Poisoning(attack, "transfer", box) for box in KNOWLEDGE for attack in TRANSFER_ATTACKS]
+    return denoised_table(source, rows, "2")
+
+
+def _table4(source: Source) -> str:
+    sigma = source.scale.sigmas[0]
+    others = [("denoise", sigma / 2), ("denoise", sigma), ("deep-knn", None), ("deep-knn-majority", None)]
+    return defended_table(source, strongest(source.scale)[:2], others, "4")
+
+
+def _table5(source: Source) -> str:
+    sigma = source.scale.sigmas[0]
+    others = [("denoise", sigma / 2), ("denoise", sigma), *((name, None) for name in RIVALS)]
+    return defended_table(source, strongest(source.scale), others, "5")
+
+
+def _defenses(source: Source) -> str:
+    others = [(name, COMPARED_SIGMA if name in WITH_SIGMA else None) for name in DEFENSES if name != "none"]
+    return defended_table(source, compared_poisonings(), others, "")
+
+
+SHOWN: dict[str, Callable[[Source], str]] = {
+    "table1": _table1,
+    "table2": _table2,
+    "table4": _table4,
+    "table5": _table5,
+    "defenses": _defenses,
+}
+"""Tables by name; those of attacks through our defense are lines of tables 1 and 2."""
+
+
+def filled(text: str, name: str, content: str, where: str) -> str:
+    """The text with `content` between `<!-- NAME table -->` and `<!-- end of NAME table -->`.
+
+    Raises: ValueError if these comments are not there once each.
+    """
+    begin, end = f"<!-- {name} table -->\n", f"<!-- end of {name} table -->\n"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{where} lacks the lines {begin.strip()!r} and {end.strip()!r}; put them where the table belongs")
+    before, rest = text.split(begin)
+    return before + begin + content + end + rest.split(end)[1]
+
+
+def results_page(text: str, kept: Path, docs: Path) -> str:
+    """docs/results.md with the tables of all scales that it has a place for.
+
+    Args:
+        text: of the page as it is.
+        kept: folder of all records.
+        docs: folder of the page, which links are relative to.
+    Raises: ValueError if the page has no place for any table, or a record is damaged.
+    """
+    places = [(scale, name) for scale in SCALES for name in SHOWN if f"<!-- {scale} {name} table -->" in text]
+    if not places:
+        raise ValueError(f"{docs / 'results.md'} has no place for any table, such as the line '<!-- digits table2 table -->'")
+    for scale, name in places:
+        text = filled(text, f"{scale} {name}", SHOWN[name](Source(kept, docs, SCALES[scale])), str(docs / "results.md"))
+    return text
+
+
+def render(kept: Path, docs: Path) -> list[Path]:
+    """Make the pages again. Returns those that changed.
+
+    Raises: ValueError as `results_page`, or if there is no such page.
+    """
+    page = docs / "results.md"
+    if not page.is_file():
+        raise ValueError(
+            f"there is no page {str(page)!r}; run this in a checkout of the repository, or give its folder with --docs"
+        )
+    before = page.read_text(encoding="utf-8")
+    after = results_page(before, kept, docs)
+    if after == before:
+        return []
+    write_text(page, after)
+    return [page]

@@ -1,0 +1,266 @@
+"""`certidote bench` as a user meets it: a small table from end to end, kills that cost nothing, records that say what they are."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from certidote import cli, verbs
+from certidote.attacks.pack_files import read_pack
+from certidote.benchmark import pages, records, runner
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.records import read
+from certidote.benchmark.scales import SCALES, Setup
+from certidote.benchmark.tables import cells_of
+from certidote.engine.local import Pool
+from certidote.types import Silent
+
+ROOT = Path(__file__).parents[2]
+DIGITS = SCALES["digits"]
+ROW = "bullseye-polytope-transfer-white-box"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["certidote", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One row of table 2, two trials a cell."""
+    out = tmp_path_factory.mktemp("bench")
+    said = verbs.bench("table2", cell=ROW, trials=2, out=out / "runs", records=out / "kept", workers=0)
+    assert said.lines == (f"7 cells of table2 have their records in {out / 'kept' / 'digits'}.",)
+    return out
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+
+
+def test_every_cell_has_its_record(place: Path) -> None:
+    cells = cells_of("table2", DIGITS, ROW)
+    for cell in cells:
+        kept = read(records.folder_of(place / "kept", DIGITS, cell))
+        assert kept is not None
+        record = kept.record
+        assert (record["finished"], len(kept.trials), record["defense_name"]) == (2, 2, cell.defense)
+        assert record["defense"].get("sigma") == cell.sigma
+        assert record["budget"] == {"num_poisons": 10, "norm": "linf", "epsilon": 0.4347}
+        assert record["numerics"][0]["device"] == "cpu"
+        assert len(record["config_digest"]) == len(record["bench"]["code"]) == len(record["bench"]["identity"]) == 64
+        assert record["root"] == record["recipe"]["root"] == "0x0"
+        assert record["command"] == f"certidote bench table2 --scale digits --cell {cell.id} --trials 2 --seed 0"
+        assert record["results"]["poisoned"]["successes"] == sum(kept.successes())
+        assert "trials" not in record
+        assert str(place) not in (kept.folder / "replay.json").read_text()
+    assert len({read(records.folder_of(place / "kept", DIGITS, cell)).record["config_digest"] for cell in cells}) == 7  # type: ignore[union-attr]
+
+
+def test_nothing_is_done_twice(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(place)
+    monkeypatch.setattr(runner, "craft", None)
+    monkeypatch.setattr(runner, "replay", None)
+    where = ("--out", str(place / "runs"), "--records", str(place / "kept"), "--workers", "0")
+    assert run(monkeypatch, "bench", "table2", "--cell", ROW, "--trials", "2", *where) == 0
+    assert (
+        run(monkeypatch, "bench", "table2", "--cell", f"{ROW}/none", "--trials", "1", *where) == 0
+    )  # more is there than is asked for
+    assert run(monkeypatch, "bench", "table5", "--cell", f"{ROW}/denoise-0.1", "--trials", "2", *where) == 0  # tables share cells
+    assert contents(place) == before
+    capsys.readouterr()
+    assert run(monkeypatch, "bench", "table2", "--dry-run", "--trials", "2", *where) == 0
+    said = capsys.readouterr().out
+    assert f"  {ROW}/denoise-0.05: has its record\n" in said
+    assert "  poison-frogs-transfer-white-box/none: victims 0 s, poisons 0 s\n" in said
+    assert "63 of 70 cells are to do" in said
+    assert contents(place) == before
+
+
+def test_more_trials_replace_fewer(place: Path, tmp_path: Path) -> None:
+    for trials in (1, 2):
+        verbs.bench("table2", cell=f"{ROW}/none", trials=trials, out=tmp_path / "runs", records=tmp_path / "kept", workers=0)
+        kept = read(tmp_path / "kept" / "digits" / ROW / "none")
+        assert kept is not None
+        assert len(kept.trials) == trials
+    one, two = (read_pack(path) for path in sorted((tmp_path / "runs" / "digits" / "packs").iterdir()))
+    assert (one.poisons[0].images == two.poisons[0].images).all()  # the first trials of few and of many are the same
+    again = (tmp_path / "kept" / "digits" / ROW / "none" / "trials.csv").read_bytes()
+    assert again == (place / "kept" / "digits" / ROW / "none" / "trials.csv").read_bytes()
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from certidote import verbs
+from certidote.benchmark import records
+
+keep, count = records.keep, 0
+def dying(*arguments):
+    global count
+    keep(*arguments)
+    count += 1
+    if count == 2:
+        os.kill(os.getpid(), 9)
+records.keep = dying
+out = Path(sys.argv[1])
+verbs.bench("table2", cell="bullseye-polytope-transfer-white-box", trials=2, out=out / "runs", records=out / "kept", workers=0)
+"""
+
+
+def test_a_table_goes_on_after_kill_9(place: Path, tmp_path: Path) -> None:
+    died = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DYING, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in (tmp_path / "kept" / "digits" / ROW).iterdir()) == ["denoise-0.05", "none"]
+    (pack,) = (tmp_path / "runs" / "digits" / "packs").iterdir()
+    crafted = (pack / "pack.json").stat().st_mtime_ns
+    verbs.bench("table2", cell=ROW, trials=2, out=tmp_path / "runs", records=tmp_path / "kept", workers=0)
+    assert (pack / "pack.json").stat().st_mtime_ns == crafted
+    for cell in cells_of("table2", DIGITS, ROW):
+        once, twice = (records.folder_of(base / "kept", DIGITS, cell) / "trials.csv" for base in (place, tmp_path))
+        assert once.read_bytes() == twice.read_bytes()
+
+
+def test_a_filter_that_refuses_is_an_outcome(tmp_path: Path) -> None:
+    setup = Setup("digits", "", "mlp", "cnn", 30, "digits.json")
+    quick = replace(DIGITS, setups={**DIGITS.setups, "scratch": setup}, options={"witches-brew": ("steps=2", "restarts=1")})
+    cells = [Cell(Poisoning("witches-brew", "scratch"), name) for name in ("spectral", "none")]
+    campaign = runner.Campaign("defenses", quick, 1, 0, "cpu", None, tmp_path / "runs", tmp_path / "kept")
+    with Pool(0) as pool:
+        runner.run(campaign, cells, pool, Silent())
+    refused = read(campaign.record_of(cells[0]))
+    assert refused is not None
+    assert refused.refused.startswith("the filter 'spectral signatures' would remove all ")
+    assert campaign.is_done(cells[0])
+    assert campaign.is_done(cells[1])  # what comes after it is done
+    source = pages.Source(tmp_path / "kept", tmp_path, quick)
+    said = pages.defended_table(source, [cells[0].poisoning], [("spectral", None)], "")
+    assert "[refused](kept/digits/witches-brew-scratch-white-box-k1/spectral/replay.json): the filter 'spectral signatures'" in said
+
+
+def test_victims_of_the_black_box(tmp_path: Path) -> None:
+    """Other victims, the same poisons: from scratch of another recipe, in transfer learning with another extractor."""
+    campaign = runner.Campaign("table1", DIGITS, 1, 0, "cpu", None, tmp_path / "runs", tmp_path / "kept")
+    cells = {box: Cell(Poisoning("poison-frogs", "transfer", box)) for box in ("white-box", "black-box")}  # type: ignore[arg-type]
+    scratch = Cell(Poisoning("witches-brew", "scratch", "black-box"))
+    with Pool(0) as pool:
+        runner.run(campaign, [*cells.values(), scratch], pool, Silent())
+    victims = {box: read(campaign.record_of(cell)).record["victims"]["extractor"] for box, cell in cells.items()}  # type: ignore[union-attr]
+    assert victims["white-box"] != victims["black-box"]
+    white, black = (read_pack(campaign.pack(cell.poisoning)) for cell in cells.values())
+    assert (white.poisons[0].images == black.poisons[0].images).all()
+    kept = read(campaign.record_of(scratch))
+    assert kept is not None
+    assert kept.record["victims"]["recipe"]["architecture"] == "cnn-32-64"
+    assert kept.record["recipe"]["scenario"]["recipe"]["architecture"] == "mlp-128"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("table9", "unknown table 'table9'; did you mean"),
+        ("table2 --scale digit", "unknown scale 'digit'; did you mean 'digits'?"),
+        ("table2 --cell bullseye-polytope-transfer-white-box/denoise-0.3", "unknown cell of table2"),
+        ("table2 --trials 0", "--trials 0; give 1 to 100"),
+        ("table2 --trials 101", "--trials 101; give 1 to 100"),
+        ("table2 --seed -1", "--seed -1; give a whole number of at least 0"),
+        ("table2 --workers -1", "workers=-1; give"),
+        ("table2 --engine slurm", "unknown engine 'slurm'; choose local or ray"),
+        ("table2 --device gpu", "unknown device 'gpu'"),
+        ("table2 --scale cifar10-compact", "needs cifar10-jpeg.tar.xz"),
+        ("table2 --scale cifar10-compact --data /nonexistent", "there is no cifar10-jpeg.tar.xz in it"),
+        ("render --docs /nonexistent", "there is no page '/nonexistent/results.md'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CERTIDOTE_DATA", raising=False)
+    assert run(monkeypatch, "bench", *arguments.split()) == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 1
+    assert message in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_of_other_settings_are_not_overwritten(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(place)
+    where = ("--out", str(place / "runs"), "--records", str(place / "kept"))
+    assert run(monkeypatch, "bench", "table2", "--cell", ROW, "--trials", "2", "--seed", "7", *where) == 2
+    assert "holds a record of other settings (seed 0)" in capsys.readouterr().err
+    assert contents(place) == before
+
+
+def test_a_damaged_record_is_named(place: Path, tmp_path: Path) -> None:
+    source = place / "kept" / "digits" / ROW / "none"
+    for name, content in (("replay.json", b"{"), ("trials.csv", b"trial\n")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in source.iterdir():
+            (folder / file.name).write_bytes(content if file.name == name else file.read_bytes())
+        with pytest.raises(ValueError, match="is damaged; remove the folder"):
+            read(folder)
+
+
+# ----------------------------------------------------------------------------------------------------------------- pages
+
+
+PAGE = "before\n<!-- digits table2 table -->\nold\n<!-- end of digits table2 table -->\nafter\n"
+
+
+def test_a_page_is_made_from_records(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = place / "docs"
+    docs.mkdir()
+    (docs / "results.md").write_text(PAGE)
+    where = ("bench", "render", "--records", str(place / "kept"), "--docs", str(docs))
+    assert run(monkeypatch, *where) == 0
+    assert "Made again" in capsys.readouterr().out
+    text = (docs / "results.md").read_text()
+    assert run(monkeypatch, *where) == 0
+    assert "All pages are what the records say." in capsys.readouterr().out
+    assert (docs / "results.md").read_text() == text
+    lines = text.splitlines()
+    assert (lines[0], lines[-1], "old" in text) == ("before", "after", False)
+    kept = read(place / "kept" / "digits" / ROW / "denoise-0.25")
+    assert kept is not None
+    link = f"../kept/digits/{ROW}/denoise-0.25/replay.json"
+    assert f"[{sum(kept.successes())}/2]({link})" in text
+    assert (docs / link).is_file()
+    assert "| bullseye-polytope, white-box" in text
+    assert "(93.3) 0.0" in text
+    assert "poison-frogs" not in text  # no record, no line
+
+
+def test_pages_of_the_repository_are_what_its_records_say() -> None:
+    docs = ROOT / "docs"
+    text = (docs / "results.md").read_text(encoding="utf-8")
+    assert pages.results_page(text, ROOT / "results" / "bench", docs) == text, "make it again: certidote bench render"
+
+
+def test_records_of_the_repository_are_small_and_whole() -> None:
+    found = [read(path.parent) for path in sorted((ROOT / "results" / "bench").rglob("replay.json"))]
+    for kept in found:
+        assert kept is not None
+        scale, cell = kept.record["bench"]["scale"], kept.record["bench"]["cell"]
+        assert kept.folder == ROOT / "results" / "bench" / scale / cell
+        text = (kept.folder / "replay.json").read_text(encoding="utf-8")
+        assert not re.search(r'["= ]/\w', text), "a place on somebody's machine"
+        assert json.loads(text)["bench"]["seed"] >= 0
+    assert sum(path.stat().st_size for path in (ROOT / "results" / "bench").rglob("*") if path.is_file()) < 10e6
