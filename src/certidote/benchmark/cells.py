@@ -1,11 +1,13 @@
 """What a cell of a table is: poisons, and the defense that victims have against them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from certidote.benchmark.scales import ScenarioName
 
 KnowledgeName = Literal["white-box", "black-box"]
+StartName = Literal["", "in-domain", "out-of-domain", "both"]
+"""How victims start: as their scenario says; on the poisoned set as it is; on images of another kind; on those, then on the poisoned set."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Poisoning:
         knowledge: from scratch, white-box attackers know the victims' recipe, and victims have other seeds; black-box attackers know neither.
         ensemble: surrogates.
         through: the sigma of our defense that the attacker crafts through; None for one who does not know of it.
+        outside: transfer: the extractor was fitted to images of another kind.
     """
 
     attack: str
@@ -25,19 +28,21 @@ class Poisoning:
     knowledge: KnowledgeName = "white-box"
     ensemble: int = 1
     through: float | None = None
+    outside: bool = False
 
     @property
     def name(self) -> str:
         ensemble = f"-k{self.ensemble}" if self.scenario == "scratch" else ""
+        outside = "-outside" if self.outside else ""
         adaptive = "" if self.through is None else f"-through-{self.through:g}"
-        return f"{self.attack}-{self.scenario}-{self.knowledge}{ensemble}{adaptive}"
+        return f"{self.attack}-{self.scenario}-{self.knowledge}{ensemble}{outside}{adaptive}"
 
     @property
     def crafted(self) -> "Poisoning":
         """Whose poisons these are: from scratch, black-box victims get those of the white box, as attackers do the same in both."""
         if self.scenario == "transfer":
             return self
-        return Poisoning(self.attack, self.scenario, "white-box", self.ensemble, self.through)
+        return replace(self, knowledge="white-box")
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,18 @@ class Cell:
     Attributes:
         defense: a name of the catalogue of defenses.
         sigma: of defenses with noise, [0, 1] pixel units.
+        start: of victims (table 3).
     """
 
     poisoning: Poisoning
     defense: str = "none"
     sigma: float | None = None
+    start: StartName = ""
 
     @property
     def name(self) -> str:
-        return self.defense if self.sigma is None else f"{self.defense}-{self.sigma:g}"
+        defended = self.defense if self.sigma is None else f"{self.defense}-{self.sigma:g}"
+        return f"{defended}-start-{self.start}" if self.start else defended
 
     @property
     def id(self) -> str:

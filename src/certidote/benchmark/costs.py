@@ -63,7 +63,7 @@ def in_words(seconds: float) -> str:
 def _seconds_to_craft(campaign: Campaign, cell: Cell) -> float:
     poisoning = cell.poisoning
     seconds = campaign.scale.seconds[poisoning.attack] * poisoning.ensemble
-    return seconds * (1 if poisoning.through is None else 10)
+    return seconds * (1 if poisoning.through is None else 14)
 
 
 def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:

@@ -1,19 +1,25 @@
-"""Data sets that a scale needs and that are not there as such: disjoint parts of CIFAR-10's training images, for transfer learning.
+"""Data sets that a scale needs and that are not there as such.
 
-40,000 images are what extractors learn from, 2,500 others are what heads are fitted to, so that poisons never meet a clean twin of theirs.
+For transfer learning on CIFAR-10, disjoint parts of its training images: 40,000 are what extractors learn from, 2,500 others are what heads
+are fitted to, so that poisons never meet a clean twin of theirs.
+
+For starts out of the domain of digits, 8x8 pieces of the two photographs that come with scikit-learn, turned by 0, 90, 180 or 270 degrees,
+which is what a model has to tell: grey images of the same shape that have nothing to do with digits.
 """
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from certidote.benchmark.scales import CIFAR, Scale, Setup
+from certidote.benchmark.scales import CIFAR, EXTRACTOR, HEADS, PATCHES, TINY_IMAGENET
 from certidote.data import load
 from certidote.streams import Key
 from certidote.types import ImageDataset
 
-EXTRACTOR, HEADS = "extractor.npz", "heads.npz"
 EXTRACTOR_IMAGES, HEAD_IMAGES = 40_000, 2_500
+PIECES, PIECE = 2_000, 16
+"""Pieces of photographs, and their side in pixels before it is halved."""
 
 
 def place_of(name: str, data: Path | None, made: Path) -> str:
@@ -24,26 +30,49 @@ def place_of(name: str, data: Path | None, made: Path) -> str:
         made: the folder of `prepare`.
     Raises: ValueError if they are files and there is no folder, or no such file in it.
     """
-    if name in (EXTRACTOR, HEADS):
+    if name in (EXTRACTOR, HEADS, PATCHES):
         return str(made / name)
-    if not name.startswith(CIFAR):
+    file = name.partition("#")[0]
+    if file not in (CIFAR, TINY_IMAGENET):
         return name
     if data is None:
-        raise ValueError(f"this scale needs {CIFAR} (folders of CIFAR-10 as JPEG files); give the folder that holds it with --data")
-    if not (data / CIFAR).is_file():
-        raise ValueError(f"--data {data}: there is no {CIFAR} in it; give the folder that holds it")
+        raise ValueError(f"this scale needs {file} (folders of JPEG files); give the folder that holds it with --data")
+    if not (data / file).is_file():
+        raise ValueError(f"--data {data}: there is no {file} in it; give the folder that holds it")
     return str(data / name)
 
 
-def prepare(scale: Scale, data: Path | None, made: Path) -> None:
-    """Make what the scale's setups need in `made`, unless it is there."""
-    needed = {name for setup in scale.setups.values() for name in (setup.data, setup.pretrain)}
-    if not needed & {EXTRACTOR, HEADS} or (made / HEADS).is_file():
-        return
-    source = place_of(CIFAR, data, made)
-    train, test = load(source), load(source, "test")
+def check(names: set[str], data: Path | None, made: Path) -> None:
+    """Raises: ValueError if these cannot be there, or be made; better known before the work."""
+    for name in sorted(names):
+        place_of(CIFAR if name in (EXTRACTOR, HEADS) else name, data, made)
+
+
+def prepare(names: set[str], data: Path | None, made: Path) -> None:
+    """Make those that have to be made in `made`, unless they are there."""
     made.mkdir(parents=True, exist_ok=True)
-    write_parts(train, test, made)
+    if names & {EXTRACTOR, HEADS} and not (made / HEADS).is_file():
+        source = place_of(CIFAR, data, made)
+        write_parts(load(source), load(source, "test"), made)
+    if PATCHES in names and not (made / PATCHES).is_file():
+        _write(made / PATCHES, photograph_patches())
+
+
+def photograph_patches() -> ImageDataset:
+    """2,000 pieces of photographs of 8x8 grey pixels, an equal share turned by each angle, which is their class."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [np.asarray(image, dtype=np.float64).mean(2) for image in load_sample_images().images]
+    generator = (Key(0) / "benchmark" / "patches").numpy()
+    pieces, turns = [], np.arange(PIECES) % 4
+    for turn in turns:
+        photograph = photographs[generator.integers(len(photographs))]
+        top, left = (int(generator.integers(side - PIECE + 1)) for side in photograph.shape)
+        piece = photograph[top : top + PIECE, left : left + PIECE]
+        halved = piece.reshape(PIECE // 2, 2, PIECE // 2, 2).mean((1, 3))
+        pieces.append(np.rot90(halved, turn).round().astype(np.uint8))
+    names = tuple(f"turned {90 * turn} degrees" for turn in range(4))
+    return ImageDataset(torch.from_numpy(np.stack(pieces)).unsqueeze(1), torch.from_numpy(turns.astype(np.int64)), names)
 
 
 def write_parts(train: ImageDataset, test: ImageDataset, made: Path) -> None:
@@ -51,12 +80,6 @@ def write_parts(train: ImageDataset, test: ImageDataset, made: Path) -> None:
     order = (Key(0) / "attack ladder").numpy().permutation(len(train)).tolist()
     _write(made / EXTRACTOR, train.subset(order[:EXTRACTOR_IMAGES]))
     _write(made / HEADS, train.subset(order[EXTRACTOR_IMAGES : EXTRACTOR_IMAGES + HEAD_IMAGES]), test)
-
-
-def check(setup: Setup, data: Path | None, made: Path) -> None:
-    """Raises: ValueError if the setup's files cannot be there; better known before the work."""
-    for name in (setup.data, setup.pretrain):
-        place_of(CIFAR if name in (EXTRACTOR, HEADS) else name, data, made)
 
 
 def _write(path: Path, train: ImageDataset, test: ImageDataset | None = None) -> None:

@@ -44,9 +44,12 @@ def crafting_of(scale: Scale, poisoning: Poisoning, seed: int) -> Json:
     """Everything that decides poisons, but how many trials there are: the first ones are the same in packs of few and of many."""
     attack, setup = poisoning.attack, scale.setups[poisoning.scenario]
     trigger = scale.triggers.get(attack)
+    known, chosen = asdict(poisoning), asdict(setup)
+    other = {"outside": chosen.pop("outside")} if known.pop("outside") else {}
+    chosen.pop("outside", None), chosen.pop("raw_epochs")
     return {
-        "poisoning": asdict(poisoning),
-        "setup": asdict(setup),
+        "poisoning": known | other,
+        "setup": chosen,
         "epsilon": scale.epsilon,
         "options": list(scale.options.get(attack, ())),
         "trigger": None if trigger is None else asdict(trigger),
@@ -56,7 +59,9 @@ def crafting_of(scale: Scale, poisoning: Poisoning, seed: int) -> Json:
 
 def identity_of(scale: Scale, cell: Cell, seed: int) -> str:
     """A name for everything that decides a cell's outcomes, but how many trials there are and the code: 64 hex digits."""
-    crafted = crafting_of(scale, cell.poisoning, seed)
+    crafted, setup = crafting_of(scale, cell.poisoning, seed), scale.setups[cell.poisoning.scenario]
+    if cell.start:
+        crafted["start"] = [cell.start, setup.outside, setup.raw_epochs]
     return digest_of({**crafted, "scale": scale.name, "defense": cell.defense, "sigma": cell.sigma, "dtype": scale.dtype})
 
 

@@ -89,9 +89,18 @@ def check(campaign: Campaign, cells: Sequence[Cell]) -> list[Cell]:
 
     Raises: ValueError for what can be known before the work: files that are missing, records of other settings.
     """
-    for scenario in dict.fromkeys(cell.poisoning.scenario for cell in cells):
-        materials.check(campaign.scale.setups[scenario], campaign.data, campaign.made)
+    materials.check(needed(campaign, cells), campaign.data, campaign.made)
     return [cell for cell in cells if not campaign.is_done(cell)]
+
+
+def needed(campaign: Campaign, cells: Sequence[Cell]) -> set[str]:
+    """Names of all data sets that these cells need."""
+    names = set()
+    for cell in cells:
+        setup = campaign.scale.setups[cell.poisoning.scenario]
+        names |= {setup.data, setup.outside if cell.poisoning.outside else setup.pretrain}
+        names |= {setup.outside} if cell.start in ("out-of-domain", "both") else set()
+    return names - {""}
 
 
 def run(campaign: Campaign, cells: Sequence[Cell], pool: Workers, progress: Progress) -> None:
@@ -102,7 +111,7 @@ def run(campaign: Campaign, cells: Sequence[Cell], pool: Workers, progress: Prog
     """
     left = check(campaign, cells)
     if left:
-        materials.prepare(campaign.scale, campaign.data, campaign.made)
+        materials.prepare(needed(campaign, left), campaign.data, campaign.made)
     for number, cell in enumerate(left, len(cells) - len(left) + 1):
         within = Within(progress, f"{number} of {len(cells)}, {cell.id}")
         craft(campaign, cell.poisoning, pool, within)
@@ -120,7 +129,8 @@ def craft(campaign: Campaign, poisoning: Poisoning, pool: Workers, progress: Pro
     if trigger is not None:
         options |= {"trigger": trigger.name, "trigger_side": trigger.side}
     if crafted.scenario == "transfer":
-        options["pretrain"] = materials.place_of(setup.pretrain, campaign.data, campaign.made)
+        trusted = setup.outside if crafted.outside else setup.pretrain
+        options["pretrain"] = materials.place_of(trusted, campaign.data, campaign.made)
         options["victim_recipe"] = setup.other_recipe if crafted.knowledge == "black-box" else ""
     if crafted.through is not None:
         options |= {"through": "auto", "sigma": crafted.through, "draws": DRAWS}
@@ -166,10 +176,12 @@ def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) ->
 
 def _replayed(campaign: Campaign, cell: Cell, recipe: str, out: Path, pool: Workers, progress: Progress) -> verbs.Replayed:
     setup = campaign.scale.setups[cell.poisoning.scenario]
+    outside = setup.outside if cell.start in ("out-of-domain", "both") else ""
     return verbs.replay(
         campaign.pack(cell.poisoning), materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
         sigma=cell.sigma, recipe=recipe, seed=campaign.seed, dtype=campaign.scale.dtype, device=campaign.device, progress=progress,
-        pool=pool,
+        pool=pool, start_from=outside and materials.place_of(outside, campaign.data, campaign.made),
+        raw_epochs=setup.raw_epochs if cell.start in ("in-domain", "both") else 0,
     )  # fmt: skip
 
 

@@ -12,6 +12,10 @@ ScenarioName = Literal["transfer", "scratch"]
 
 CIFAR = "cifar10-jpeg.tar.xz"
 """CIFAR-10 as JPEG files, in the folder that --data names."""
+TINY_IMAGENET = "tinyimagenet32-jpeg.tar.xz"
+"""Tiny-ImageNet at 32x32 as JPEG files, beside it."""
+EXTRACTOR, HEADS, PATCHES = "extractor.npz", "heads.npz", "photograph-patches.npz"
+"""What `materials` makes."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Setup:
         other_recipe: of the black box's victims, or of their extractor.
         num_poisons: of each trial.
         goals: packaged file that lists the trials.
+        outside: images of another kind, for starts out of the domain.
+        raw_epochs: of a start in the domain, on the poisoned set as it is.
     """
 
     data: str
@@ -33,6 +39,8 @@ class Setup:
     other_recipe: str
     num_poisons: int
     goals: str
+    outside: str
+    raw_epochs: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,6 @@ class Scale:
     triggers: of the attacks that need one.
     dtype: of victims' training.
     seconds: rough seconds on one core: to craft one trial by attack, and for one victim of each scenario ("transfer", "scratch", "other").
-    epochs_on_raw: epochs of a warm start on the set as it is (table 3).
     """
 
     name: str
@@ -83,8 +90,8 @@ SCALES: dict[str, Scale] = {
         sigmas=(0.1, 0.25, 0.5, 1.0),
         ensembles=(1, 4),
         setups={
-            "transfer": Setup("digits-5-9", "digits-0-4:trusted", "auto", "mlp", 10, "digits-5-9.json"),
-            "scratch": Setup("digits", "", "mlp", "cnn", 15, "digits.json"),
+            "transfer": Setup("digits-5-9", "digits-0-4:trusted", "auto", "mlp", 10, "digits-5-9.json", PATCHES, 15),
+            "scratch": Setup("digits", "", "mlp", "cnn", 15, "digits.json", PATCHES, 4),
         },
         options={
             "convex-polytope": _SMALL_STEPS,
@@ -110,8 +117,8 @@ SCALES: dict[str, Scale] = {
         sigmas=(0.1, 0.25),
         ensembles=(1,),
         setups={
-            "transfer": Setup("heads.npz", "extractor.npz", "compact", "cnn", 25, "cifar10.json"),
-            "scratch": Setup(f"{CIFAR}#10000", "", "compact", "cnn", 100, "cifar10.json"),
+            "transfer": Setup("heads.npz", "extractor.npz", "compact", "cnn", 25, "cifar10.json", TINY_IMAGENET, 15),
+            "scratch": Setup(f"{CIFAR}#10000", "", "compact", "cnn", 100, "cifar10.json", TINY_IMAGENET, 2),
         },
         options={"witches-brew": ("restarts=1",)},
         triggers={
@@ -131,8 +138,8 @@ SCALES: dict[str, Scale] = {
         sigmas=(0.1, 0.25, 0.5, 1.0),
         ensembles=(1, 4),
         setups={
-            "transfer": Setup("heads.npz", "extractor.npz", "conservative", "compact-wide", 25, "cifar10.json"),
-            "scratch": Setup(CIFAR, "", "conservative", "compact-wide", 500, "cifar10.json"),
+            "transfer": Setup("heads.npz", "extractor.npz", "conservative", "compact-wide", 25, "cifar10.json", TINY_IMAGENET, 15),
+            "scratch": Setup(CIFAR, "", "conservative", "compact-wide", 500, "cifar10.json", TINY_IMAGENET, 10),
         },
         options={},
         triggers={

@@ -1,9 +1,10 @@
 """The cells of each table, at each scale."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from certidote.attacks import find
-from certidote.benchmark.cells import Cell, KnowledgeName, Poisoning
+from certidote.benchmark.cells import Cell, KnowledgeName, Poisoning, StartName
 from certidote.benchmark.scales import Scale
 from certidote.defenses.catalogue import DEFENSES, FACTS
 
@@ -40,6 +41,24 @@ def table2(scale: Scale) -> list[Cell]:
         for attack in TRANSFER_ATTACKS
         for cell in _denoised(Poisoning(attack, "transfer", knowledge), scale)
     ]
+
+
+def table3(scale: Scale) -> list[Cell]:
+    """Starts: victims learn from the poisoned set as it is first, or start from what was learned on images of another kind, or both.
+
+    In transfer learning the extractor is what was learned before, so that a start out of the domain is another extractor, poisons included.
+    """
+    cells = []
+    for poisoning in strongest(scale):
+        cells += _denoised(poisoning, scale)[1:]
+        cells += _denoised(poisoning, scale, "in-domain")[1:]
+        if poisoning.scenario == "transfer":
+            other = replace(poisoning, outside=True)
+            cells += [*_denoised(other, scale), *_denoised(other, scale, "in-domain")[1:]]
+        else:
+            cells += [*_denoised(poisoning, scale, "out-of-domain"), *_denoised(poisoning, scale, "both")[1:]]
+        cells.append(Cell(poisoning))
+    return cells
 
 
 def table4(scale: Scale) -> list[Cell]:
@@ -81,6 +100,7 @@ def adaptive(scale: Scale) -> list[Cell]:
 TABLES: dict[str, Callable[[Scale], list[Cell]]] = {
     "table1": table1,
     "table2": table2,
+    "table3": table3,
     "table4": table4,
     "table5": table5,
     "defenses": defenses,
@@ -118,7 +138,7 @@ def compared_poisonings() -> list[Poisoning]:
 
 def through(poisoning: Poisoning, sigma: float) -> Poisoning:
     """The same attacker, who knows of our defense."""
-    return Poisoning(poisoning.attack, poisoning.scenario, poisoning.knowledge, poisoning.ensemble, sigma)
+    return replace(poisoning, through=sigma)
 
 
 def unmeasured(poisoning: Poisoning, defense: str) -> str:
@@ -128,8 +148,9 @@ def unmeasured(poisoning: Poisoning, defense: str) -> str:
     return ""
 
 
-def _denoised(poisoning: Poisoning, scale: Scale) -> list[Cell]:
-    return [Cell(poisoning), *(Cell(poisoning, "denoise", sigma) for sigma in scale.readings())]
+def _denoised(poisoning: Poisoning, scale: Scale, start: StartName = "") -> list[Cell]:
+    """Without a defense, and denoised at every sigma."""
+    return [Cell(poisoning, start=start), *(Cell(poisoning, "denoise", sigma, start) for sigma in scale.readings())]
 
 
 def _least(scale: Scale) -> list[tuple[str, float]]:

@@ -26,7 +26,7 @@ def bench(
     table: Annotated[
         str,
         typer.Argument(
-            help="table1, table2, table4, table5 (the paper's), defenses (all of ours), adaptive (attacks through our defense); or render: "
+            help="table1, table2, table3, table4, table5 (the paper's), defenses (all of ours), adaptive (attacks through our defense); or render: "
             "make the pages of docs from the records"
         ),
     ],

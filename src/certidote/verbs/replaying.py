@@ -91,6 +91,18 @@ def replay(
     end_to_end: Annotated[
         bool, typer.Option(help="with --recipe: victims start from the pack's extractor, and all their weights learn")
     ] = False,
+    raw_epochs: Annotated[
+        int,
+        typer.Option(
+            help="victims learn from the images as they are for so many epochs first (in-domain warm start: never certified)"
+        ),
+    ] = 0,
+    start_from: Annotated[
+        str,
+        typer.Option(
+            help="trusted images of another kind, in any form of DATA, that victims from scratch learn from before anything else"
+        ),
+    ] = "",
     seed: Seed = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     timeout: Timeout = None,
@@ -115,10 +127,11 @@ def replay(
     from certidote.attacks.pack_files import read_pack
     from certidote.defenses.catalogue import DEFENSES, Setting, check_options
     from certidote.scenarios.trials import PairedTrainer, Trials, questions
+    from certidote.scenarios.warm_start import raw_first
     from certidote.streams import Key
 
     check_directory(out)
-    check_apart(out, data, test, denoiser, str(pack))
+    check_apart(out, data, test, denoiser, str(pack), start_from)
     check_device(device, here=engine == "local")
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
     if models is not None and models < 1:
@@ -130,6 +143,8 @@ def replay(
     chosen.check(train_set)
     number_format = dtype_of_run(out, dtype, device)
     trainer = _victims(given, pack, recipe, head, end_to_end, train_set, number_format, device)
+    if start_from:
+        trainer = _started(trainer, start_from, train_set, seed or 0, device, size, skip_corrupt)
 
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
@@ -140,6 +155,8 @@ def replay(
     )
     check_options(defense, setting)
     scheme, trainer = make_defense(trainer, setting)
+    if raw_epochs:
+        scheme, trainer = raw_first(scheme, trainer, raw_epochs)
     played = Trials(chosen, scheme)
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
     facts = {"dtype": number_format, "pack": given.recipe}
@@ -237,6 +254,23 @@ def _first(pack: "PoisonPack", trials: int | None) -> "PoisonPack":
     if not 1 <= trials <= len(pack):
         raise ValueError(f"--trials {trials}; the pack has {len(pack)}: give 1 to {len(pack)}, or leave it out for all")
     return replace(pack, poisons=pack.poisons[:trials], bases=pack.bases[:trials])
+
+
+def _started(
+    trainer: "Trainer", name: str, train_set: "ImageDataset", seed: int, device: str, size: str, skip_corrupt: bool
+) -> "Trainer":
+    """Victims that start from weights learned on other images."""
+    from certidote.data import load
+    from certidote.scenarios.warm_start import started_from
+    from certidote.streams import Key
+
+    images = load(name, "train", size=size, skip_corrupt=skip_corrupt)
+    if images.image_shape != train_set.image_shape:
+        raise ValueError(
+            f"--start-from {name}: its images have shape {images.image_shape}, the data {train_set.image_shape} (channels, height, width); "
+            "give images of one shape, with --size say"
+        )
+    return started_from(trainer, images, Key(seed) / "start", device)
 
 
 def _victims(
