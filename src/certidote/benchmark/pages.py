@@ -5,11 +5,11 @@ The same records give the same text. A cell without a record is "-", a table wit
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from certidote.benchmark import records
-from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals, seconds_per_trial
 from certidote.benchmark.paper import PaperCell, paper_cell
 from certidote.benchmark.records import Kept
@@ -64,30 +64,72 @@ def denoised_table(source: Source, poisonings: Sequence[Poisoning], number: str)
     for poisoning in poisonings:
         found = [source.read(Cell(poisoning)), *(source.read(Cell(poisoning, "denoise", sigma)) for sigma in sigmas)]
         if any(found):
-            rows += _lines(source, poisoning, found, number)
-    header = ["poisons", "", "undefended", *(f"sigma {sigma:g}" for sigma in sigmas)]
-    return table(header, rows) if rows else MISSING
+            rows += _lines(source, poisoning, found, _name(poisoning))
+            rows += _adaptive_lines(source, poisoning)
+            rows += _paper_lines(source, poisoning, number, STARTS[poisoning.scenario])
+    return table(_header(source), rows) if rows else MISSING
 
 
-def _lines(source: Source, poisoning: Poisoning, found: Sequence[Kept | None], number: str) -> list[list[str]]:
-    plain, sigmas = found[0], source.scale.readings()
+def started_table(source: Source) -> str:
+    """Table 3: the same lines for each way that victims may start."""
+    sigmas = source.scale.readings()
+    rows: list[list[str]] = []
+    for poisoning in strongest(source.scale):
+        for start, called in START_WORDS.items():
+            crafted, own = _started(poisoning, start)
+            undefended = source.read(Cell(crafted, start="out-of-domain" if own in ("out-of-domain", "both") else ""))
+            found = [undefended, *(source.read(Cell(crafted, "denoise", sigma, own)) for sigma in sigmas)]
+            if any(found[1:]):
+                rows += _lines(source, poisoning, found, f"{_name(poisoning)}: {called}")
+                rows += _paper_lines(source, poisoning, "3", PAPER_STARTS[start]) if start in PAPER_STARTS else []
+    return table(_header(source), rows) if rows else MISSING
+
+
+START_WORDS: dict[StartName, str] = {
+    "": "as in tables 1 and 2",
+    "in-domain": "first epochs on the poisoned set as it is (empirical only: the certificate does not apply, as models saw images without noise)",
+    "out-of-domain": "from images of another kind",
+    "both": "both (empirical only: the certificate does not apply)",
+}
+PAPER_STARTS: dict[StartName, str] = {"in-domain": "in-domain-warm-start", "out-of-domain": "out-of-domain"}
+
+
+def _started(poisoning: Poisoning, start: StartName) -> tuple[Poisoning, StartName]:
+    """In transfer learning another kind of images is another extractor, which the attacker of a white box knows."""
+    if poisoning.scenario == "transfer" and start in ("out-of-domain", "both"):
+        return replace(poisoning, outside=True), "in-domain" if start == "both" else ""
+    return poisoning, start
+
+
+def _header(source: Source) -> list[str]:
+    return ["poisons", "", "undefended", *(f"sigma {sigma:g}" for sigma in source.scale.readings())]
+
+
+def _lines(source: Source, poisoning: Poisoning, found: Sequence[Kept | None], called: str) -> list[list[str]]:
+    plain = found[0]
     void = " **void**" if plain is not None and is_void(plain) else ""
-    lines = [
-        [f"{_name(poisoning)}{void}", "success", *(_success(source, kept) for kept in found)],
+    return [
+        [f"{called}{void}", "success", *(_success(source, kept) for kept in found)],
         ["", "control", *(_each(kept, lambda known: _counts(known, "control")) for kept in found)],
         ["", "clean accuracy", *(_each(kept, lambda known: f"{clean_accuracy(known):.1%}") for kept in found)],
         ["", "p against undefended", NOTHING, *(_p(plain, kept) for kept in found[1:])],
     ]
+
+
+def _adaptive_lines(source: Source, poisoning: Poisoning) -> list[list[str]]:
+    sigmas = source.scale.readings()
     adaptive = [source.read(Cell(through(poisoning, sigma), "denoise", sigma)) for sigma in sigmas]
-    if any(adaptive):
-        lines.append(["", "success, adaptive", NOTHING, *(_success(source, kept) for kept in adaptive)])
+    return [["", "success, adaptive", NOTHING, *(_success(source, kept) for kept in adaptive)]] if any(adaptive) else []
+
+
+def _paper_lines(source: Source, poisoning: Poisoning, number: str, start: str) -> list[list[str]]:
+    lines = []
     for reading, factor in (("as printed", 1.0), ("halved", 2.0)):
-        figures = [_paper(number, poisoning, "denoise", sigma * factor) for sigma in sigmas]
+        figures = [_paper(number, poisoning, "denoise", sigma * factor, start) for sigma in source.scale.readings()]
         if any(figures):
-            undefended = _paper(number, poisoning, "none", 0.0)
-            lines.append(
-                ["", f"paper, sigma {reading}", *(NOTHING if cell is None else str(cell) for cell in (undefended, *figures))]
-            )
+            every = [_paper(number, poisoning, "none", 0.0, start), *figures]
+            doubt = next((f" ({cell.doubt})" for cell in every if cell is not None and cell.doubt and cell.success is not None), "")
+            lines.append(["", f"paper, sigma {reading}{doubt}", *(NOTHING if cell is None else str(cell) for cell in every)])
     return lines
 
 
@@ -153,10 +195,10 @@ def _p(plain: Kept | None, kept: Kept | None) -> str:
     return NOTHING if plain is None or kept is None or kept.refused else p_in_words(difference(plain, kept))
 
 
-def _paper(number: str, poisoning: Poisoning, defense: str, sigma: float | None) -> PaperCell | None:
+def _paper(number: str, poisoning: Poisoning, defense: str, sigma: float | None, start: str = "") -> PaperCell | None:
     return paper_cell(
-        number, poisoning.attack, poisoning.scenario, poisoning.knowledge, poisoning.ensemble, defense, STARTS[poisoning.scenario],
-        sigma,
+        number, poisoning.attack, poisoning.scenario, poisoning.knowledge, poisoning.ensemble, defense,
+        start or STARTS[poisoning.scenario], sigma,
     )  # fmt: skip
 
 
@@ -211,6 +253,7 @@ def _defenses(source: Source) -> str:
 SHOWN: dict[str, Callable[[Source], str]] = {
     "table1": _table1,
     "table2": _table2,
+    "table3": started_table,
     "table4": _table4,
     "table5": _table5,
     "defenses": _defenses,
