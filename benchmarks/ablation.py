@@ -19,6 +19,7 @@ from certidote.engine.evidence import COMPRESSED, Evidence, pack
 from certidote.engine.local import Pool
 from certidote.progress import progress_named
 from certidote.reporting import svg
+from certidote.reporting.figures import Curve, Panel, radius_panels
 from certidote.reporting.words import length, percent
 from certidote.results.audit import record_of
 from certidote.results.files import write_json, write_text
@@ -98,7 +99,6 @@ def remake_records() -> None:
 
 def draw(found: dict[str, dict[float, dict]]) -> str:
     """Certified accuracy against the radius, one panel for each sigma, one line for each denoiser."""
-    name = "ablation"
     styles = {
         "none": (svg.MUTED, (0, (4, 2.5))),
         "linear": (svg.SERIES[1], "solid"),
@@ -106,30 +106,15 @@ def draw(found: dict[str, dict[float, dict]]) -> str:
         "network": (svg.SERIES[0], "solid"),
         "ddpm": (svg.SERIES[3], (0, (6, 1.5, 1.5, 1.5))),
     }
-    with svg.drawing(name):
-        figure = svg.new_figure(720, 560, above=62, left=66)
-        panels = figure.subplots(2, 2, sharey=True, gridspec_kw={"hspace": 0.32, "wspace": 0.08}).ravel()
-        lines: dict[str, object] = {}
-        for axes, sigma in zip(panels, SIGMAS, strict=True):
-            for key, (label, _) in DENOISERS.items():
-                record = found.get(key, {}).get(sigma)
-                if record is None:
-                    continue
+    panels = []
+    for sigma in SIGMAS:
+        curves = []
+        for key, (label, _) in DENOISERS.items():
+            if (record := found.get(key, {}).get(sigma)) is not None:
                 radii, shares = (list(column) for column in zip(*record["results"]["certified_accuracy"], strict=True))
-                color, dash = styles[key]
-                lines[label] = axes.plot(radii, shares, color=color, linestyle=dash, drawstyle="steps-post")[0]
-            axes.set_title(f"sigma {sigma:g}")
-            axes.set_xlim(0, 2.6 * sigma)
-            axes.set_ylim(0, 1.02)
-            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
-            axes.grid(axis="y")
-            axes.set_axisbelow(True)
-        for axes in panels[::2]:
-            axes.set_ylabel("certified accuracy")
-        for axes in panels[2:]:
-            axes.set_xlabel("radius: l2 norm over the whole training set")
-        figure.legend(list(lines.values()), list(lines), ncols=3, loc="upper left", bbox_to_anchor=(0, 1))
-        return svg.to_svg(figure, name, "Certified accuracy falling with the radius, one panel for each noise level.")
+                curves.append(Curve(label, radii, shares, *styles[key]))
+        panels.append(Panel(f"sigma {sigma:g}", curves, 2.6 * sigma))
+    return radius_panels("ablation", panels, "Certified accuracy falling with the radius, one panel for each noise level.")
 
 
 def table(found: dict[str, dict[float, dict]]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from certidote.benchmark import records
+from certidote.benchmark import figure2, records
 from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals, seconds_per_trial
 from certidote.benchmark.paper import PaperCell, paper_cell
@@ -285,6 +285,9 @@ def results_page(text: str, kept: Path, docs: Path) -> str:
     places = [(scale, name) for scale in SCALES for name in SHOWN if f"<!-- {scale} {name} table -->" in text]
     if not places:
         raise ValueError(f"{docs / 'results.md'} has no place for any table, such as the line '<!-- digits table2 table -->'")
+    for scale in [scale for scale in SCALES if f"<!-- {scale} figure2 table -->" in text]:
+        content = figure2.block(figure2.Curves(kept, SCALES[scale]), docs) or MISSING
+        text = filled(text, f"{scale} figure2", content, str(docs / "results.md"))
     for scale, name in places:
         text = filled(text, f"{scale} {name}", SHOWN[name](Source(kept, docs, SCALES[scale])), str(docs / "results.md"))
     return text
@@ -300,9 +303,11 @@ def render(kept: Path, docs: Path) -> list[Path]:
         raise ValueError(
             f"there is no page {str(page)!r}; run this in a checkout of the repository, or give its folder with --docs"
         )
-    before = page.read_text(encoding="utf-8")
-    after = results_page(before, kept, docs)
-    if after == before:
-        return []
-    write_text(page, after)
-    return [page]
+    texts = {page: results_page(page.read_text(encoding="utf-8"), kept, docs)}
+    for scale in SCALES.values():
+        if drawing := figure2.draw(figure2.Curves(kept, scale)):
+            texts[docs / figure2.picture(scale)] = drawing
+    changed = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write_text(path, texts[path])
+    return changed

@@ -9,6 +9,7 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,71 @@ def threat_figure(certificates: Sequence[Json], *, width: int = WIDE) -> str:
         lines |= keys
         _legend(figure, list(lines.values()), list(lines), columns)
         return svg.to_svg(figure, name, "Certified accuracy falling with the number of altered training images.")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Certified accuracy as steps: `shares[i]` holds from `radii[i]` on.
+
+    Attributes:
+        dash: as matplotlib's linestyle.
+    """
+
+    label: str
+    radii: Sequence[float]
+    shares: Sequence[float]
+    color: str
+    dash: Any = "solid"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves of one noise level.
+
+    Attributes:
+        end: of the axis of radii.
+        cap: the largest radius that so many models can prove, which is drawn in; None is not.
+    """
+
+    title: str
+    curves: Sequence[Curve]
+    end: float
+    cap: float | None = None
+
+
+def radius_panels(name: str, panels: Sequence[Panel], description: str, *, height: int = 560, above: int = 62) -> str:
+    """Certified accuracy against the radius, four panels in two rows, one legend above them.
+
+    Args:
+        name: of the drawing, unique in its document.
+        description: read aloud instead of the picture.
+        height, above: CSS pixels, of all of it and of the room for the legend.
+    Returns: an SVG element.
+    """
+    with svg.drawing(name):
+        figure = svg.new_figure(720, height, above=above, left=66)
+        axes_of = figure.subplots(2, 2, sharey=True, gridspec_kw={"hspace": 0.32, "wspace": 0.08}).ravel()
+        lines: dict[str, Any] = {}
+        for axes, panel in zip(axes_of, panels, strict=True):
+            for curve in panel.curves:
+                style: dict[str, Any] = {"color": curve.color, "linestyle": curve.dash, "drawstyle": "steps-post"}
+                lines[curve.label] = axes.plot(curve.radii, curve.shares, **style)[0]
+            if panel.cap is not None:
+                (lines["cap: the largest radius that so many models prove"],) = axes.plot(
+                    [panel.cap], [0], "^", color=svg.MUTED, markersize=9, clip_on=False, zorder=5
+                )
+            axes.set_title(panel.title)
+            axes.set_xlim(0, panel.end)
+            axes.set_ylim(0, 1.02)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+            axes.grid(axis="y")
+            axes.set_axisbelow(True)
+        for axes in axes_of[::2]:
+            axes.set_ylabel("certified accuracy")
+        for axes in axes_of[2:]:
+            axes.set_xlabel("radius: l2 norm over the whole training set")
+        figure.legend(list(lines.values()), list(lines), ncols=3 if len(lines) > 2 else 2, loc="upper left", bbox_to_anchor=(0, 1))
+        return svg.to_svg(figure, name, description)
 
 
 def attack_figure(attack: Json, *, width: int = WIDE) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,9 +10,12 @@ from certidote.verbs.choices import check_device, check_directory, workers_named
 from certidote.verbs.options import Address, Device, Engine, GpusPerTask, Timeout
 
 if TYPE_CHECKING:
+    from certidote.benchmark.figure2 import Curves
+    from certidote.benchmark.runner import Campaign
     from certidote.types import Progress
 
 DEFAULT_TRIALS = 100
+FIGURE = "figure2"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ def bench(
     table: Annotated[
         str,
         typer.Argument(
-            help="table1, table2, table3, table4, table5 (the paper's), defenses (all of ours), adaptive (attacks through our defense); or render: "
+            help="table1, table2, table3, table4, table5 (the paper's), defenses (all of ours), adaptive (attacks through our defense), figure2 (certified accuracy); or render: "
             "make the pages of docs from the records"
         ),
     ],
@@ -62,7 +65,7 @@ def bench(
     import os
 
     from certidote.attacks import find
-    from certidote.benchmark import costs, pages, runner
+    from certidote.benchmark import costs, figure2, pages, runner
     from certidote.benchmark.scales import SCALES
     from certidote.benchmark.tables import cells_of
     from certidote.types import Silent
@@ -71,7 +74,11 @@ def bench(
         changed = pages.render(records, docs)
         return Benched(tuple(f"Made again: {page}" for page in changed) or ("All pages are what the records say.",))
     chosen = find(SCALES, scale, "scale")
-    cells = cells_of(table, chosen, cell)
+    if table == FIGURE and trials is not None:
+        raise ValueError(f"--trials {trials}: {FIGURE} has no trials, its models are counted; leave it out")
+    if table == FIGURE and cell:
+        find(dict.fromkeys(figure2.names(chosen)), cell, f"cell of {table}")
+    cells = [] if table == FIGURE else cells_of(table, chosen, cell)
     number = DEFAULT_TRIALS if trials is None else trials
     if not 1 <= number <= DEFAULT_TRIALS:
         raise ValueError(f"--trials {number}; give 1 to {DEFAULT_TRIALS}, as many as goals are listed")
@@ -80,6 +87,8 @@ def bench(
     folder = data or (Path(os.environ["CERTIDOTE_DATA"]) if os.environ.get("CERTIDOTE_DATA") else None)
     campaign = runner.Campaign(table, chosen, number, seed, device, folder, out, records)
     pool = workers_named(engine, address, workers, device, gpus_per_task, timeout)
+    if table == FIGURE:
+        return _figure(figure2.Curves(records, chosen), campaign, cell, pool, dry_run, progress or Silent())
     if dry_run:
         return Benched(tuple(costs.plan_lines(costs.estimates(campaign, cells), campaign, workers or os.cpu_count() or 1)))
     check_device(device)
@@ -89,3 +98,18 @@ def bench(
     with pool as used:
         runner.run(campaign, cells, used, progress or Silent())
     return Benched((f"{len(cells)} cells of {table} have their records in {records / scale}.",))
+
+
+def _figure(curves: "Curves", campaign: "Campaign", cell: str, pool: Any, dry_run: bool, progress: "Progress") -> Benched:
+    """Certified accuracy instead of attacks."""
+    from certidote.benchmark import figure2, materials
+
+    if dry_run:
+        return Benched(tuple(figure2.plan_lines(curves, cell)))
+    check_device(campaign.device)
+    for place in (campaign.runs, campaign.kept):
+        check_directory(place)
+    materials.check({campaign.scale.setups["scratch"].data}, campaign.data, campaign.made)
+    with pool as used:
+        figure2.run(curves, campaign.data, campaign.runs, used, progress, cell=cell, seed=campaign.seed, device=campaign.device)
+    return Benched((f"The curves of {FIGURE} have their records; 'certidote bench render' draws them.",))

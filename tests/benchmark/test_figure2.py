@@ -1,0 +1,90 @@
+"""Figure 2: what is run, what is taken from kept runs, and what is drawn."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from certidote import verbs
+from certidote.benchmark import figure2, pages
+from certidote.benchmark.figure2 import METHODS, Curves
+from certidote.benchmark.scales import SCALES
+from certidote.engine.evidence import COMPRESSED
+
+ROOT = Path(__file__).parents[2]
+DIGITS = SCALES["digits"]
+PAGE = "<!-- digits figure2 table -->\n<!-- end of digits figure2 table -->\n"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The paper's algorithm with few models at one sigma, beside two kept runs and the threat map."""
+    out = tmp_path_factory.mktemp("figure2")
+    for name in ("linear-0.5", "none-0.5"):
+        shutil.copytree(ROOT / "results" / "ablation" / name, out / "results" / "ablation" / name)
+    shutil.copytree(ROOT / "results" / "threat_map", out / "results" / "threat_map")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure2, "MODELS", 12)
+        patch.setattr(figure2, "SELECTING", 3)
+        verbs.bench("figure2", cell="paper-0.5", out=out / "runs", records=out / "results" / "bench", workers=0)
+    return out / "results" / "bench"
+
+
+def test_the_papers_algorithm_is_run_as_it_is_written(kept: Path) -> None:
+    folder = kept / "digits" / "figure2" / "paper-0.5"
+    record = json.loads((folder / "certificate.json").read_text())
+    assert (record["sigma"], record["test_input"], record["n0"], record["n"]) == (0.5, "noised-denoised", 3, 12)
+    assert record["denoiser"]["name"] == "digits"
+    assert record["command"] == "certidote bench figure2 --scale digits --cell paper-0.5 --seed 0"
+    assert (folder / COMPRESSED).is_file()
+    assert str(kept.parent) not in (folder / "certificate.json").read_text()
+
+
+def test_what_was_run_is_not_run_again(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "certify", None)
+    for cell in ("paper-0.5", "ours-0.5", "noise-0.5"):
+        verbs.bench("figure2", cell=cell, out=kept.parent / "runs", records=kept, workers=0)
+    said = verbs.bench("figure2", out=kept.parent / "runs", records=kept, dry_run=True).lines
+    assert "  ours-0.5: has its record" in said
+    assert "  ours-0.1: to do" in said
+    assert len(said) == 2 + 4 * len(METHODS)
+
+
+def test_all_methods_are_drawn_on_one_axis(kept: Path) -> None:
+    curves = Curves(kept, DIGITS)
+    drawing = figure2.draw(curves)
+    assert drawing == figure2.draw(curves)
+    for label in (*(method.label for method in METHODS), *figure2.VOTES, "cap: the largest radius that so many models prove"):
+        assert label in drawing
+    text = pages.results_page(PAGE + "<!-- digits table2 table -->\n<!-- end of digits table2 table -->\n", kept, kept)
+    assert text.startswith("<!-- digits figure2 table -->\n![Certified accuracy against the radius")
+    (row,) = [line for line in text.splitlines() if line.startswith("| 0.5 | [noise only]")]
+    record = json.loads((kept.parent / "ablation" / "none-0.5" / "certificate.json").read_text())
+    assert f"| {record['results']['average_radius']:.3f} | {record['results']['cap']:.3f} |" in row
+    for link in re.findall(r"\]\(([^)]*json)\)", text):
+        assert (kept / link).is_file()
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
+    curves = Curves(tmp_path / "bench", DIGITS)
+    assert (figure2.draw(curves), figure2.block(curves, tmp_path)) == ("", "")
+
+
+def test_the_kept_picture_is_drawn_from_kept_records() -> None:
+    curves, path = Curves(ROOT / "results" / "bench", DIGITS), ROOT / "docs" / figure2.picture(DIGITS)
+    assert path.is_file() == figure2.is_run(curves)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        assert all(label in text for label in (*(method.label for method in METHODS), *figure2.VOTES))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"trials": 5}, "figure2 has no trials"), ({"cell": "paper-0.3"}, "unknown cell of figure2 'paper-0.3'; did you mean")],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        verbs.bench("figure2", out=tmp_path / "runs", records=tmp_path / "kept", **options)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
