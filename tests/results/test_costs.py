@@ -33,6 +33,22 @@ def test_costs_are_relative_to_one_plain_model_on_the_same_poisons(tmp_path: Pat
     assert measured_costs(tmp_path / "nowhere") == {}
 
 
+def test_records_of_bench_are_paired_by_their_poisons(tmp_path: Path) -> None:
+    """White and black box have one pack and two kinds of victims; victims with another start are another thing."""
+    for number, (cell, seconds) in enumerate(
+        (("white/none", 1.0), ("black/none", 10.0), ("white/dpa", 3.0), ("black/dpa", 50.0), ("white/dpa-start-in-domain", 900.0))
+    ):
+        kept = {
+            **record(cell.split("/")[1].split("-")[0], seconds),
+            "bench": {"cell": cell},
+            "recipe": {"attack": "a", "command": cell},
+        }
+        folder = tmp_path / "deeper" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "replay.json").write_text(json.dumps(kept))
+    assert measured_costs(tmp_path) == {"none": 1.0, "dpa": 4.0}
+
+
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ValueError, match="x.json' is no JSON"):

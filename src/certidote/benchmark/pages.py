@@ -3,17 +3,17 @@
 The same records give the same text. A cell without a record is "-", a table without any is "Not measured yet."
 """
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from certidote.benchmark import figure2, records
+from certidote.benchmark import claims, figure2
 from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals, seconds_per_trial
 from certidote.benchmark.paper import PaperCell, paper_cell
 from certidote.benchmark.records import Kept
-from certidote.benchmark.scales import SCALES, Scale
+from certidote.benchmark.scales import SCALES
+from certidote.benchmark.source import Source
 from certidote.benchmark.tables import (
     COMPARED_SIGMA,
     KNOWLEDGE,
@@ -35,26 +35,6 @@ NOTHING = "-"
 STARTS = {"transfer": "pretrained", "scratch": "random"}
 PAPER_NAMES = {"run-off-dpa": "roe", "run-off-fa": "roe", "dpa-star-run-off": "roe", "deep-knn-majority": "deep-knn"}
 """What the paper calls a defense, where it is another name."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where records are, and how a page links to them.
-
-    Attributes:
-        kept: folder of all records.
-        page: folder of the page.
-    """
-
-    kept: Path
-    page: Path
-    scale: Scale
-
-    def read(self, cell: Cell) -> Kept | None:
-        return records.read(records.folder_of(self.kept, self.scale, cell))
-
-    def link(self, kept: Kept) -> str:
-        return Path(os.path.relpath(kept.folder / records.RECORD, self.page)).as_posix()
 
 
 def denoised_table(source: Source, poisonings: Sequence[Poisoning], number: str) -> str:
@@ -293,6 +273,13 @@ def results_page(text: str, kept: Path, docs: Path) -> str:
     return text
 
 
+def claims_page(text: str, kept: Path, docs: Path) -> str:
+    """docs/claims.md with the verdicts that follow from the records. Arguments and errors as `results_page`."""
+    sources = [Source(kept, docs, SCALES[name]) for name in ("digits", "cifar10-compact")]
+    text = filled(text, "measured claims", claims.measured_table(sources), str(docs / "claims.md"))
+    return filled(text, "argued claims", claims.argued_table(), str(docs / "claims.md"))
+
+
 def render(kept: Path, docs: Path) -> list[Path]:
     """Make the pages again. Returns those that changed.
 
@@ -304,6 +291,8 @@ def render(kept: Path, docs: Path) -> list[Path]:
             f"there is no page {str(page)!r}; run this in a checkout of the repository, or give its folder with --docs"
         )
     texts = {page: results_page(page.read_text(encoding="utf-8"), kept, docs)}
+    if (judged := docs / "claims.md").is_file():
+        texts[judged] = claims_page(judged.read_text(encoding="utf-8"), kept, docs)
     for scale in SCALES.values():
         if drawing := figure2.draw(figure2.Curves(kept, scale)):
             texts[docs / figure2.picture(scale)] = drawing

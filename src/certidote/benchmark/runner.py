@@ -168,7 +168,8 @@ def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) ->
         records.keep_refusal(campaign.record_of(cell), reason, {**about, "command": command})
         return
     record = dict(found.record)
-    record["recipe"] = {**record["recipe"], "command": command}
+    crafted = f"certidote bench, {campaign.trials} trials of {poisoning.crafted.name}, seed {campaign.seed}"
+    record["recipe"] = {**record["recipe"], "command": crafted}
     record |= {"command": command, "pack": poisoning.crafted.name}
     places = {f"{folder}/": "" for folder in (campaign.made, campaign.data) if folder is not None}
     records.keep(campaign.record_of(cell), record, about, places)

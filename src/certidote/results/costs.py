@@ -17,15 +17,16 @@ def measured_costs(folder: Path) -> dict[str, float]:
     """Seconds of a defense relative to those of one plain model, by name of the defense.
 
     Args:
-        folder: its .json files are records of replays, or are ignored; it need not exist.
+        folder: the .json files in it, at any depth, are records of replays, or are ignored; it need not exist.
     Returns: for each defense that has a record beside a record of "none" about the same poisons, data, trials and victims' kind, the
         mean over such pairs.
     Raises: ValueError for a file that is no JSON.
     """
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.rglob("*.json")):
         record = _read(path)
-        if isinstance(record, dict) and record.get("format") == FORMAT and record.get("seconds_of_workers"):
+        plain_start = isinstance(record, dict) and "-start-" not in _cell(record)
+        if plain_start and record.get("format") == FORMAT and record.get("seconds_of_workers"):
             models = record["models"] if record["defense_name"] == PLAIN else 1
             seconds[_played(record)][record["defense_name"]] = record["seconds_of_workers"] / models
     ratios = defaultdict(list)
@@ -57,7 +58,14 @@ def packaged_costs() -> dict[str, PackagedCost]:
 
 def _played(record: Json) -> str:
     """What was replayed: two records with the same answer differ in the defense only."""
-    return digest_of({"recipe": record["recipe"], "data": record["data"]["digest"], "finished": record["finished"]})
+    recipe = {name: value for name, value in record["recipe"].items() if name != "command"}
+    poisons = _cell(record).rpartition("/")[0]
+    return digest_of({"recipe": recipe, "data": record["data"]["digest"], "finished": record["finished"], "poisons": poisons})
+
+
+def _cell(record: Json) -> str:
+    """The cell of `certidote bench` that this is the record of, poisons/defense; "" for others."""
+    return str(record.get("bench", {}).get("cell", ""))
 
 
 def _read(path: Path) -> object:

@@ -8,8 +8,8 @@ import typer
 
 def defense_list(
     records: Annotated[
-        Path, typer.Option(help="folder with replay.json files kept under any names; measured costs come from them")
-    ] = Path("results/defenses"),
+        Path, typer.Option(help="folder with records of replays, such as those of 'certidote bench'; measured costs come from them")
+    ] = Path("results/bench/digits"),
 ) -> list[dict[str, str]]:
     """The defenses of 'certidote replay', and what else denoising can do: threat model, certificate and its unit, cost, source.
 

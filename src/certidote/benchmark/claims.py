@@ -1,0 +1,373 @@
+"""The paper's claims, each judged by a stated rule from records, or by an argument that needs none: the tables of docs/claims.md."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals
+from certidote.benchmark.records import Kept
+from certidote.benchmark.source import Source
+from certidote.benchmark.tables import RIVALS, SCRATCH_ATTACKS, TRANSFER_ATTACKS, strongest, unmeasured
+from certidote.benchmark.wording import p_in_words, rate_in_words, table
+
+Status = Literal["confirmed", "not confirmed", "contradicted", "not testable here", "not measured yet"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim, and why."""
+
+    status: Status
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"**{self.status}**{f': {self.why}' if self.why else ''}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim that is measured.
+
+    Attributes:
+        where: in the paper.
+        text: what it says, in our words.
+        rule: when it counts as confirmed, and when as contradicted; it is not confirmed otherwise.
+        judge: records of one scale -> verdict.
+    """
+
+    where: str
+    text: str
+    rule: str
+    judge: Callable[[Source], Verdict]
+
+
+@dataclass(frozen=True)
+class Argued:
+    """A claim that no run is needed for, or that none can be had for here; `record` is a page of docs."""
+
+    where: str
+    text: str
+    verdict: Verdict
+    page: str
+
+
+SIGNIFICANT = 0.01
+"""A difference counts below this p-value of the paired test; there are some dozens of them on the page."""
+
+UNMEASURED = Verdict("not measured yet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack that works undefended, with its victims of our defense at the paper's smallest sigma.
+
+    Attributes:
+        plain: undefended.
+        halved, printed: at sigma / 2 and at sigma, the two readings of the paper's.
+    """
+
+    poisoning: Poisoning
+    plain: Kept
+    halved: Kept
+    printed: Kept
+
+
+def working(source: Source, poisonings: Sequence[Poisoning]) -> list[Row] | None:
+    """The attacks that work undefended; None if records are missing."""
+    rows, sigma = [], source.scale.sigmas[0]
+    for poisoning in poisonings:
+        found = [
+            source.read(cell) for cell in (Cell(poisoning), *(Cell(poisoning, "denoise", each) for each in (sigma / 2, sigma)))
+        ]
+        plain, halved, printed = found
+        if plain is None or halved is None or printed is None:
+            return None
+        if not is_void(plain):
+            rows.append(Row(poisoning, plain, halved, printed))
+    return rows
+
+
+def at_most(bound: float, poisonings: Callable[[Source], list[Poisoning]]) -> Callable[[Source], Verdict]:
+    """Judges that our defense at the paper's smallest sigma holds success to a share."""
+
+    def judge(source: Source) -> Verdict:
+        rows = working(source, poisonings(source))
+        if rows is None:
+            return UNMEASURED
+        if not rows:
+            return Verdict("not testable here", "no attack works undefended")
+        worst = max(rows, key=lambda row: rate(row.printed).successes / rate(row.printed).trials)
+        halved, printed = rate(worst.halved), rate(worst.printed)
+        sigma = source.scale.sigmas[0]
+        why = (
+            f"highest for {worst.poisoning.attack}: {rate_in_words(printed, source.link(worst.printed))} at sigma {sigma:g}, "
+            f"{rate_in_words(halved, source.link(worst.halved))} at sigma {sigma / 2:g}"
+        )
+        every = [rate(kept) for row in rows for kept in (row.halved, row.printed)]
+        if all(each.successes <= bound * each.trials for each in every):
+            return Verdict("confirmed", why)
+        if any(min(rate(row.halved).low, rate(row.printed).low) > bound for row in rows):
+            return Verdict("contradicted", why)
+        return Verdict("not confirmed", why)
+
+    return judge
+
+
+def transfer_rows(source: Source) -> list[Poisoning]:
+    return [Poisoning(attack, "transfer") for attack in TRANSFER_ATTACKS]
+
+
+def scratch_rows(source: Source) -> list[Poisoning]:
+    return [Poisoning(attack, "scratch", "white-box", k) for attack in SCRATCH_ATTACKS for k in source.scale.ensembles]
+
+
+def every_row(source: Source) -> list[Poisoning]:
+    return transfer_rows(source) + scratch_rows(source)
+
+
+def small_drop(source: Source) -> Verdict:
+    """Clean accuracy in transfer learning."""
+    rows = working(source, transfer_rows(source))
+    if rows is None:
+        return UNMEASURED
+    if not rows:
+        return Verdict("not testable here", "no attack works undefended")
+    drops = [clean_accuracy(row.plain) - clean_accuracy(kept) for row in rows for kept in (row.halved, row.printed)]
+    least, most = round(min(drops), 9), round(max(drops), 9)
+    why = f"clean accuracy falls by {100 * least:.1f} to {100 * most:.1f} points"
+    return Verdict("confirmed" if most <= 0.01 else "contradicted" if least > 0.01 else "not confirmed", why)
+
+
+def weak_backdoors(source: Source) -> Verdict:
+    """Whether the two backdoors of transfer learning work undefended."""
+    found = [source.read(Cell(Poisoning(attack, "transfer"))) for attack in ("label-consistent", "hidden-trigger")]
+    kept = [each for each in found if each is not None]
+    if len(kept) < len(found):
+        return UNMEASURED
+    why = ", ".join(f"{each.record['attack']} {rate_in_words(rate(each), source.link(each))}" for each in kept)
+    if all(rate(each).successes <= 0.06 * rate(each).trials for each in kept):
+        return Verdict("confirmed", why)
+    return Verdict("contradicted" if any(rate(each).low > 0.06 for each in kept) else "not confirmed", why)
+
+
+def weak_sleeper(source: Source) -> Verdict:
+    """Whether Sleeper Agent is weak undefended."""
+    kept = source.read(Cell(Poisoning("sleeper-agent", "scratch", "white-box", source.scale.ensembles[-1])))
+    if kept is None:
+        return UNMEASURED
+    found = rate(kept)
+    status: Status = "contradicted" if found.low > 0.5 else "confirmed" if found.high < 0.5 else "not confirmed"
+    return Verdict(status, rate_in_words(found, source.link(kept)))
+
+
+def blind_neighbors(source: Source) -> Verdict:
+    """Whether Deep k-NN leaves most poisons and takes clean images instead."""
+    found = [
+        source.read(Cell(poisoning, name))
+        for poisoning in strongest(source.scale)[:2]
+        for name in ("deep-knn", "deep-knn-majority")
+    ]
+    kept = [each for each in found if each is not None]
+    if len(kept) < len(found):
+        return UNMEASURED
+    totals = [removals(each) for each in kept if not each.refused]
+    shares = [gone["removed_poisons"] / (gone["removed_poisons"] + gone["kept_poisons"]) for gone in totals if gone is not None]
+    clean = [gone["removed_clean"] / (gone["removed_clean"] + gone["kept_clean"]) for gone in totals if gone is not None]
+    if not shares:
+        return Verdict("not testable here", "its filters refused all sets")
+    why = f"it removes {min(shares):.0%} to {max(shares):.0%} of poisons and {min(clean):.1%} to {max(clean):.1%} of clean images"
+    return Verdict("confirmed" if max(shares) < 0.5 else "contradicted" if min(shares) > 0.5 else "not confirmed", why)
+
+
+def ahead_of_rivals(source: Source) -> Verdict:
+    """Whether no defense of tables 4 and 5 is better than ours in success, at no less accuracy."""
+    names, ahead, missing, compared = ("deep-knn", *RIVALS), [], False, 0
+    for poisoning in strongest(source.scale):
+        rows = working(source, [poisoning])
+        if rows is None:
+            return UNMEASURED
+        for row, name in ((row, name) for row in rows for name in names if not unmeasured(poisoning, name)):
+            if name == "deep-knn" and poisoning not in strongest(source.scale)[:2]:
+                continue
+            rival = source.read(Cell(poisoning, name))
+            missing |= rival is None
+            if rival is None or rival.refused:
+                continue
+            compared += 1
+            better = all(
+                rate(rival).successes < rate(kept).successes and difference(rival, kept) < SIGNIFICANT
+                for kept in (row.halved, row.printed)
+            )
+            if better and clean_accuracy(rival) >= max(clean_accuracy(row.halved), clean_accuracy(row.printed)) - 0.01:
+                p = p_in_words(max(difference(rival, kept) for kept in (row.halved, row.printed)))
+                ahead.append(f"{name} against {poisoning.attack} ({rate_in_words(rate(rival), source.link(rival))}, p {p})")
+    if ahead:
+        return Verdict("contradicted", "better at no less accuracy under both readings of sigma: " + "; ".join(ahead))
+    if missing or not compared:
+        return UNMEASURED
+    return Verdict("confirmed", f"none of {compared} pairs of rival and attack has significantly lower success at no less accuracy")
+
+
+def noise_costs(source: Source) -> Verdict:
+    """Whether accuracy falls with sigma."""
+    smallest, largest = source.scale.readings()[0], source.scale.readings()[-1]
+    pairs = [[source.read(Cell(poisoning, "denoise", sigma)) for sigma in (smallest, largest)] for poisoning in every_row(source)]
+    if any(one is None or other is None for one, other in pairs):
+        return UNMEASURED
+    drops = [clean_accuracy(one) - clean_accuracy(other) for one, other in pairs if one is not None and other is not None]
+    why = f"{100 * min(drops):.1f} to {100 * max(drops):.1f} points from sigma {smallest:g} to {largest:g}"
+    return Verdict("confirmed" if min(drops) > 0 else "contradicted" if max(drops) <= 0 else "not confirmed", why)
+
+
+def warm_start_helps(source: Source) -> Verdict:
+    """Whether first epochs on the poisoned set win accuracy and let no attack back in, at the largest sigma."""
+    sigma, gains, back = source.scale.sigmas[-1], [], []
+    for poisoning in strongest(source.scale):
+        cells = (Cell(poisoning), Cell(poisoning, "denoise", sigma), Cell(poisoning, "denoise", sigma, "in-domain"))
+        plain, fresh, warm = (source.read(cell) for cell in cells)
+        if plain is None or fresh is None or warm is None:
+            return UNMEASURED
+        gains.append(clean_accuracy(warm) - clean_accuracy(fresh))
+        if not is_void(plain) and rate(warm).successes > rate(fresh).successes and difference(warm, fresh) < SIGNIFICANT:
+            back.append(
+                f"{poisoning.attack}: {rate_in_words(rate(warm), source.link(warm))} instead of {rate_in_words(rate(fresh), source.link(fresh))}"
+            )
+    why = f"at sigma {sigma:g} accuracy changes by {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points"
+    if back:
+        return Verdict("contradicted", f"{why}, but the attack comes back: {'; '.join(back)}")
+    return Verdict("confirmed" if min(gains) > 0 else "not confirmed", why)
+
+
+def unaware_only(source: Source) -> Verdict:
+    """Whether attackers who know of the defense do better than those who do not, at the paper's smallest sigma."""
+    sigma, better, found = source.scale.sigmas[0], [], 0
+    for poisoning in [row for row in every_row(source) if row.ensemble == source.scale.ensembles[0]]:
+        knowing = Poisoning(poisoning.attack, poisoning.scenario, poisoning.knowledge, poisoning.ensemble, sigma)
+        adaptive, unaware = source.read(Cell(knowing, "denoise", sigma)), source.read(Cell(poisoning, "denoise", sigma))
+        if adaptive is None or unaware is None:
+            return UNMEASURED
+        found += 1
+        if rate(adaptive).successes > rate(unaware).successes and difference(adaptive, unaware) < SIGNIFICANT:
+            better.append(f"{poisoning.attack} {rate_in_words(rate(adaptive), source.link(adaptive))}")
+    if better:
+        return Verdict("contradicted", f"crafted through the defense, these do significantly better: {'; '.join(better)}")
+    return Verdict("not confirmed", f"none of {found} attacks gains significantly by being crafted through the defense")
+
+
+CLAIMS = (
+    Claim(
+        "abstract", "the defense reduces the success of seven attacks to 0-16 %",
+        "at sigma 0.1, in both readings, no attack that works undefended succeeds in more than 16 % of trials; contradicted if one "
+        "has a lower end above 16 % in both",
+        at_most(0.16, every_row),
+    ),
+    Claim(
+        "section 1, table 2", "in transfer learning success falls to 0 %",
+        "as above with 0 % in transfer learning", at_most(0.0, transfer_rows),
+    ),
+    Claim(
+        "section 1, table 2", "in transfer learning accuracy drops by 0.5 points only",
+        "drops of at most 1 point at sigma 0.1 in both readings; contradicted if all are larger", small_drop,
+    ),
+    Claim(
+        "section 1, table 1", "from scratch success falls to 2-16 %",
+        "as the first with 16 % from scratch", at_most(0.16, scratch_rows),
+    ),
+    Claim(
+        "section 4.1", "more noise costs accuracy",
+        "accuracy is lower at the largest sigma than at the smallest in every row; contradicted if in none", noise_costs,
+    ),
+    Claim(
+        "section 4.1", "the two backdoors of transfer learning succeed in 1-6 % whatever the defense",
+        "neither has more than 6 % undefended; contradicted if one has a lower end above 6 %", weak_backdoors,
+    ),
+    Claim(
+        "footnote 1", "Sleeper Agent is a very weak attack",
+        "the interval of its undefended success is below 50 %; contradicted if above", weak_sleeper,
+    ),
+    Claim(
+        "section 4.2", "first epochs on the tampered set win accuracy while attacks stay defeated",
+        "accuracy rises at the largest sigma in every row; contradicted if an attack gains significantly", warm_start_helps,
+    ),
+    Claim(
+        "section 4.3", "Deep k-NN fails to remove most poisons",
+        "both rules remove less than half of the poisons of both attacks; contradicted if always more than half", blind_neighbors,
+    ),
+    Claim(
+        "sections 4.3, 5", "it is by far the most effective of the existing defenses",
+        "no rival has significantly lower success under both readings of sigma at an accuracy at most 1 point lower; contradicted if one has",
+        ahead_of_rivals,
+    ),
+    Claim(
+        "section 5", "attacks fail even where nothing can be certified (all of the paper's attackers do not know of the defense)",
+        "contradicted if attacks crafted through the defense do significantly better at sigma 0.1; never confirmed, as other attacks may exist",
+        unaware_only,
+    ),
+)  # fmt: skip
+
+ARGUED = (
+    Argued(
+        "section 3", "with probability 1 - alpha, every poisoned set in the ball gives the same class as the clean one",
+        Verdict(
+            "confirmed", "with the probability over the draws of the certification, for all sets in the ball at once, and for the smoothed "
+            "classifier; not, as it is written, over poisoned sets",
+        ), "proof.md",
+    ),
+    Argued(
+        "sections 1, 3", "the guarantee covers any l_p-bounded perturbation of the training data",
+        Verdict(
+            "not confirmed", "what is proved is a joint l2 norm over the whole training set; other norms follow by conversion, and shrink with the "
+            "number of altered images",
+        ), "the-claim.md",
+    ),
+    Argued(
+        "section 3", "the radius is a sum of the l2 norms of all images' changes",
+        Verdict("confirmed", "a joint l2 norm is at most that sum, so that a ball of the former contains that of the latter; the former says more"), "proof.md",
+    ),
+    Argued(
+        "section 4", "the certificate covers the attacks of the tables",
+        Verdict(
+            "contradicted", "500 images of 3,072 pixels that move by 16/255 move the set by up to 78 in l2; the largest radius that 1,000 models prove is "
+            "2.46 sigma",
+        ), "threat-map.md",
+    ),
+    Argued(
+        "section 1", "certified accuracy is higher than that of prior certified defenses",
+        Verdict(
+            "not confirmed", "measured on digits: higher against a small joint norm, lower or nothing against images altered in any way, where DPA counts "
+            "images; no method is best against every attacker",
+        ), "threat-map.md",
+    ),
+    Argued(
+        "section 4.2", "the certificate does not depend on how models start, in-domain warm starts included",
+        Verdict(
+            "contradicted", "a model that learned from the tampered set as it is is no function of the noised set, and the proof does not apply; for weights "
+            "from trusted images the claim holds",
+        ), "refusals.md",
+    ),
+    Argued(
+        "section 3.2", "10,000 CIFAR-10 models at 15 s each certify non-trivial radii, with clean accuracy from 92 % to 58 %",
+        Verdict("not testable here", "it takes 1.7 days of an A100; what a processor can do is in the tables of this repository"), "results.md",
+    ),
+    Argued(
+        "section 4.3", "the defense costs one pass of a diffusion model over the training set",
+        Verdict(
+            "confirmed", "for one model without a certificate; a certificate takes a pass for each of its models",
+        ), "performance.md",
+    ),
+)  # fmt: skip
+
+
+def measured_table(sources: Sequence[Source]) -> str:
+    """Claims that are measured: one column of verdicts for each scale."""
+    header = ["where", "claim", "confirmed if", *(source.scale.name for source in sources)]
+    return table(
+        header, [[claim.where, claim.text, claim.rule, *(str(claim.judge(source)) for source in sources)] for claim in CLAIMS]
+    )
+
+
+def argued_table() -> str:
+    """Claims that are argued."""
+    rows = [[each.where, each.text, str(each.verdict), f"[{each.page}]({each.page})"] for each in ARGUED]
+    return table(["where", "claim", "verdict", "why in full"], rows)

@@ -1,0 +1,199 @@
+"""Verdicts on the paper's claims follow from records by their rules: made-up records, one verdict each."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certidote.benchmark import claims, pages
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.claims import Verdict
+from certidote.benchmark.records import folder_of
+from certidote.benchmark.scales import SCALES
+from certidote.benchmark.source import Source
+from certidote.benchmark.tables import strongest
+
+ROOT = Path(__file__).parents[2]
+DIGITS = SCALES["digits"]
+TRIALS = 100
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(tmp_path / "kept", tmp_path / "docs", DIGITS)
+
+
+def put(source: Source, cell: Cell, successes: int, accuracy: float = 0.9, removed: tuple[int, int] | None = None) -> None:
+    """A record in which the first so many of 100 trials succeed."""
+    folder = folder_of(source.kept, DIGITS, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "attack": cell.poisoning.attack, "finished": TRIALS, "goal": "target", "seconds_of_workers": 1.0,
+        "results": {"poisoned": {"clean_accuracy": accuracy, "reached": 0.0}, "control": {"clean_accuracy": accuracy}},
+        "bench": {"identity": "x"},
+    }  # fmt: skip
+    if removed is not None:
+        poisons, clean = removed
+        record["filter"] = {
+            "removed_poisons": poisons,
+            "kept_poisons": 100 - poisons,
+            "removed_clean": clean,
+            "kept_clean": 900 - clean,
+        }
+    (folder / "replay.json").write_text(json.dumps(record))
+    with (folder / "trials.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true_class", "adversarial_class", "test_image", "poisoned_success", "control_success"])
+        writer.writerows(["a", "b", trial, trial < successes, False] for trial in range(TRIALS))
+
+
+def row(
+    source: Source,
+    poisoning: Poisoning,
+    none: int,
+    halved: int,
+    printed: int,
+    accuracies: tuple[float, float, float] = (0.9, 0.9, 0.9),
+) -> None:
+    for (defense, sigma), successes, accuracy in zip(
+        (("none", None), ("denoise", 0.05), ("denoise", 0.1)), (none, halved, printed), accuracies, strict=True
+    ):
+        put(source, Cell(poisoning, defense, sigma), successes, accuracy)
+
+
+def transfer(source: Source, found: Mapping[str, tuple[int, int, int]], **options: Any) -> None:
+    """All rows of transfer learning; those that are not named are void."""
+    for poisoning in claims.transfer_rows(source):
+        row(source, poisoning, *found.get(poisoning.attack, (0, 50, 50)), **options)
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ({"bullseye-polytope": (90, 10, 10)}, "confirmed"),
+        ({"bullseye-polytope": (90, 16, 16)}, "confirmed"),
+        ({"bullseye-polytope": (90, 17, 2)}, "not confirmed"),
+        ({"bullseye-polytope": (90, 60, 10)}, "not confirmed"),
+        ({"bullseye-polytope": (90, 60, 50)}, "contradicted"),
+        ({"bullseye-polytope": (90, 5, 5), "poison-frogs": (90, 60, 50)}, "contradicted"),
+        ({}, "not testable here"),
+    ],
+)
+def test_success_is_held_to_a_share(found: dict[str, tuple[int, int, int]], status: str, source: Source) -> None:
+    judge = claims.at_most(0.16, claims.transfer_rows)
+    assert judge(source) == Verdict("not measured yet")
+    transfer(source, found)
+    verdict = judge(source)
+    assert verdict.status == status
+    if found:
+        worst = max(found, key=lambda name: found[name][2])
+        assert (
+            f"highest for {worst}: [{found[worst][2]}/100](../kept/digits/{worst}-transfer-white-box/denoise-0.1/replay.json)"
+            in verdict.why
+        )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "status"),
+    [((0.9, 0.895, 0.89), "confirmed"), ((0.9, 0.895, 0.88), "not confirmed"), ((0.9, 0.88, 0.87), "contradicted")],
+)
+def test_a_drop_of_accuracy(accuracies: tuple[float, float, float], status: str, source: Source) -> None:
+    transfer(source, {"poison-frogs": (90, 0, 0)}, accuracies=accuracies)
+    assert claims.small_drop(source).status == status
+
+
+@pytest.mark.parametrize(("successes", "status"), [((3, 6), "confirmed"), ((3, 8), "not confirmed"), ((3, 70), "contradicted")])
+def test_backdoors_of_transfer_learning(successes: tuple[int, int], status: str, source: Source) -> None:
+    assert claims.weak_backdoors(source).status == "not measured yet"
+    for attack, count in zip(("label-consistent", "hidden-trigger"), successes, strict=True):
+        put(source, Cell(Poisoning(attack, "transfer")), count)
+    assert claims.weak_backdoors(source).status == status
+
+
+@pytest.mark.parametrize(("successes", "status"), [(30, "confirmed"), (50, "not confirmed"), (80, "contradicted")])
+def test_a_weak_backdoor_from_scratch(successes: int, status: str, source: Source) -> None:
+    assert claims.weak_sleeper(source).status == "not measured yet"
+    put(source, Cell(Poisoning("sleeper-agent", "scratch", "white-box", 4)), successes)
+    assert claims.weak_sleeper(source).status == status
+
+
+@pytest.mark.parametrize(("removed", "status"), [((10, 20), "confirmed"), ((40, 60), "not confirmed"), ((70, 90), "contradicted")])
+def test_what_neighbors_remove(removed: tuple[int, int], status: str, source: Source) -> None:
+    for poisoning in strongest(DIGITS)[:2]:
+        assert claims.blind_neighbors(source).status == "not measured yet"
+        for name, count in zip(("deep-knn", "deep-knn-majority"), removed, strict=True):
+            put(source, Cell(poisoning, name), 0, removed=(count, 9))
+    verdict = claims.blind_neighbors(source)
+    assert verdict.status == status
+    assert "1.0% to 1.0% of clean images" in verdict.why
+
+
+@pytest.mark.parametrize(
+    ("rival", "accuracy", "status"),
+    [(40, 0.9, "confirmed"), (0, 0.9, "contradicted"), (0, 0.7, "confirmed"), (18, 0.9, "confirmed")],
+)
+def test_rivals(rival: int, accuracy: float, status: str, source: Source) -> None:
+    for poisoning in strongest(DIGITS):
+        row(source, poisoning, 80, 20, 20)
+        assert claims.ahead_of_rivals(source).status == "not measured yet"
+        for name in ("deep-knn", *claims.RIVALS):
+            put(source, Cell(poisoning, name), 40)
+    put(source, Cell(strongest(DIGITS)[1], "friends"), rival, accuracy)
+    verdict = claims.ahead_of_rivals(source)
+    assert verdict.status == status
+    assert ("friends against witches-brew" in verdict.why) == (status == "contradicted")
+
+
+@pytest.mark.parametrize(
+    ("largest", "status"), [((0.8, 0.8), "confirmed"), ((0.8, 0.95), "not confirmed"), ((0.95, 0.95), "contradicted")]
+)
+def test_noise_and_accuracy(largest: tuple[float, float], status: str, source: Source) -> None:
+    for number, poisoning in enumerate(claims.every_row(source)):
+        assert claims.noise_costs(source).status == "not measured yet"
+        put(source, Cell(poisoning, "denoise", 0.05), 0, 0.9)
+        put(source, Cell(poisoning, "denoise", 1.0), 0, largest[number % 2])
+    assert claims.noise_costs(source).status == status
+
+
+@pytest.mark.parametrize(
+    ("warm", "accuracy", "status"),
+    [(10, 0.95, "confirmed"), (10, 0.85, "not confirmed"), (60, 0.95, "contradicted"), (12, 0.95, "confirmed")],
+)
+def test_first_epochs_on_the_poisoned_set(warm: int, accuracy: float, status: str, source: Source) -> None:
+    for poisoning in strongest(DIGITS):
+        assert claims.warm_start_helps(source).status == "not measured yet"
+        put(source, Cell(poisoning), 80)
+        put(source, Cell(poisoning, "denoise", 1.0), 10, 0.9)
+        put(source, Cell(poisoning, "denoise", 1.0, "in-domain"), warm, accuracy)
+    assert claims.warm_start_helps(source).status == status
+
+
+@pytest.mark.parametrize(("adaptive", "status"), [(5, "not confirmed"), (12, "not confirmed"), (60, "contradicted")])
+def test_attackers_who_know(adaptive: int, status: str, source: Source) -> None:
+    for poisoning in [row for row in claims.every_row(source) if row.ensemble == 1]:
+        assert claims.unaware_only(source).status == "not measured yet"
+        put(source, Cell(poisoning, "denoise", 0.1), 10)
+        knowing = Poisoning(poisoning.attack, poisoning.scenario, poisoning.knowledge, 1, 0.1)
+        put(source, Cell(knowing, "denoise", 0.1), adaptive)
+    assert claims.unaware_only(source).status == status
+
+
+def test_the_page_is_what_the_records_say() -> None:
+    docs = ROOT / "docs"
+    text = (docs / "claims.md").read_text(encoding="utf-8")
+    assert pages.claims_page(text, ROOT / "results" / "bench", docs) == text, "make it again: certidote bench render"
+    for argued in claims.ARGUED:
+        assert (docs / argued.page).is_file()
+    assert f"p-value below {claims.SIGNIFICANT}" in text
+
+
+def test_the_attack_of_the_paper_is_outside_every_ball() -> None:
+    """The two numbers of the page: how far 500 images move, and the cap of 1,000 models in sigmas."""
+    moved = (500 * 3_072) ** 0.5 * 16 / 255
+    assert round(moved) == 78
+    record = json.loads((ROOT / "results" / "ablation" / "none-1" / "certificate.json").read_text())
+    assert round(record["results"]["cap"], 2) == 2.46
+    assert record["n"] == 1_000
