@@ -12,14 +12,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from certidote.data import load
+from certidote.benchmark.materials import prepare
+from certidote.benchmark.scales import EXTRACTOR, HEADS
 from certidote.results.files import write_text
-from certidote.streams import Key
-from certidote.types import ImageDataset
 
-EXTRACTOR_IMAGES, HEAD_IMAGES, SCRATCH_IMAGES = 40_000, 2_500, 10_000
+SCRATCH_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -56,25 +53,6 @@ RUNGS = (
 )  # fmt: skip
 
 
-def write_npz(path: Path, train: ImageDataset, test: ImageDataset | None = None) -> None:
-    """An array file with one or two splits."""
-    parts = {"x_train": train.images, "y_train": train.labels}
-    if test is not None:
-        parts |= {"x_test": test.images, "y_test": test.labels}
-    arrays = {name: value.permute(0, 2, 3, 1).numpy() if value.ndim == 4 else value.numpy() for name, value in parts.items()}
-    np.savez(path, **arrays, class_names=np.array(train.class_names))
-
-
-def prepare(data: Path, out: Path) -> None:
-    """The disjoint parts of the transfer rung."""
-    if (out / "heads.npz").exists():
-        return
-    train, test = load(data / "cifar10-jpeg.tar.xz"), load(data / "cifar10-jpeg.tar.xz", "test")
-    order = (Key(0) / "attack ladder").numpy().permutation(len(train)).tolist()
-    write_npz(out / "extractor.npz", train.subset(order[:EXTRACTOR_IMAGES]))
-    write_npz(out / "heads.npz", train.subset(order[EXTRACTOR_IMAGES : EXTRACTOR_IMAGES + HEAD_IMAGES]), test)
-
-
 def certidote(*arguments: str) -> None:
     print("certidote", " ".join(arguments), flush=True)
     subprocess.run([sys.executable, "-m", "certidote.cli", *arguments], check=True)
@@ -90,7 +68,7 @@ def main() -> None:
     parser.add_argument("--workers", default="0")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
-    prepare(options.data, options.runs)
+    prepare({EXTRACTOR, HEADS}, options.data, options.runs)
 
     def where(name: str) -> str:
         return str(options.runs / name) if name.endswith(".npz") else str(options.data / name)

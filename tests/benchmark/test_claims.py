@@ -66,7 +66,7 @@ def row(
 
 def transfer(source: Source, found: Mapping[str, tuple[int, int, int]], **options: Any) -> None:
     """All rows of transfer learning; those that are not named are void."""
-    for poisoning in claims.transfer_rows(source):
+    for poisoning in claims.in_transfer(source):
         row(source, poisoning, *found.get(poisoning.attack, (0, 50, 50)), **options)
 
 
@@ -83,7 +83,7 @@ def transfer(source: Source, found: Mapping[str, tuple[int, int, int]], **option
     ],
 )
 def test_success_is_held_to_a_share(found: dict[str, tuple[int, int, int]], status: str, source: Source) -> None:
-    judge = claims.at_most(0.16, claims.transfer_rows)
+    judge = claims.at_most(0.16, claims.in_transfer)
     assert judge(source) == Verdict("not measured yet")
     transfer(source, found)
     verdict = judge(source)

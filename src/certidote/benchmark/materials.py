@@ -8,6 +8,7 @@ which is what a model has to tell: grey images of the same shape that have nothi
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def photograph_patches() -> ImageDataset:
         top, left = (int(generator.integers(side - PIECE + 1)) for side in photograph.shape)
         piece = photograph[top : top + PIECE, left : left + PIECE]
         halved = piece.reshape(PIECE // 2, 2, PIECE // 2, 2).mean((1, 3))
-        pieces.append(np.rot90(halved, turn).round().astype(np.uint8))
+        pieces.append(np.rot90(halved, int(turn)).round().astype(np.uint8))
     names = tuple(f"turned {90 * turn} degrees" for turn in range(4))
     return ImageDataset(torch.from_numpy(np.stack(pieces)).unsqueeze(1), torch.from_numpy(turns.astype(np.int64)), names)
 
@@ -88,5 +89,6 @@ def _write(path: Path, train: ImageDataset, test: ImageDataset | None = None) ->
         parts |= {"x_test": test.images, "y_test": test.labels}
     arrays = {name: value.permute(0, 2, 3, 1).numpy() if value.ndim == 4 else value.numpy() for name, value in parts.items()}
     unfinished = path.with_suffix(".unfinished.npz")
-    np.savez(unfinished, **arrays, class_names=np.array(train.class_names))
+    named: dict[str, Any] = {**arrays, "class_names": np.array(train.class_names)}
+    np.savez(unfinished, **named)
     unfinished.replace(path)

@@ -15,19 +15,18 @@ from certidote.benchmark.records import Kept
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import (
-    COMPARED_SIGMA,
-    KNOWLEDGE,
-    RIVALS,
-    SCRATCH_ATTACKS,
-    TRANSFER_ATTACKS,
-    WITH_SIGMA,
+    Defended,
+    against_neighbors,
+    against_rivals,
     compared_poisonings,
+    every_defense,
+    scratch_rows,
     strongest,
     through,
+    transfer_rows,
     unmeasured,
 )
 from certidote.benchmark.wording import p_in_words, rate_in_words, table
-from certidote.defenses.catalogue import DEFENSES
 from certidote.results.files import write_text
 
 MISSING = "Not measured yet.\n"
@@ -113,9 +112,7 @@ def _paper_lines(source: Source, poisoning: Poisoning, number: str, start: str) 
     return lines
 
 
-def defended_table(
-    source: Source, poisonings: Sequence[Poisoning], defenses: Sequence[tuple[str, float | None]], number: str
-) -> str:
+def defended_table(source: Source, poisonings: Sequence[Poisoning], defenses: Sequence[Defended], number: str) -> str:
     """Tables 4 and 5, and the one of all defenses: a line for each defense against each set of poisons."""
     rows: list[list[str]] = []
     for poisoning in poisonings:
@@ -204,30 +201,23 @@ def _name(poisoning: Poisoning) -> str:
 
 
 def _table1(source: Source) -> str:
-    rows = [Poisoning(attack, "scratch", box, k) for box in KNOWLEDGE for attack in SCRATCH_ATTACKS for k in source.scale.ensembles]
-    return denoised_table(source, rows, "1")
+    return denoised_table(source, scratch_rows(source.scale), "1")
 
 
 def _table2(source: Source) -> str:
-    rows = [Poisoning(attack, "transfer", box) for box in KNOWLEDGE for attack in TRANSFER_ATTACKS]
-    return denoised_table(source, rows, "2")
+    return denoised_table(source, transfer_rows(), "2")
 
 
 def _table4(source: Source) -> str:
-    sigma = source.scale.sigmas[0]
-    others = [("denoise", sigma / 2), ("denoise", sigma), ("deep-knn", None), ("deep-knn-majority", None)]
-    return defended_table(source, strongest(source.scale)[:2], others, "4")
+    return defended_table(source, strongest(source.scale)[:2], against_neighbors(source.scale), "4")
 
 
 def _table5(source: Source) -> str:
-    sigma = source.scale.sigmas[0]
-    others = [("denoise", sigma / 2), ("denoise", sigma), *((name, None) for name in RIVALS)]
-    return defended_table(source, strongest(source.scale), others, "5")
+    return defended_table(source, strongest(source.scale), against_rivals(source.scale), "5")
 
 
 def _defenses(source: Source) -> str:
-    others = [(name, COMPARED_SIGMA if name in WITH_SIGMA else None) for name in DEFENSES if name != "none"]
-    return defended_table(source, compared_poisonings(), others, "")
+    return defended_table(source, compared_poisonings(), every_defense(), "")
 
 
 SHOWN: dict[str, Callable[[Source], str]] = {

@@ -1,6 +1,6 @@
 """The cells of each table, at each scale."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from certidote.attacks import find
@@ -22,25 +22,43 @@ RIVALS = ("dp-sgd", "adversarial-training", "friends", "run-off-dpa", "run-off-f
 """Table 5's; the paper does not say which of the three run-off elections its "ROE" is."""
 
 
+Defended = tuple[str, float | None]
+"""A defense by name and its sigma."""
+
+
+def transfer_rows(knowledge: Sequence[KnowledgeName] = KNOWLEDGE) -> list[Poisoning]:
+    """Poisons of table 2, in its order."""
+    return [Poisoning(attack, "transfer", box) for box in knowledge for attack in TRANSFER_ATTACKS]
+
+
+def scratch_rows(scale: Scale, knowledge: Sequence[KnowledgeName] = KNOWLEDGE) -> list[Poisoning]:
+    """Poisons of table 1, in its order."""
+    return [Poisoning(attack, "scratch", box, k) for box in knowledge for attack in SCRATCH_ATTACKS for k in scale.ensembles]
+
+
+def against_neighbors(scale: Scale) -> list[Defended]:
+    """Defenses of table 4: ours, and Deep k-NN by both of its rules."""
+    return [*_least(scale), ("deep-knn", None), ("deep-knn-majority", None)]
+
+
+def against_rivals(scale: Scale) -> list[Defended]:
+    """Defenses of table 5: ours, and the rivals."""
+    return [*_least(scale), *((name, None) for name in RIVALS)]
+
+
+def every_defense() -> list[Defended]:
+    """All of the catalogue but "none", those with noise at one sigma."""
+    return [(name, COMPARED_SIGMA if name in WITH_SIGMA else None) for name in DEFENSES if name != "none"]
+
+
 def table1(scale: Scale) -> list[Cell]:
     """Training from scratch."""
-    return [
-        cell
-        for knowledge in KNOWLEDGE
-        for attack in SCRATCH_ATTACKS
-        for ensemble in scale.ensembles
-        for cell in _denoised(Poisoning(attack, "scratch", knowledge, ensemble), scale)
-    ]
+    return [cell for poisoning in scratch_rows(scale) for cell in _denoised(poisoning, scale)]
 
 
 def table2(scale: Scale) -> list[Cell]:
     """Transfer learning: heads on frozen features."""
-    return [
-        cell
-        for knowledge in KNOWLEDGE
-        for attack in TRANSFER_ATTACKS
-        for cell in _denoised(Poisoning(attack, "transfer", knowledge), scale)
-    ]
+    return [cell for poisoning in transfer_rows() for cell in _denoised(poisoning, scale)]
 
 
 def table3(scale: Scale) -> list[Cell]:
@@ -63,37 +81,24 @@ def table3(scale: Scale) -> list[Cell]:
 
 def table4(scale: Scale) -> list[Cell]:
     """Deep k-NN."""
-    return [
-        Cell(poisoning, *defended)
-        for poisoning in strongest(scale)[:2]
-        for defended in (("none",), *_least(scale), ("deep-knn",), ("deep-knn-majority",))
-    ]
+    return _defended(strongest(scale)[:2], against_neighbors(scale))
 
 
 def table5(scale: Scale) -> list[Cell]:
     """Other defenses that the paper compares with."""
-    return [
-        Cell(poisoning, *defended)
-        for poisoning in strongest(scale)
-        for defended in (("none",), *_least(scale), *((name,) for name in RIVALS))
-        if not unmeasured(poisoning, defended[0])
-    ]
+    return _defended(strongest(scale), against_rivals(scale))
 
 
 def defenses(scale: Scale) -> list[Cell]:
     """Every defense of the catalogue against three attacks."""
-    return [
-        Cell(poisoning, name, COMPARED_SIGMA if name in WITH_SIGMA else None)
-        for poisoning in compared_poisonings()
-        for name in DEFENSES
-        if not unmeasured(poisoning, name)
-    ]
+    return _defended(compared_poisonings(), every_defense())
 
 
 def adaptive(scale: Scale) -> list[Cell]:
     """White-box attacks crafted through our defense, each at the sigma that its victims have; the undefended victims are the other tables'."""
-    rows = [Poisoning(attack, "transfer") for attack in TRANSFER_ATTACKS]
-    rows += [Poisoning(attack, "scratch", "white-box", scale.ensembles[0]) for attack in SCRATCH_ATTACKS]
+    rows = transfer_rows(["white-box"]) + [
+        Poisoning(attack, "scratch", "white-box", scale.ensembles[0]) for attack in SCRATCH_ATTACKS
+    ]
     return [Cell(through(row, sigma), "denoise", sigma) for row in rows for sigma in scale.readings()]
 
 
@@ -153,6 +158,12 @@ def _denoised(poisoning: Poisoning, scale: Scale, start: StartName = "") -> list
     return [Cell(poisoning, start=start), *(Cell(poisoning, "denoise", sigma, start) for sigma in scale.readings())]
 
 
-def _least(scale: Scale) -> list[tuple[str, float]]:
+def _defended(poisonings: Sequence[Poisoning], others: Sequence[Defended]) -> list[Cell]:
+    """Undefended and with these defenses, but for pairs that are no cells."""
+    every: list[Defended] = [("none", None), *others]
+    return [Cell(poisoning, name, sigma) for poisoning in poisonings for name, sigma in every if not unmeasured(poisoning, name)]
+
+
+def _least(scale: Scale) -> list[Defended]:
     """Our defense at the paper's smallest sigma, in both readings."""
     return [("denoise", scale.sigmas[0] / 2), ("denoise", scale.sigmas[0])]

@@ -25,8 +25,12 @@ def measured_costs(folder: Path) -> dict[str, float]:
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
     for path in sorted(folder.rglob("*.json")):
         record = _read(path)
-        plain_start = isinstance(record, dict) and "-start-" not in _cell(record)
-        if plain_start and record.get("format") == FORMAT and record.get("seconds_of_workers"):
+        if (
+            isinstance(record, dict)
+            and "-start-" not in _cell(record)
+            and record.get("format") == FORMAT
+            and record.get("seconds_of_workers")
+        ):
             models = record["models"] if record["defense_name"] == PLAIN else 1
             seconds[_played(record)][record["defense_name"]] = record["seconds_of_workers"] / models
     ratios = defaultdict(list)
