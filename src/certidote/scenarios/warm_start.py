@@ -53,7 +53,9 @@ class RawThenSanitized:
         raw = view_of(data, as_it_is, key, "fresh", self.device)
         made = self.defense.view(data, member, key)
         images, labels = torch.cat([raw.images, made.images]), torch.cat([raw.labels, made.labels])
-        return View(images, labels, made.num_classes, replace(made.lineage, unsealed=raw.lineage.unsealed))
+        noised = made.lineage
+        lineage = replace(raw.lineage, sigma=noised.sigma, draws=noised.draws, denoiser=noised.denoiser, start=noised.start)
+        return View(images, labels, made.num_classes, lineage)
 
     def aggregate(self, ballots: Ballots) -> Prediction:
         return self.defense.aggregate(ballots)
