@@ -12,6 +12,7 @@ from certidote.benchmark.cells import Poisoning
 from certidote.benchmark.materials import photograph_patches
 from certidote.benchmark.pages import PAPER_NAMES, PAPER_STARTS, STARTS, _started
 from certidote.benchmark.paper import paper_cell, paper_cells
+from certidote.benchmark.runner import recipe_of
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.tables import TABLES, WITH_SIGMA, cells_of, strongest, unmeasured
 from certidote.data import load
@@ -19,8 +20,9 @@ from certidote.defenses.catalogue import DEFENSES, Setting
 from certidote.diffusion.denoiser import load as denoiser_loaded
 from certidote.scenarios.goals import goals_text, listed_goals, spread_goals, targets_of
 from certidote.streams import Key
+from certidote.training.head_recipe import HEAD_RECIPES
 from certidote.training.pooled import trainer_for
-from certidote.training.recipe import RECIPES
+from certidote.training.recipe import RECIPES, load_recipe
 
 GOALS = Path(str(files("certidote.benchmark") / "goals"))
 
@@ -107,6 +109,18 @@ def test_defenses_with_noise_are_the_ones_that_take_sigma() -> None:
         return True
 
     assert {name for name in DEFENSES if takes_sigma(name)} == set(WITH_SIGMA)
+
+
+def test_recipes_and_data_of_all_scales_are_there() -> None:
+    """Victims of photographs from scratch learn as those of the attack ladder do."""
+    for scale in SCALES.values():
+        for setup in scale.setups.values():
+            for name in (recipe_of(setup), setup.other_recipe):
+                assert name == "auto" or load_recipe(name)
+            whole = HEAD_RECIPES["adam"].epochs if setup.pretrain else load_recipe(recipe_of(setup)).epochs
+            assert 1 <= setup.raw_epochs <= whole // 4
+    ladder = Path(__file__).parents[2] / "benchmarks" / "ladder-victims.toml"
+    assert load_recipe(str(ladder)) == load_recipe(recipe_of(SCALES["cifar10-compact"].setups["scratch"]))
 
 
 def test_black_box_victims_from_scratch_get_the_poisons_of_the_white_box() -> None:

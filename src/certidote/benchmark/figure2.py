@@ -13,6 +13,7 @@ from typing import Any
 
 from certidote import verbs
 from certidote.benchmark import materials
+from certidote.benchmark.runner import recipe_of
 from certidote.benchmark.scales import Scale
 from certidote.benchmark.wording import table
 from certidote.engine.evidence import COMPRESSED, pack
@@ -113,7 +114,7 @@ def run(
         made = verbs.certify(
             source, out=out, sigma=sigma, models=MODELS, n0=SELECTING, test_input=method.test_input,
             denoiser=method.denoisers.get(scale.name, "none" if method.name == "noise" else "auto"),
-            recipe=scale.setups["scratch"].recipe, dtype=scale.dtype, seed=seed, device=device, pool=pool, progress=progress,
+            recipe=recipe_of(scale.setups["scratch"]), dtype=scale.dtype, seed=seed, device=device, pool=pool, progress=progress,
             label=f"{method.label}, sigma {sigma:g}",
         )  # fmt: skip
         assert isinstance(made, verbs.Certified)

@@ -12,7 +12,7 @@ from typing import Any
 from certidote import verbs
 from certidote.benchmark import materials, records
 from certidote.benchmark.cells import Cell, Poisoning
-from certidote.benchmark.scales import Scale
+from certidote.benchmark.scales import Scale, Setup
 from certidote.engine.local import Pool
 from certidote.engine.workers import JobFailed, Workers
 from certidote.types import Progress, digest_of
@@ -118,6 +118,16 @@ def run(campaign: Campaign, cells: Sequence[Cell], pool: Workers, progress: Prog
         replay(campaign, cell, pool, within)
 
 
+def packaged(folder: str, name: str) -> Path:
+    """A file that comes with this package."""
+    return Path(str(files("certidote.benchmark") / folder / name))
+
+
+def recipe_of(setup: Setup) -> str:
+    """As --recipe takes it."""
+    return str(packaged("recipes", setup.recipe)) if setup.recipe.endswith(".toml") else setup.recipe
+
+
 def craft(campaign: Campaign, poisoning: Poisoning, pool: Workers, progress: Progress) -> None:
     """The pack of these poisons, unless it is there."""
     out, crafted, scale = campaign.pack(poisoning), poisoning.crafted, campaign.scale
@@ -136,8 +146,8 @@ def craft(campaign: Campaign, poisoning: Poisoning, pool: Workers, progress: Pro
         options |= {"through": "auto", "sigma": crafted.through, "draws": DRAWS}
     verbs.poison(
         crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials,
-        goals=Path(str(files("certidote.benchmark") / "goals" / setup.goals)), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
-        scenario=crafted.scenario, recipe=setup.recipe, surrogates=crafted.ensemble, option=list(scale.options.get(crafted.attack, ())),
+        goals=packaged("goals", setup.goals), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
+        scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble, option=list(scale.options.get(crafted.attack, ())),
         seed=campaign.seed, device=campaign.device, gallery=False, progress=progress, pool=pool if isinstance(pool, Pool) else None,
         **options,
     )  # fmt: skip

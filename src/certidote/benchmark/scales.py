@@ -25,7 +25,7 @@ class Setup:
     Attributes:
         data: the set under attack: a name of the catalogue, a file in the data folder, or a part of it that `materials` makes.
         pretrain: transfer: trusted images that extractors are fitted to; "" from scratch.
-        recipe: of surrogates and victims, or of the extractor ("auto": the small one).
+        recipe: of surrogates and victims, or of the extractor ("auto": the small one); a .toml file is packaged with this.
         other_recipe: of the black box's victims, or of their extractor.
         num_poisons: of each trial.
         goals: packaged file that lists the trials.
@@ -118,7 +118,7 @@ SCALES: dict[str, Scale] = {
         ensembles=(1,),
         setups={
             "transfer": Setup("heads.npz", "extractor.npz", "compact", "cnn", 25, "cifar10.json", TINY_IMAGENET, 15),
-            "scratch": Setup(f"{CIFAR}#10000", "", "compact", "cnn", 100, "cifar10.json", TINY_IMAGENET, 2),
+            "scratch": Setup(f"{CIFAR}#10000", "", "compact-sgd.toml", "cnn", 100, "cifar10.json", TINY_IMAGENET, 4),
         },
         options={"witches-brew": ("restarts=1",)},
         triggers={

@@ -119,4 +119,7 @@ def started_from(trainer: Trainer, data: ImageDataset, key: Key, device: str = "
         raise ValueError("pre-training on the other images diverged; lower the learning rate in a recipe file and try again")
     model = stack.member(0)
     assert isinstance(model, nn.Module)
-    return PooledTrainer(plain.recipe, plain.dtype, plain.stack_size, warm=WarmStart(state_of(model), "trusted"))
+    twin = copy.copy(plain)
+    twin.warm = WarmStart(state_of(model), "trusted")
+    twin.start = twin.warm.start
+    return twin
