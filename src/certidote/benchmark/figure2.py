@@ -171,7 +171,7 @@ def draw(curves: Curves) -> str:
             drawn.append(Curve(vote["method"], [*vote["sizes"], vote["sizes"][-1]], [*vote["shares"], 0.0], *VOTES[vote["method"]]))
         panels.append(Panel(f"sigma {sigma:g}", drawn, 1.06 * (cap or sigma), cap or None))
     description = "Certified accuracy falling with the radius, one panel for each noise level, one line for each method."
-    return radius_panels(f"figure2-{curves.scale.name}", panels, description, height=590, above=92)
+    return radius_panels(f"figure2-{curves.scale.name}", panels, description, height=564, above=66)
 
 
 def is_run(curves: Curves) -> bool:
