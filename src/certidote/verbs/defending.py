@@ -8,8 +8,9 @@ import typer
 
 def defense_list(
     records: Annotated[
-        Path, typer.Option(help="folder with records of replays, such as those of 'certidote bench'; measured costs come from them")
-    ] = Path("results/bench/digits"),
+        Path,
+        typer.Option(help="folder with records of replays, or of 'certidote bench', at any depth; measured costs come from them"),
+    ] = Path("results/defenses"),
 ) -> list[dict[str, str]]:
     """The defenses of 'certidote replay', and what else denoising can do: threat model, certificate and its unit, cost, source.
 
