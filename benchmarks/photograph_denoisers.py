@@ -24,7 +24,7 @@ SIGMAS = (0.05, 0.1, 0.25, 0.5, 1.0)
 PACKAGED = Path("src/certidote/diffusion/weights")
 DATA_USED = {
     "cifar10-32": "the training images of CIFAR-10 (as JPEG of quality 75)",
-    "tiny-imagenet-32": "the training images of Tiny-ImageNet, box-resampled to 32x32 (as JPEG of quality 75): none of CIFAR-10",
+    "tiny-imagenet-32": "80,000 of the training images of Tiny-ImageNet, box-resampled to 32x32 (as JPEG of quality 75): none of CIFAR-10",
 }
 
 

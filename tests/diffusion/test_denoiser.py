@@ -9,6 +9,7 @@ import torch
 
 from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
+from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.diffusion import denoiser as denoisers
 from certidote.diffusion.denoiser import CATALOGUE, image_hashes, load, save
 from certidote.diffusion.fit import DenoiserRecipe, mean_squared_errors, train_network
@@ -32,6 +33,19 @@ def saved(trained, tmp_path):
 
 def some_noise(n=6):
     return torch.from_numpy(Key(4).numpy().standard_normal((n, 1, 8, 8), dtype=np.float32)), torch.full((n,), 0.25)
+
+
+def test_a_run_does_not_remember_where_a_denoiser_lay(tmp_path):
+    trained = train_network(tiny(10, 2, (1, 8, 8), Key(0)), None, RECIPE, Key(1))
+    found = []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        save(trained, tmp_path / folder / "mine")
+        denoiser = load(tmp_path / folder / "mine")
+        found.append(DenoisedSmoothing(denoiser, 0.25, n0=2, n=10).describe())
+        assert denoiser.card.name == str(tmp_path / folder / "mine")
+    assert found[0] == found[1]
+    assert found[0]["denoiser"]["name"] == "mine"
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])

@@ -47,6 +47,6 @@ class OneShot:
             "scheme": "noise once" if card.kind == "none" else "sanitize once",
             "sigma": self.sigma,
             "conditioning": self.denoiser.conditioning(self.sigma),
-            "denoiser": {"name": card.name, "kind": card.kind, "digest": card.digest},
+            "denoiser": card.identity,
             "members": self.members,
         }

@@ -169,7 +169,7 @@ class DenoisedSmoothing:
             "scheme": "denoised smoothing" if card.kind != "none" else "noise-only smoothing",
             "sigma": self.sigma,
             "conditioning": self.denoiser.conditioning(self.sigma),
-            "denoiser": {"name": card.name, "kind": card.kind, "digest": card.digest},
+            "denoiser": card.identity,
             "n0": self.n0,
             "n": self.n,
             "alpha": self.alpha,

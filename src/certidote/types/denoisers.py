@@ -1,6 +1,7 @@
 """The contract of every denoiser, and what is known about one."""
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -30,6 +31,12 @@ class DenoiserCard:
     trained_on: str = ""
     training_images: frozenset[int] | None = None
     details: Json = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def identity(self) -> Json:
+        """What a run's configuration says of it: where its folder lies does not matter, so that several machines can share a run."""
+        name = PurePath(self.name).name if self.kind in ("network", "diffusers") else self.name
+        return {"name": name, "kind": self.kind, "digest": self.digest}
 
 
 @runtime_checkable
