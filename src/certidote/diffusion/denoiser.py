@@ -39,6 +39,7 @@ DIGITS_BANDWIDTH = 0.15
 
 CATALOGUE: dict[str, Callable[[DType], Denoiser]] = {
     "digits": lambda dtype: _load_ours(PACKAGED / "digits", "digits", dtype),
+    "cifar10-32": lambda dtype: _load_ours(PACKAGED / "cifar10-32", "cifar10-32", dtype),
     "tiny-imagenet-32": lambda dtype: _load_ours(PACKAGED / "tiny-imagenet-32", "tiny-imagenet-32", dtype),
     "digits-linear-mmse": lambda dtype: LinearMMSE(load_digits("trusted"), "digits-linear-mmse"),
     "digits-kernel": lambda dtype: KernelPosteriorMean(load_digits("trusted"), DIGITS_BANDWIDTH, "digits-kernel"),
