@@ -84,7 +84,7 @@ def test_nothing_is_done_twice(place: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert run(monkeypatch, "bench", "table2", "--dry-run", "--trials", "2", *where) == 0
     said = capsys.readouterr().out
     assert f"  {ROW}/denoise-0.05: has its record\n" in said
-    assert "  poison-frogs-transfer-white-box/none: victims 0 s, poisons 0 s\n" in said
+    assert "  poison-frogs-transfer-white-box/none: victims 0 s, poisons 1 s\n" in said
     assert "63 of 70 cells are to do" in said
     assert contents(place) == before
 

@@ -45,6 +45,10 @@ class Poisoning:
         return replace(self, knowledge="white-box")
 
 
+SHARING = ("denoise", "noise", "purification", "purification-deterministic")
+"""Defenses that add noise once: their trials can share draws of it."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One replay: poisons and a defense.
@@ -64,6 +68,11 @@ class Cell:
     def name(self) -> str:
         defended = self.defense if self.sigma is None else f"{self.defense}-{self.sigma:g}"
         return f"{defended}-start-{self.start}" if self.start else defended
+
+    @property
+    def shares_draws(self) -> bool:
+        """Whether its trials can share noise; victims that see the images as they came first cannot."""
+        return self.defense in SHARING and self.start in ("", "out-of-domain")
 
     @property
     def id(self) -> str:

@@ -4,16 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from certidote.benchmark import records
-from certidote.benchmark.cells import Cell
+from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.runner import Campaign, check
+from certidote.defenses.catalogue import PURIFYING_STEPS
 
 FACTORS = {
     "adversarial-training": 8.0, "poison-adversarial-training": 16.0, "friends": 2.0, "dp-sgd": 4.0, "dp-sgd-private": 4.0,
-    "deep-knn": 2.0, "deep-knn-majority": 2.0, "spectral": 2.0, "activation-clustering": 2.0, "purification": 2.0,
-    "purification-deterministic": 2.0, "finite-aggregation": 4.0, "run-off-fa": 4.0, "dpa-star-run-off": 4.0, "bagging": 4.0,
+    "deep-knn": 2.0, "deep-knn-majority": 2.0, "spectral": 2.0, "activation-clustering": 2.0, "finite-aggregation": 4.0, "run-off-fa": 4.0, "dpa-star-run-off": 4.0, "bagging": 4.0,
     "bagflip": 4.0, "rab": 20.0,
 }  # fmt: skip
 """Victims' training relative to one plain model, where it is not about one."""
+
+CALLS = {"denoise": 1, "purification": PURIFYING_STEPS, "purification-deterministic": PURIFYING_STEPS}
+"""Of the denoiser, for each image of a copy of the training set."""
+
+THROUGH = 14
+"""Crafting through our defense, relative to crafting."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,15 @@ def estimates(campaign: Campaign, cells: Sequence[Cell]) -> list[Estimate]:
         crafting = 0.0
         if cell in left and cell.poisoning.crafted not in crafted and not (campaign.pack(cell.poisoning) / "pack.json").is_file():
             crafted.add(cell.poisoning.crafted)
-            crafting = campaign.trials * _seconds_to_craft(campaign, cell)
-        training = campaign.trials * _seconds_to_train(campaign, cell) if cell in left else 0.0
+            crafting = _seconds_to_craft(campaign, cell.poisoning)
+        training = _seconds_to_train(campaign, cell) if cell in left else 0.0
         found.append(Estimate(cell, cell not in left, crafting, training))
     return found
 
 
 def plan_lines(found: Sequence[Estimate], campaign: Campaign, workers: int) -> list[str]:
     """The plan in plain words."""
-    lines = [f"{campaign.table} at scale {campaign.scale.name}, {campaign.trials} trials a cell, 2 arms (poisoned and control):"]
+    lines = [f"{campaign.table} at scale {campaign.scale.name}, {_trials_in_words(campaign)}, 2 arms (poisoned and control):"]
     for each in found:
         crafting = f", poisons {in_words(each.crafting)}" if each.crafting else ""
         lines.append(f"  {each.cell.id}: " + ("has its record" if each.done else f"victims {in_words(each.training)}{crafting}"))
@@ -60,17 +66,35 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
-def _seconds_to_craft(campaign: Campaign, cell: Cell) -> float:
-    poisoning = cell.poisoning
-    seconds = campaign.scale.seconds[poisoning.attack] * poisoning.ensemble
-    return seconds * (1 if poisoning.through is None else 14)
+def _trials_in_words(campaign: Campaign) -> str:
+    """ "100 trials a cell", "20 trials a cell (bullseye-polytope: 50)"."""
+    if campaign.wanted is not None:
+        return f"{campaign.wanted} trials a cell"
+    more = ", ".join(f"{attack}: {trials}" for attack, trials in campaign.scale.more_trials.items())
+    return f"{campaign.scale.trials} trials a cell{f' ({more})' if more else ''}"
+
+
+def _seconds_to_craft(campaign: Campaign, poisoning: Poisoning) -> float:
+    """Of all trials, with the models that the attacker, and victims of transfer learning, need before."""
+    seconds, box = campaign.scale.seconds, poisoning.crafted.knowledge
+    each = seconds[poisoning.attack] * poisoning.ensemble * (1 if poisoning.through is None else THROUGH)
+    if poisoning.scenario == "transfer":
+        before = seconds["extractor"] * (2 if box == "black-box" else 1)
+    else:
+        before = seconds["scratch"] * poisoning.ensemble
+    return campaign.trials(poisoning) * each + before
 
 
 def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:
-    """Of both arms of a trial."""
+    """Of both arms of all trials."""
+    trials, seconds, scenario = campaign.trials(cell.poisoning), campaign.scale.seconds, cell.poisoning.scenario
     kept = records.read(campaign.record_of(cell))
-    if kept is not None:
-        return float(kept.record["seconds_of_workers"]) / float(kept.record["finished"])
-    other = cell.poisoning.scenario == "scratch" and cell.poisoning.knowledge == "black-box"
-    plain = campaign.scale.seconds["other" if other else cell.poisoning.scenario]
-    return 2 * plain * FACTORS.get(cell.defense, 1.0)
+    if kept is not None and not kept.refused:
+        return trials * float(kept.record["seconds_of_workers"]) / float(kept.record["finished"])
+    other = scenario == "scratch" and cell.poisoning.knowledge == "black-box"
+    plain = seconds["other" if other else scenario]
+    draws = campaign.scale.draws if cell.shares_draws else None
+    copies = 2 * trials if draws is None else min(trials, draws)
+    return (
+        2 * trials * plain * FACTORS.get(cell.defense, 1.0) + copies * CALLS.get(cell.defense, 0) * seconds[f"denoise {scenario}"]
+    )

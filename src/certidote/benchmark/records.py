@@ -62,6 +62,8 @@ def identity_of(scale: Scale, cell: Cell, seed: int) -> str:
     crafted, setup = crafting_of(scale, cell.poisoning, seed), scale.setups[cell.poisoning.scenario]
     if cell.start:
         crafted["start"] = [cell.start, setup.outside, setup.raw_epochs]
+    if scale.draws is not None and cell.shares_draws:
+        crafted["draws"] = scale.draws
     return digest_of({**crafted, "scale": scale.name, "defense": cell.defense, "sigma": cell.sigma, "dtype": scale.dtype})
 
 

@@ -24,7 +24,7 @@ class Campaign:
 
     Attributes:
         table: its name, for the command that a record tells.
-        trials: of each cell, the first ones of the scale's goals.
+        wanted: trials of each cell, the first ones of the scale's goals; None: as many as the scale says.
         seed: of poisons and victims.
         device: where victims are trained and poisons crafted.
         data: folder with the data sets that are files.
@@ -34,7 +34,7 @@ class Campaign:
 
     table: str
     scale: Scale
-    trials: int
+    wanted: int | None
     seed: int
     device: str
     data: Path | None
@@ -46,14 +46,19 @@ class Campaign:
         """Folder of data sets that were made."""
         return self.runs / "data"
 
+    def trials(self, poisoning: Poisoning) -> int:
+        """How many trials the cells with these poisons have."""
+        return self.scale.more_trials.get(poisoning.attack, self.scale.trials) if self.wanted is None else self.wanted
+
     def pack(self, poisoning: Poisoning) -> Path:
         crafted = poisoning.crafted
         name = digest_of(records.crafting_of(self.scale, crafted, self.seed))[:8]
-        return self.runs / self.scale.name / "packs" / f"{crafted.name}-{self.trials}-{name}"
+        return self.runs / self.scale.name / "packs" / f"{crafted.name}-{self.trials(crafted)}-{name}"
 
     def run_of(self, cell: Cell) -> Path:
         name = records.identity_of(self.scale, cell, self.seed)[:8]
-        return self.runs / self.scale.name / "replays" / f"{cell.poisoning.name}-{self.trials}" / f"{cell.name}-{name}"
+        poisons = f"{cell.poisoning.name}-{self.trials(cell.poisoning)}"
+        return self.runs / self.scale.name / "replays" / poisons / f"{cell.name}-{name}"
 
     def record_of(self, cell: Cell) -> Path:
         return records.folder_of(self.kept, self.scale, cell)
@@ -61,11 +66,12 @@ class Campaign:
     def is_done(self, cell: Cell) -> bool:
         """Whether a record has as many trials. Raises: ValueError if one is damaged, or was made with other settings."""
         identity = records.identity_of(self.scale, cell, self.seed)
-        return records.is_done(records.read(self.record_of(cell)), identity, self.trials)
+        return records.is_done(records.read(self.record_of(cell)), identity, self.trials(cell.poisoning))
 
     def command(self, cell: Cell) -> str:
         """What makes this record again."""
-        return f"certidote bench {self.table} --scale {self.scale.name} --cell {cell.id} --trials {self.trials} --seed {self.seed}"
+        trials = self.trials(cell.poisoning)
+        return f"certidote bench {self.table} --scale {self.scale.name} --cell {cell.id} --trials {trials} --seed {self.seed}"
 
 
 class Within:
@@ -145,7 +151,7 @@ def craft(campaign: Campaign, poisoning: Poisoning, pool: Workers, progress: Pro
     if crafted.through is not None:
         options |= {"through": "auto", "sigma": crafted.through, "draws": DRAWS}
     verbs.poison(
-        crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials,
+        crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials(crafted),
         goals=packaged("goals", setup.goals), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
         scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble, option=list(scale.options.get(crafted.attack, ())),
         seed=campaign.seed, device=campaign.device, gallery=False, progress=progress, pool=pool if isinstance(pool, Pool) else None,
@@ -178,7 +184,7 @@ def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) ->
         records.keep_refusal(campaign.record_of(cell), reason, {**about, "command": command})
         return
     record = dict(found.record)
-    crafted = f"certidote bench, {campaign.trials} trials of {poisoning.crafted.name}, seed {campaign.seed}"
+    crafted = f"certidote bench, {campaign.trials(poisoning)} trials of {poisoning.crafted.name}, seed {campaign.seed}"
     record["recipe"] = {**record["recipe"], "command": crafted}
     record |= {"command": command, "pack": poisoning.crafted.name}
     places = {f"{folder}/": "" for folder in (campaign.made, campaign.data) if folder is not None}
@@ -193,6 +199,7 @@ def _replayed(campaign: Campaign, cell: Cell, recipe: str, out: Path, pool: Work
         sigma=cell.sigma, recipe=recipe, seed=campaign.seed, dtype=campaign.scale.dtype, device=campaign.device, progress=progress,
         pool=pool, start_from=outside and materials.place_of(outside, campaign.data, campaign.made),
         raw_epochs=setup.raw_epochs if cell.start in ("in-domain", "both") else 0,
+        draws=campaign.scale.draws if cell.shares_draws else None,
     )  # fmt: skip
 
 

@@ -3,12 +3,13 @@
 So a replay is what the engine runs anyway: it survives kills, goes on with the same command, and can be spread over processes. All
 victims vote on the clean test images and on the images that trials are about; outcomes are read off the recorded votes.
 
-Victims of one trial have the same keys in both arms, so that initial weights, order and noise are paired.
+Victims of one trial have the same keys in both arms, so that initial weights, order and noise are paired. Trials may share noise too, so that
+clean images are denoised once for many of them (`shared_draws`).
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from certidote.attacks.pack import PoisonPack
 from certidote.attacks.selection import source_rows
+from certidote.defenses.one_shot import OneShot
+from certidote.scenarios.shared_draws import SharedDraws, shared_draw
 from certidote.streams import Key
 from certidote.types import (
     Ballots,
@@ -60,10 +63,25 @@ class Trials:
     Args:
         pack: checked against the training set before the run.
         defense: as it would be used on the whole set.
+        draws: of noise, which trials take in turns, so that clean images are denoised once for each; None: each trial has its own.
+    Raises: ValueError if there are no draws to share, or the defense does not add noise once.
     """
 
     pack: PoisonPack
     defense: Scheme
+    draws: int | None = None
+    _shared: SharedDraws | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.draws is None:
+            return
+        if self.draws < 1:
+            raise ValueError(f"draws={self.draws}; give at least 1 that trials share, or none if each trial is to have its own")
+        if not isinstance(self.defense, OneShot):
+            raise ValueError(
+                f"draws={self.draws}, but only defenses that add noise once to the images as they came have draws to share; leave it out"
+            )
+        object.__setattr__(self, "_shared", SharedDraws(self.defense))
 
     @property
     def members(self) -> int:
@@ -85,8 +103,11 @@ class Trials:
         place = self.place(member)
         poison = self.pack.poisons[place.trial]
         changed = slice(None) if place.poisoned else slice(0)  # nothing is replaced for the control, but its record is alike
-        data = data.replaced(poison.indices[changed], poison.images[changed])
-        return self.defense.view(data, place.model, paired(key, self.defense.members))
+        poisoned = data.replaced(poison.indices[changed], poison.images[changed])
+        if self._shared is not None and self.draws is not None:
+            draw = shared_draw(key, place.trial % self.draws, place.model)
+            return self._shared.view(data, poisoned, poison.indices[changed], draw)
+        return self.defense.view(poisoned, place.model, paired(key, self.defense.members))
 
     @property
     def inputs_per_member(self) -> bool:
@@ -110,7 +131,8 @@ class Trials:
             {"bases": digest, "goal": _goal_json(poison.goal), "poisons": content_digest(poison.images)}
             for digest, poison in zip(self.pack.bases, self.pack.poisons, strict=True)
         ]
-        return {"scheme": "trials", "defense": self.defense.describe(), "trials": trials}
+        shared = {} if self.draws is None else {"draws": self.draws}
+        return {"scheme": "trials", "defense": self.defense.describe(), **shared, "trials": trials}
 
 
 class PairedTrainer:

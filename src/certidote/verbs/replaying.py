@@ -79,6 +79,13 @@ def replay(
     bag_size: Annotated[
         int | None, typer.Option(help="images drawn for each model of bagging and bagflip; default: a fiftieth, 50 to 1,000")
     ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            help="noise draws that trials take in turns, of denoise, noise and purification: clean images are denoised once for each; "
+            "default: each trial has draws of its own"
+        ),
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="only so many trials, the first ones; default: all of the pack")] = None,
     test: Annotated[str, typer.Option(help="test images that the pack was made with; default: the test split of DATA")] = "",
     recipe: Annotated[
@@ -157,7 +164,7 @@ def replay(
     scheme, trainer = make_defense(trainer, setting)
     if raw_epochs:
         scheme, trainer = raw_first(scheme, trainer, raw_epochs)
-    played = Trials(chosen, scheme)
+    played = Trials(chosen, scheme, draws)
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
     facts = {"dtype": number_format, "pack": given.recipe}
     with back_end as used:
@@ -197,6 +204,7 @@ def _run(
             },
             "defense": played.defense.describe(),
             "models": played.defense.members,
+            **({} if played.draws is None else {"draws": played.draws}),
             "victims": trainer.trainer.describe(),
             "failed": int(ballots.failed.sum()),
             "retrained_alone": None if check is None else {"victim": check.member, "differing_votes": check.differing},
