@@ -10,11 +10,11 @@ import pytest
 from certidote.attacks import ATTACKS
 from certidote.benchmark.cells import Poisoning
 from certidote.benchmark.materials import photograph_patches
-from certidote.benchmark.pages import PAPER_NAMES, PAPER_STARTS, STARTS, _started
+from certidote.benchmark.pages import PAPER_NAMES, PAPER_STARTS, STARTS
 from certidote.benchmark.paper import paper_cell, paper_cells
 from certidote.benchmark.runner import recipe_of
 from certidote.benchmark.scales import SCALES
-from certidote.benchmark.tables import TABLES, WITH_SIGMA, cells_of, strongest, unmeasured
+from certidote.benchmark.tables import TABLES, WITH_SIGMA, cells_of, started, strongest, unmeasured
 from certidote.data import load
 from certidote.defenses.catalogue import DEFENSES, Setting
 from certidote.diffusion.denoiser import load as denoiser_loaded
@@ -50,7 +50,7 @@ def test_table_3_is_about_every_start_of_the_paper() -> None:
     cells = TABLES["table3"](digits)
     for poisoning in strongest(digits):
         for start, its in (("in-domain", PAPER_STARTS["in-domain"]), ("out-of-domain", PAPER_STARTS["out-of-domain"])):
-            crafted, own = _started(poisoning, start)  # type: ignore[arg-type]
+            crafted, own = started(poisoning, start)  # type: ignore[arg-type]
             measured = {cell.sigma for cell in cells if (cell.poisoning, cell.start) == (crafted, own)}
             assert measured >= set(digits.readings())
             figures = [

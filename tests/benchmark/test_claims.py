@@ -2,19 +2,19 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from certidote.benchmark import claims, pages
-from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.claims import Verdict
 from certidote.benchmark.records import folder_of
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.source import Source
-from certidote.benchmark.tables import strongest
+from certidote.benchmark.tables import started, strongest, transfer_rows
 
 ROOT = Path(__file__).parents[2]
 DIGITS = SCALES["digits"]
@@ -26,12 +26,14 @@ def source(tmp_path: Path) -> Source:
     return Source(tmp_path / "kept", tmp_path / "docs", DIGITS)
 
 
-def put(source: Source, cell: Cell, successes: int, accuracy: float = 0.9, removed: tuple[int, int] | None = None) -> None:
-    """A record in which the first so many of 100 trials succeed."""
+def put(
+    source: Source, cell: Cell, successes: int, accuracy: float = 0.9, removed: tuple[int, int] | None = None, trials: int = TRIALS
+) -> None:
+    """A record in which the first so many of all trials succeed."""
     folder = folder_of(source.kept, DIGITS, cell)
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "attack": cell.poisoning.attack, "finished": TRIALS, "goal": "target", "seconds_of_workers": 1.0,
+        "attack": cell.poisoning.attack, "finished": trials, "goal": "target", "seconds_of_workers": 1.0,
         "results": {"poisoned": {"clean_accuracy": accuracy, "reached": 0.0}, "control": {"clean_accuracy": accuracy}},
         "bench": {"identity": "x"},
     }  # fmt: skip
@@ -47,7 +49,7 @@ def put(source: Source, cell: Cell, successes: int, accuracy: float = 0.9, remov
     with (folder / "trials.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["true_class", "adversarial_class", "test_image", "poisoned_success", "control_success"])
-        writer.writerows(["a", "b", trial, trial < successes, False] for trial in range(TRIALS))
+        writer.writerows(["a", "b", trial, trial < successes, False] for trial in range(trials))
 
 
 def row(
@@ -98,18 +100,29 @@ def test_success_is_held_to_a_share(found: dict[str, tuple[int, int, int]], stat
 
 @pytest.mark.parametrize(
     ("accuracies", "status"),
-    [((0.9, 0.895, 0.89), "confirmed"), ((0.9, 0.895, 0.88), "not confirmed"), ((0.9, 0.88, 0.87), "contradicted")],
+    [((0.9, 0.898, 0.895), "confirmed"), ((0.9, 0.898, 0.891), "not confirmed"), ((0.9, 0.88, 0.87), "contradicted")],
 )
 def test_a_drop_of_accuracy(accuracies: tuple[float, float, float], status: str, source: Source) -> None:
     transfer(source, {"poison-frogs": (90, 0, 0)}, accuracies=accuracies)
     assert claims.small_drop(source).status == status
 
 
-@pytest.mark.parametrize(("successes", "status"), [((3, 6), "confirmed"), ((3, 8), "not confirmed"), ((3, 70), "contradicted")])
-def test_backdoors_of_transfer_learning(successes: tuple[int, int], status: str, source: Source) -> None:
-    assert claims.weak_backdoors(source).status == "not measured yet"
-    for attack, count in zip(("label-consistent", "hidden-trigger"), successes, strict=True):
-        put(source, Cell(Poisoning(attack, "transfer")), count)
+def test_chance_does_not_contradict_that_success_falls_to_nothing(source: Source) -> None:
+    """One success among 100 is above 0, but not above a control of 0."""
+    judge = claims.at_most(0.0, claims.in_transfer)
+    for successes, status in ((0, "confirmed"), (1, "not confirmed"), (12, "contradicted")):
+        transfer(source, {"bullseye-polytope": (90, successes, successes)})
+        assert judge(source).status == status
+
+
+@pytest.mark.parametrize(
+    ("successes", "status"), [((3, 6, 2, 2), "confirmed"), ((3, 8, 0, 0), "not confirmed"), ((3, 3, 3, 70), "contradicted")]
+)
+def test_backdoors_of_transfer_learning(successes: tuple[int, ...], status: str, source: Source) -> None:
+    rows = [row for row in transfer_rows() if row.attack in ("label-consistent", "hidden-trigger")]
+    for poisoning, count in zip(rows, successes, strict=True):
+        assert claims.weak_backdoors(source).status == "not measured yet"
+        put(source, Cell(poisoning), count)
     assert claims.weak_backdoors(source).status == status
 
 
@@ -133,18 +146,34 @@ def test_what_neighbors_remove(removed: tuple[int, int], status: str, source: So
 
 @pytest.mark.parametrize(
     ("rival", "accuracy", "status"),
-    [(40, 0.9, "confirmed"), (0, 0.9, "contradicted"), (0, 0.7, "confirmed"), (18, 0.9, "confirmed")],
+    [(40, 0.9, "confirmed"), (0, 0.9, "contradicted"), (0, 0.7, "confirmed"), (18, 0.9, "not confirmed")],
 )
 def test_rivals(rival: int, accuracy: float, status: str, source: Source) -> None:
     for poisoning in strongest(DIGITS):
         row(source, poisoning, 80, 20, 20)
         assert claims.ahead_of_rivals(source).status == "not measured yet"
-        for name in ("deep-knn", *claims.RIVALS):
+        for name in ("deep-knn", "deep-knn-majority", *claims.RIVALS):
             put(source, Cell(poisoning, name), 40)
     put(source, Cell(strongest(DIGITS)[1], "friends"), rival, accuracy)
     verdict = claims.ahead_of_rivals(source)
     assert verdict.status == status
-    assert ("friends against witches-brew" in verdict.why) == (status == "contradicted")
+    assert ("friends against witches-brew" in verdict.why) == (status != "confirmed")
+
+
+def test_rivals_with_fewer_trials_are_compared_on_common_ones(source: Source) -> None:
+    """40 of 50 are fewer than 60 of 100, of which 50 are among the first 50, and more than 10 of 100."""
+    poisoning = strongest(DIGITS)[1]
+    put(source, Cell(poisoning, "friends"), 40, trials=50)
+    put(source, Cell(poisoning, "denoise", 0.1), 10)
+    rival, ours = source.read(Cell(poisoning, "friends")), source.read(Cell(poisoning, "denoise", 0.1))
+    assert rival is not None
+    assert ours is not None
+    assert claims._significantly_fewer([ours], [rival])
+    put(source, Cell(poisoning, "denoise", 0.1), 60)
+    ours = source.read(Cell(poisoning, "denoise", 0.1))
+    assert ours is not None
+    assert claims._significantly_fewer([rival], [ours])
+    assert not claims._significantly_fewer([ours], [rival])
 
 
 @pytest.mark.parametrize(
@@ -160,15 +189,28 @@ def test_noise_and_accuracy(largest: tuple[float, float], status: str, source: S
 
 @pytest.mark.parametrize(
     ("warm", "accuracy", "status"),
-    [(10, 0.95, "confirmed"), (10, 0.85, "not confirmed"), (60, 0.95, "contradicted"), (12, 0.95, "confirmed")],
+    [
+        (10, (0.95, 0.95), "confirmed"),
+        (10, (0.95, 0.85), "not confirmed"),
+        (10, (0.85, 0.85), "contradicted"),
+        (60, (0.95, 0.95), "contradicted"),
+        (12, (0.95, 0.95), "confirmed"),
+    ],
 )
-def test_first_epochs_on_the_poisoned_set(warm: int, accuracy: float, status: str, source: Source) -> None:
+@pytest.mark.parametrize(("start", "judge"), [("in-domain", claims.warm_start_helps), ("both", claims.both_starts_help)])
+def test_first_epochs_on_the_poisoned_set(
+    start: StartName, judge: Callable[[Source], Verdict], warm: int, accuracy: tuple[float, float], status: str, source: Source
+) -> None:
+    """Accuracy at sigma 0.25 and 0.5, and at sigma 1, where the attack comes back if it does."""
     for poisoning in strongest(DIGITS):
-        assert claims.warm_start_helps(source).status == "not measured yet"
-        put(source, Cell(poisoning), 80)
-        put(source, Cell(poisoning, "denoise", 1.0), 10, 0.9)
-        put(source, Cell(poisoning, "denoise", 1.0, "in-domain"), warm, accuracy)
-    assert claims.warm_start_helps(source).status == status
+        assert judge(source).status == "not measured yet"
+        crafted, own = started(poisoning, start)
+        put(source, Cell(crafted), 80)
+        put(source, Cell(crafted, start="out-of-domain"), 80)
+        for sigma in (0.25, 0.5, 1.0):
+            put(source, Cell(poisoning, "denoise", sigma), 10, 0.9)
+            put(source, Cell(crafted, "denoise", sigma, own), warm if sigma == 1.0 else 10, accuracy[sigma == 1.0])
+    assert judge(source).status == status
 
 
 @pytest.mark.parametrize(("adaptive", "status"), [(5, "not confirmed"), (12, "not confirmed"), (60, "contradicted")])
@@ -197,3 +239,8 @@ def test_the_attack_of_the_paper_is_outside_every_ball() -> None:
     record = json.loads((ROOT / "results" / "ablation" / "none-1" / "certificate.json").read_text())
     assert round(record["results"]["cap"], 2) == 2.46
     assert record["n"] == 1_000
+    image = 3_072**0.5 * 2 / 255
+    assert round(image, 2) == 0.43
+    assert 0.1 * record["results"]["cap"] < image
+    assert int((record["results"]["cap"] / image) ** 2) == 32
+    assert round(0.25 * record["results"]["cap"], 1) == 0.6

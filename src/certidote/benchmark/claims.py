@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals
 from certidote.benchmark.records import Kept
 from certidote.benchmark.source import Source
-from certidote.benchmark.tables import RIVALS, scratch_rows, strongest, through, transfer_rows, unmeasured
+from certidote.benchmark.tables import RIVALS, scratch_rows, started, strongest, through, transfer_rows, unmeasured
 from certidote.benchmark.wording import p_in_words, rate_in_words, table
 
 Status = Literal["confirmed", "not confirmed", "contradicted", "not testable here", "not measured yet"]
@@ -88,6 +88,11 @@ def working(source: Source, poisonings: Sequence[Poisoning]) -> list[Row] | None
     return rows
 
 
+def _exceeds(bound: float, kept: Kept) -> bool:
+    """Whether success is above a share, and above what victims of the clean set do by themselves."""
+    return rate(kept).low > max(bound, rate(kept, "control").high)
+
+
 def at_most(bound: float, poisonings: Callable[[Source], list[Poisoning]]) -> Callable[[Source], Verdict]:
     """Judges that our defense at the paper's smallest sigma holds success to a share."""
 
@@ -107,7 +112,7 @@ def at_most(bound: float, poisonings: Callable[[Source], list[Poisoning]]) -> Ca
         every = [rate(kept) for row in rows for kept in (row.halved, row.printed)]
         if all(each.successes <= bound * each.trials for each in every):
             return Verdict("confirmed", why)
-        if any(min(rate(row.halved).low, rate(row.printed).low) > bound for row in rows):
+        if any(all(_exceeds(bound, kept) for kept in (row.halved, row.printed)) for row in rows):
             return Verdict("contradicted", why)
         return Verdict("not confirmed", why)
 
@@ -139,16 +144,20 @@ def small_drop(source: Source) -> Verdict:
     drops = [clean_accuracy(row.plain) - clean_accuracy(kept) for row in rows for kept in (row.halved, row.printed)]
     least, most = round(min(drops), 9), round(max(drops), 9)
     why = f"clean accuracy falls by {100 * least:.1f} to {100 * most:.1f} points"
-    return Verdict("confirmed" if most <= 0.01 else "contradicted" if least > 0.01 else "not confirmed", why)
+    return Verdict("confirmed" if most <= 0.005 else "contradicted" if least > 0.01 else "not confirmed", why)
 
 
 def weak_backdoors(source: Source) -> Verdict:
     """Whether the two backdoors of transfer learning work undefended."""
-    found = [source.read(Cell(Poisoning(attack, "transfer"))) for attack in ("label-consistent", "hidden-trigger")]
+    rows = [row for row in transfer_rows() if row.attack in ("label-consistent", "hidden-trigger")]
+    found = [source.read(Cell(row)) for row in rows]
     kept = [each for each in found if each is not None]
     if len(kept) < len(found):
         return UNMEASURED
-    why = ", ".join(f"{each.record['attack']} {rate_in_words(rate(each), source.link(each))}" for each in kept)
+    why = ", ".join(
+        f"{row.attack}, {row.knowledge} {rate_in_words(rate(each), source.link(each))}"
+        for row, each in zip(rows, kept, strict=True)
+    )
     if all(rate(each).successes <= 0.06 * rate(each).trials for each in kept):
         return Verdict("confirmed", why)
     return Verdict("contradicted" if any(rate(each).low > 0.06 for each in kept) else "not confirmed", why)
@@ -184,32 +193,51 @@ def blind_neighbors(source: Source) -> Verdict:
 
 
 def ahead_of_rivals(source: Source) -> Verdict:
-    """Whether no defense of tables 4 and 5 is better than ours in success, at no less accuracy."""
-    names, ahead, missing, compared = ("deep-knn", *RIVALS), [], False, 0
+    """Whether every defense of tables 4 and 5 is worse than ours: in success, or in accuracy."""
+    ahead, level, missing, compared = [], [], False, 0
     for poisoning in strongest(source.scale):
         rows = working(source, [poisoning])
         if rows is None:
             return UNMEASURED
-        for row, name in ((row, name) for row in rows for name in names if not unmeasured(poisoning, name)):
-            if name == "deep-knn" and poisoning not in strongest(source.scale)[:2]:
-                continue
+        for row, name in ((row, name) for row in rows for name in _rivals(source, poisoning)):
             rival = source.read(Cell(poisoning, name))
             missing |= rival is None
             if rival is None or rival.refused:
                 continue
             compared += 1
-            better = all(
-                rate(rival).successes < rate(kept).successes and difference(rival, kept) < SIGNIFICANT
-                for kept in (row.halved, row.printed)
-            )
-            if better and clean_accuracy(rival) >= max(clean_accuracy(row.halved), clean_accuracy(row.printed)) - 0.01:
-                p = p_in_words(max(difference(rival, kept) for kept in (row.halved, row.printed)))
-                ahead.append(f"{name} against {poisoning.attack} ({rate_in_words(rate(rival), source.link(rival))}, p {p})")
+            if clean_accuracy(rival) < max(clean_accuracy(row.halved), clean_accuracy(row.printed)) - 0.01:
+                continue
+            said = f"{name} against {poisoning.attack} ({rate_in_words(rate(rival), source.link(rival))}"
+            if _significantly_fewer([rival], [row.halved, row.printed]):
+                p = max(difference(rival, kept) for kept in (row.halved, row.printed))
+                ahead.append(f"{said}, p {p_in_words(p)})")
+            elif not _significantly_fewer([row.halved, row.printed], [rival]):
+                level.append(f"{said})")
     if ahead:
         return Verdict("contradicted", "better at no less accuracy under both readings of sigma: " + "; ".join(ahead))
     if missing or not compared:
         return UNMEASURED
-    return Verdict("confirmed", f"none of {compared} pairs of rival and attack has significantly lower success at no less accuracy")
+    if level:
+        return Verdict("not confirmed", "as good, at no less accuracy: " + "; ".join(level))
+    return Verdict(
+        "confirmed", f"in all {compared} pairs of rival and attack the rival has significantly more success, or less accuracy"
+    )
+
+
+def _rivals(source: Source, poisoning: Poisoning) -> list[str]:
+    """Of table 5, and those of table 4 against its attacks."""
+    neighbors = ["deep-knn", "deep-knn-majority"] if poisoning in strongest(source.scale)[:2] else []
+    return [name for name in (*neighbors, *RIVALS) if not unmeasured(poisoning, name)]
+
+
+def _significantly_fewer(ones: Sequence[Kept], others: Sequence[Kept]) -> bool:
+    """Whether each of the ones has significantly fewer successes than each of the others, on the trials that both have."""
+    for one, other in ((one, other) for one in ones for other in others):
+        pairs = list(zip(one.successes(), other.successes(), strict=False))
+        fewer = sum(first for first, _ in pairs) < sum(second for _, second in pairs)
+        if not fewer or difference(one, other) >= SIGNIFICANT:
+            return False
+    return True
 
 
 def noise_costs(source: Source) -> Verdict:
@@ -224,22 +252,34 @@ def noise_costs(source: Source) -> Verdict:
 
 
 def warm_start_helps(source: Source) -> Verdict:
-    """Whether first epochs on the poisoned set win accuracy and let no attack back in, at the largest sigma."""
-    sigma, gains, back = source.scale.sigmas[-1], [], []
+    """Whether first epochs on the poisoned set win accuracy and let no attack back in, above the smallest sigma."""
+    return _start_helps(source, "in-domain")
+
+
+def both_starts_help(source: Source) -> Verdict:
+    """The same of models that start from images of another kind, and then learn from the poisoned set first."""
+    return _start_helps(source, "both")
+
+
+def _start_helps(source: Source, start: StartName) -> Verdict:
+    gains, back, sigmas = [], [], source.scale.sigmas[1:]
     for poisoning in strongest(source.scale):
-        cells = (Cell(poisoning), Cell(poisoning, "denoise", sigma), Cell(poisoning, "denoise", sigma, "in-domain"))
-        plain, fresh, warm = (source.read(cell) for cell in cells)
-        if plain is None or fresh is None or warm is None:
-            return UNMEASURED
-        gains.append(clean_accuracy(warm) - clean_accuracy(fresh))
-        if not is_void(plain) and rate(warm).successes > rate(fresh).successes and difference(warm, fresh) < SIGNIFICANT:
-            back.append(
-                f"{poisoning.attack}: {rate_in_words(rate(warm), source.link(warm))} instead of {rate_in_words(rate(fresh), source.link(fresh))}"
-            )
-    why = f"at sigma {sigma:g} accuracy changes by {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points"
+        crafted, own = started(poisoning, start)
+        plain = source.read(Cell(crafted, start="out-of-domain" if own == "both" else ""))
+        for sigma in sigmas:
+            fresh, warm = source.read(Cell(poisoning, "denoise", sigma)), source.read(Cell(crafted, "denoise", sigma, own))
+            if plain is None or fresh is None or warm is None:
+                return UNMEASURED
+            gains.append(clean_accuracy(warm) - clean_accuracy(fresh))
+            if not is_void(plain) and _significantly_fewer([fresh], [warm]):
+                back.append(
+                    f"{poisoning.attack} at sigma {sigma:g}: {rate_in_words(rate(warm), source.link(warm))} instead of "
+                    f"{rate_in_words(rate(fresh), source.link(fresh))}"
+                )
+    why = f"at sigma {', '.join(f'{sigma:g}' for sigma in sigmas)} accuracy changes by {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points"
     if back:
         return Verdict("contradicted", f"{why}, but the attack comes back: {'; '.join(back)}")
-    return Verdict("confirmed" if min(gains) > 0 else "not confirmed", why)
+    return Verdict("confirmed" if min(gains) > 0 else "contradicted" if max(gains) <= 0 else "not confirmed", why)
 
 
 def unaware_only(source: Source) -> Verdict:
@@ -253,7 +293,7 @@ def unaware_only(source: Source) -> Verdict:
         if adaptive is None or unaware is None:
             return UNMEASURED
         found += 1
-        if rate(adaptive).successes > rate(unaware).successes and difference(adaptive, unaware) < SIGNIFICANT:
+        if _significantly_fewer([unaware], [adaptive]):
             better.append(f"{poisoning.attack} {rate_in_words(rate(adaptive), source.link(adaptive))}")
     if better:
         return Verdict("contradicted", f"crafted through the defense, these do significantly better: {'; '.join(better)}")
@@ -264,7 +304,7 @@ CLAIMS = (
     Claim(
         "abstract", "the defense reduces the success of seven attacks to 0-16 %",
         "at sigma 0.1, in both readings, no attack that works undefended succeeds in more than 16 % of trials; contradicted if one "
-        "has a lower end above 16 % in both",
+        "has a lower end above 16 %, and above its control, in both",
         at_most(0.16, every_row),
     ),
     Claim(
@@ -273,7 +313,7 @@ CLAIMS = (
     ),
     Claim(
         "section 1, table 2", "in transfer learning accuracy drops by 0.5 points only",
-        "drops of at most 1 point at sigma 0.1 in both readings; contradicted if all are larger", small_drop,
+        "drops of at most 0.5 points at sigma 0.1 in both readings; contradicted if all are above 1 point", small_drop,
     ),
     Claim(
         "section 1, table 1", "from scratch success falls to 2-16 %",
@@ -284,16 +324,23 @@ CLAIMS = (
         "accuracy is lower at the largest sigma than at the smallest in every row; contradicted if in none", noise_costs,
     ),
     Claim(
-        "section 4.1", "the two backdoors of transfer learning succeed in 1-6 % whatever the defense",
-        "neither has more than 6 % undefended; contradicted if one has a lower end above 6 %", weak_backdoors,
+        "section 4.1", "the two backdoors of transfer learning succeed in 1-6 %, whatever the attacker knows (so that they say nothing about a defense)",
+        "neither has more than 6 % undefended, white-box or black-box; contradicted if one has a lower end above 6 %", weak_backdoors,
     ),
     Claim(
         "footnote 1", "Sleeper Agent is a very weak attack",
         "the interval of its undefended success is below 50 %; contradicted if above", weak_sleeper,
     ),
     Claim(
-        "section 4.2", "first epochs on the tampered set win accuracy while attacks stay defeated",
-        "accuracy rises at the largest sigma in every row; contradicted if an attack gains significantly", warm_start_helps,
+        "section 4.2", "first epochs on the tampered set win 0.5-2.2 points above sigma 0.1 while attacks stay defeated (table 3 itself has 3 and 7 "
+        "points less from scratch at sigma 1)",
+        "accuracy rises at every sigma above 0.1 in every row; contradicted if it rises in none, or an attack gains significantly",
+        warm_start_helps,
+    ),
+    Claim(
+        "section 4.2", "a start from images of another kind and first epochs on the tampered set win 6.5-13.2 points above sigma 0.1 (figures of "
+        "the row that table 3 has twice)",
+        "as the claim before it", both_starts_help,
     ),
     Claim(
         "section 4.3", "Deep k-NN fails to remove most poisons",
@@ -301,7 +348,8 @@ CLAIMS = (
     ),
     Claim(
         "sections 4.3, 5", "it is by far the most effective of the existing defenses",
-        "no rival has significantly lower success under both readings of sigma at an accuracy at most 1 point lower; contradicted if one has",
+        "every rival of tables 4 and 5 has significantly more success than ours at sigma 0.1 in both readings, or is more than 1 point less accurate; "
+        "contradicted if one has significantly less success at no less accuracy",
         ahead_of_rivals,
     ),
     Claim(
@@ -331,11 +379,25 @@ ARGUED = (
         Verdict("confirmed", "a joint l2 norm is at most that sum, so that a ball of the former contains that of the latter; the former says more"), "proof.md",
     ),
     Argued(
-        "section 4", "the certificate covers the attacks of the tables",
+        "section 4.1", "in theory, sigma 0.25 is what these attacks require",
         Verdict(
             "contradicted", "500 images of 3,072 pixels that move by 16/255 move the set by up to 78 in l2; the largest radius that 1,000 models prove is "
-            "2.46 sigma",
+            "2.46 sigma, 0.6 at sigma 0.25",
         ), "threat-map.md",
+    ),
+    Argued(
+        "section 5", "there is a small provable guarantee at 2 levels of 255 in the largest norm",
+        Verdict(
+            "not confirmed", "for few images only: an image of 3,072 pixels that moves by 2/255 moves by 0.43 in l2, so that 1,000 models that agree prove it "
+            "for no image at sigma 0.1, for 32 at sigma 1, and not for the 500 of the tables",
+        ), "the-claim.md",
+    ),
+    Argued(
+        "section 1", "success falls to 0 % in the certified radius of 0.1",
+        Verdict(
+            "not confirmed", "0.1 is sigma there, which is no radius, and the tables are of single models, of which no radius follows; what the attacks do is "
+            "measured above",
+        ), "the-claim.md",
     ),
     Argued(
         "section 1", "certified accuracy is higher than that of prior certified defenses",

@@ -4,10 +4,9 @@ The same records give the same text. A cell without a record is "-", a table wit
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from certidote.benchmark import claims, figure2
+from certidote.benchmark import claims, figure2, story
 from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals, seconds_per_trial
 from certidote.benchmark.paper import PaperCell, paper_cell
@@ -21,6 +20,7 @@ from certidote.benchmark.tables import (
     compared_poisonings,
     every_defense,
     scratch_rows,
+    started,
     strongest,
     through,
     transfer_rows,
@@ -55,7 +55,7 @@ def started_table(source: Source) -> str:
     rows: list[list[str]] = []
     for poisoning in strongest(source.scale):
         for start, called in START_WORDS.items():
-            crafted, own = _started(poisoning, start)
+            crafted, own = started(poisoning, start)
             undefended = source.read(Cell(crafted, start="out-of-domain" if own in ("out-of-domain", "both") else ""))
             found = [undefended, *(source.read(Cell(crafted, "denoise", sigma, own)) for sigma in sigmas)]
             if any(found[1:]):
@@ -71,13 +71,6 @@ START_WORDS: dict[StartName, str] = {
     "both": "both (empirical only: the certificate does not apply)",
 }
 PAPER_STARTS: dict[StartName, str] = {"in-domain": "in-domain-warm-start", "out-of-domain": "out-of-domain"}
-
-
-def _started(poisoning: Poisoning, start: StartName) -> tuple[Poisoning, StartName]:
-    """In transfer learning another kind of images is another extractor, which the attacker of a white box knows."""
-    if poisoning.scenario == "transfer" and start in ("out-of-domain", "both"):
-        return replace(poisoning, outside=True), "in-domain" if start == "both" else ""
-    return poisoning, start
 
 
 def _header(source: Source) -> list[str]:
@@ -283,9 +276,13 @@ def render(kept: Path, docs: Path) -> list[Path]:
     texts = {page: results_page(page.read_text(encoding="utf-8"), kept, docs)}
     if (judged := docs / "claims.md").is_file():
         texts[judged] = claims_page(judged.read_text(encoding="utf-8"), kept, docs)
+    if (front := docs.resolve().parent / "README.md").is_file():
+        texts[front] = story.front_page(front.read_text(encoding="utf-8"), kept, docs.resolve())
     for scale in SCALES.values():
         if drawing := figure2.draw(figure2.Curves(kept, scale)):
             texts[docs / figure2.picture(scale)] = drawing
+        if drawing := story.draw(Source(kept, docs, scale)):
+            texts[docs / story.picture(scale.name)] = drawing
     changed = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in changed:
         write_text(path, texts[path])

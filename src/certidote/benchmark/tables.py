@@ -146,6 +146,13 @@ def through(poisoning: Poisoning, sigma: float) -> Poisoning:
     return replace(poisoning, through=sigma)
 
 
+def started(poisoning: Poisoning, start: StartName) -> tuple[Poisoning, StartName]:
+    """Poisons and start of the cells of table 3: in transfer learning another kind of images is another extractor, which white boxes know."""
+    if poisoning.scenario == "transfer" and start in ("out-of-domain", "both"):
+        return replace(poisoning, outside=True), "in-domain" if start == "both" else ""
+    return poisoning, start
+
+
 def unmeasured(poisoning: Poisoning, defense: str) -> str:
     """Why this pair is no cell; "" if it is one."""
     if poisoning.scenario == "transfer" and "from scratch only" in FACTS[defense].threat_model:

@@ -153,19 +153,22 @@ class Panel:
 
 
 def radius_panels(name: str, panels: Sequence[Panel], description: str, *, height: int = 560, above: int = 62) -> str:
-    """Certified accuracy against the radius, four panels in two rows, one legend above them.
+    """Certified accuracy against the radius, two panels a row, one legend above them.
 
     Args:
         name: of the drawing, unique in its document.
         description: read aloud instead of the picture.
-        height, above: CSS pixels, of all of it and of the room for the legend.
+        height, above: CSS pixels, of a drawing of two rows and of the room for the legend.
     Returns: an SVG element.
     """
     with svg.drawing(name):
-        figure = svg.new_figure(720, height, above=above, left=66)
-        axes_of = figure.subplots(2, 2, sharey=True, gridspec_kw={"hspace": 0.32, "wspace": 0.08}).ravel()
+        rows = math.ceil(len(panels) / 2)
+        figure = svg.new_figure(720, above + rows * (height - above) // 2, above=above, left=66)
+        axes_of = figure.subplots(rows, 2, sharey=True, squeeze=False, gridspec_kw={"hspace": 0.32, "wspace": 0.08}).ravel()
         lines: dict[str, Any] = {}
-        for axes, panel in zip(axes_of, panels, strict=True):
+        for axes in axes_of[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(axes_of, panels, strict=False):
             for curve in panel.curves:
                 style: dict[str, Any] = {"color": curve.color, "linestyle": curve.dash, "drawstyle": "steps-post"}
                 lines[curve.label] = axes.plot(curve.radii, curve.shares, **style)[0]
@@ -181,7 +184,7 @@ def radius_panels(name: str, panels: Sequence[Panel], description: str, *, heigh
             axes.set_axisbelow(True)
         for axes in axes_of[::2]:
             axes.set_ylabel("certified accuracy")
-        for axes in axes_of[2:]:
+        for axes in axes_of[max(0, len(panels) - 2) : len(panels)]:
             axes.set_xlabel("radius: l2 norm over the whole training set")
         figure.legend(list(lines.values()), list(lines), ncols=3 if len(lines) > 2 else 2, loc="upper left", bbox_to_anchor=(0, 1))
         return svg.to_svg(figure, name, description)

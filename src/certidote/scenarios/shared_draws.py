@@ -8,7 +8,6 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
