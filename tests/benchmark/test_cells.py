@@ -2,21 +2,25 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from certidote.attacks import ATTACKS
-from certidote.benchmark.cells import Poisoning
+from certidote.benchmark.cells import SHARING, Cell, Poisoning
+from certidote.benchmark.costs import estimates, plan_lines
 from certidote.benchmark.materials import photograph_patches
 from certidote.benchmark.pages import PAPER_NAMES, PAPER_STARTS, STARTS
 from certidote.benchmark.paper import paper_cell, paper_cells
-from certidote.benchmark.runner import recipe_of
+from certidote.benchmark.records import identity_of
+from certidote.benchmark.runner import Campaign, recipe_of
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.tables import TABLES, WITH_SIGMA, cells_of, started, strongest, unmeasured
 from certidote.data import load
 from certidote.defenses.catalogue import DEFENSES, Setting
+from certidote.defenses.one_shot import OneShot
 from certidote.diffusion.denoiser import load as denoiser_loaded
 from certidote.scenarios.goals import goals_text, listed_goals, spread_goals, targets_of
 from certidote.streams import Key
@@ -183,3 +187,68 @@ def test_goals_must_fit_the_test_images(goal: dict[str, object], message: str, t
     (tmp_path / "goals.json").write_text(json.dumps([goal]))
     with pytest.raises(ValueError, match=message):
         targets_of(listed_goals(tmp_path / "goals.json"), load("digits", "test"))
+
+
+def test_noise_is_shared_where_the_scale_says_so() -> None:
+    """It is part of what decides a cell's outcomes, and of nothing else: records without noise stay valid."""
+    compact, poisoning = SCALES["cifar10-compact"], Poisoning("bullseye-polytope", "transfer")
+    alone = replace(compact, draws=None)
+    assert (SCALES["digits"].draws, compact.draws) == (None, 4)
+    shared = (Cell(poisoning, "denoise", 0.1), Cell(poisoning, "noise", 0.1), Cell(poisoning, "denoise", 0.1, "out-of-domain"))
+    for cell in shared:
+        assert identity_of(compact, cell, 0) != identity_of(alone, cell, 0)
+    for cell in (Cell(poisoning), Cell(poisoning, "rab", 0.25), Cell(poisoning, "denoise", 0.1, "in-domain")):
+        assert identity_of(compact, cell, 0) == identity_of(alone, cell, 0)
+
+
+def test_defenses_that_share_noise_are_those_that_add_it_once() -> None:
+    denoiser = denoiser_loaded("digits")
+    for name in DEFENSES:
+        setting = Setting(lambda _: denoiser, 0.25 if name in WITH_SIGMA else None, 1, "cpu", images=500)
+        try:
+            scheme, _ = DEFENSES[name](trainer_for(RECIPES["mlp"], "float32"), setting)
+        except ImportError:  # of an optional library
+            continue
+        assert isinstance(scheme, OneShot) == (name in SHARING)
+
+
+@pytest.mark.parametrize(
+    ("scale", "wanted", "attack", "trials"),
+    [
+        ("digits", None, "bullseye-polytope", 100),
+        ("cifar10-compact", None, "bullseye-polytope", 50),
+        ("cifar10-compact", None, "poison-frogs", 20),
+        ("cifar10-compact", 7, "bullseye-polytope", 7),
+    ],
+)
+def test_each_scale_has_its_number_of_trials(scale: str, wanted: int | None, attack: str, trials: int, tmp_path: Path) -> None:
+    campaign = Campaign("table2", SCALES[scale], wanted, 0, "cpu", None, tmp_path, tmp_path)
+    cell = Cell(Poisoning(attack, "transfer"), "denoise", 0.1)
+    assert campaign.trials(cell.poisoning) == trials
+    assert campaign.command(cell).endswith(f"--trials {trials} --seed 0")
+    assert f"-{trials}-" in campaign.pack(cell.poisoning).name
+
+
+def test_costs_count_what_is_shared_once(tmp_path: Path) -> None:
+    """Denoising once for each draw, extractors once for all attacks."""
+    compact = replace(
+        SCALES["cifar10-compact"], setups={**SCALES["cifar10-compact"].setups, "transfer": SCALES["digits"].setups["transfer"]}
+    )
+    rows = [
+        Poisoning(attack, "transfer", box) for attack in ("poison-frogs", "convex-polytope") for box in ("white-box", "black-box")
+    ]
+    cells = [Cell(row, name, sigma) for row in rows for name, sigma in (("none", None), ("denoise", 0.1))]
+    campaign = Campaign("table2", compact, 10, 0, "cpu", None, tmp_path, tmp_path)
+    found, seconds = estimates(campaign, cells), compact.seconds
+    assert [each.training for each in found[:2]] == [
+        20 * seconds["transfer"],
+        20 * seconds["transfer"] + 4 * seconds["denoise transfer"],
+    ]
+    alone = estimates(Campaign("table2", replace(compact, draws=None), 10, 0, "cpu", None, tmp_path, tmp_path), cells)
+    assert alone[1].training == 20 * (seconds["transfer"] + seconds["denoise transfer"])
+    crafting = [each.crafting for each in found if each.cell.defense == "none"]
+    before = [each - 10 * seconds[row.attack] for each, row in zip(crafting, rows, strict=True)]
+    assert before == [seconds["extractor"], seconds["extractor"], 0, 0]
+    assert plan_lines(found, campaign, 2)[0].startswith("table2 at scale cifar10-compact, 10 trials a cell, 2 arms")
+    usual = Campaign("table2", compact, None, 0, "cpu", None, tmp_path, tmp_path)
+    assert "20 trials a cell (bullseye-polytope: 50), 2 arms" in plan_lines(found, usual, 2)[0]

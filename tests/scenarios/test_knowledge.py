@@ -1,6 +1,7 @@
 """What attackers know and victims start from, made from recipes; and what is recorded of that."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from certidote import verbs
 from certidote.data.tiny import tiny
 from certidote.engine.ledger import Ledger
 from certidote.numerics import DType
+from certidote.scenarios import knowledge
 from certidote.scenarios.frozen import end_to_end, pretrained
 from certidote.scenarios.knowledge import Setting, scratch_setting, transfer_setting
 from certidote.streams import Key
 from certidote.training.recipe import Recipe
-from certidote.types import Lineage, View
+from certidote.types import ImageDataset, Lineage, View
 
 RECIPE = Recipe(architecture="mlp-128", epochs=2, batch_size=16, learning_rate=0.05)
 DATA = tiny(20, 3, (1, 8, 8), Key(0))
@@ -113,3 +115,28 @@ def test_an_attacker_aims_at_models_of_several_recipes(kind: str, tmp_path: Path
     if kind == "transfer":
         assert len(told["surrogates"]) == 2
         assert told["surrogates"][0] == told["victim"]["digest"]  # the first is the victims'
+
+
+def test_attacks_on_one_scenario_share_the_making_of_an_extractor_and_not_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, plain = [], knowledge.pretrained
+
+    def counted(images: ImageDataset, key: Key, *rest: Any) -> Any:
+        made.append(key)
+        return plain(images, key, *rest)
+
+    monkeypatch.setattr(knowledge, "pretrained", counted)
+    first, second = (knowledge.transfer_setting(DATA, ("trusted", DATA), Key(77)) for _ in range(2))
+    assert made == [Key(77) / "extractor" / 0]
+    assert first.described == second.described
+    assert first.files == second.files
+    ours, theirs = (next(iter(each.knowledge.surrogates[0].parameters())) for each in (first, second))  # type: ignore[attr-defined]
+    assert torch.equal(ours, theirs)
+    with torch.no_grad():
+        ours.add_(1)
+    third = knowledge.transfer_setting(DATA, ("trusted", DATA), Key(77))
+    assert third.files == second.files
+    for other in range(knowledge.EXTRACTORS):
+        knowledge.transfer_setting(DATA, ("trusted", DATA), Key(78 + other))
+    assert len(knowledge._EXTRACTORS) == knowledge.EXTRACTORS
+    knowledge.transfer_setting(DATA, ("trusted", DATA), Key(77))
+    assert made.count(Key(77) / "extractor" / 0) == 2  # the oldest were forgotten

@@ -35,11 +35,14 @@ class Estimate:
 def estimates(campaign: Campaign, cells: Sequence[Cell]) -> list[Estimate]:
     """For each cell, in order. Poisons are counted with the first cell that needs them. Raises: ValueError as `runner.check`."""
     left, crafted, found = set(check(campaign, cells)), set(), []
+    models: set[str] = set()
     for cell in cells:
         crafting = 0.0
         if cell in left and cell.poisoning.crafted not in crafted and not (campaign.pack(cell.poisoning) / "pack.json").is_file():
             crafted.add(cell.poisoning.crafted)
-            crafting = _seconds_to_craft(campaign, cell.poisoning)
+            needed = _extractors(cell.poisoning)
+            crafting = _seconds_to_craft(campaign, cell.poisoning) + len(needed - models) * campaign.scale.seconds["extractor"]
+            models |= needed
         training = _seconds_to_train(campaign, cell) if cell in left else 0.0
         found.append(Estimate(cell, cell not in left, crafting, training))
     return found
@@ -74,15 +77,20 @@ def _trials_in_words(campaign: Campaign) -> str:
     return f"{campaign.scale.trials} trials a cell{f' ({more})' if more else ''}"
 
 
+def _extractors(poisoning: Poisoning) -> set[str]:
+    """What has to be learned before these poisons of transfer learning are crafted, once for all that are crafted by one command."""
+    if poisoning.scenario != "transfer":
+        return set()
+    images = "outside" if poisoning.outside else "trusted"
+    return {images, f"{images}, victims"} if poisoning.knowledge == "black-box" else {images}
+
+
 def _seconds_to_craft(campaign: Campaign, poisoning: Poisoning) -> float:
-    """Of all trials, with the models that the attacker, and victims of transfer learning, need before."""
-    seconds, box = campaign.scale.seconds, poisoning.crafted.knowledge
+    """Of all trials, surrogates from scratch included."""
+    seconds = campaign.scale.seconds
     each = seconds[poisoning.attack] * poisoning.ensemble * (1 if poisoning.through is None else THROUGH)
-    if poisoning.scenario == "transfer":
-        before = seconds["extractor"] * (2 if box == "black-box" else 1)
-    else:
-        before = seconds["scratch"] * poisoning.ensemble
-    return campaign.trials(poisoning) * each + before
+    surrogates = seconds["scratch"] * poisoning.ensemble if poisoning.scenario == "scratch" else 0.0
+    return campaign.trials(poisoning) * each + surrogates
 
 
 def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:

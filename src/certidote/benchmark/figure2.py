@@ -13,6 +13,7 @@ from typing import Any
 
 from certidote import verbs
 from certidote.benchmark import materials
+from certidote.benchmark.costs import in_words
 from certidote.benchmark.runner import recipe_of
 from certidote.benchmark.scales import Scale
 from certidote.benchmark.wording import table
@@ -143,8 +144,14 @@ def plan_lines(curves: Curves, cell: str) -> list[str]:
     for name in [cell] if cell else names(curves.scale):
         missing = any(name == f"{method.name}-{sigma:g}" for method, sigma in todo)
         lines.append(f"  {name}: " + ("to do" if missing else "has its record"))
-    seconds = len(todo) * (SELECTING + MODELS) * 10 * curves.scale.seconds["scratch"]
-    return [*lines, f"{len(todo)} curves are to do, about {seconds / 60:.0f} min on one core, denoising of test images included"]
+    seconds = (SELECTING + MODELS) * sum(_seconds_each(curves.scale, method) for method, _ in todo)
+    return [*lines, f"{len(todo)} curves are to do: about {in_words(seconds)} on one core, denoising of test images included"]
+
+
+def _seconds_each(scale: Scale, method: Method) -> float:
+    """Of one model; test images take about as long to denoise as those that it learns from."""
+    calls = 0 if method.name == "noise" else 2 if method.test_input == "noised-denoised" else 1
+    return scale.seconds["scratch"] + calls * scale.seconds["denoise scratch"]
 
 
 def draw(curves: Curves) -> str:

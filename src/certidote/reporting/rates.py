@@ -67,7 +67,7 @@ def rate_panels(name: str, titles: Sequence[str], lines: Sequence[Line], descrip
             for y, line in enumerate(lines):
                 if line.ours:
                     axes.axhspan(y - 0.5, y + 0.5, color=svg.GRID, alpha=0.45, linewidth=0)
-                handles |= _drawn(axes, y, line.marks[number])
+                handles |= _drawn(axes, y, line.marks[number], f"{number}-{y}")
             axes.set_title(title, pad=8)
             axes.set_xlim(0, 1)
             axes.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
@@ -88,20 +88,20 @@ def rate_panels(name: str, titles: Sequence[str], lines: Sequence[Line], descrip
         return svg.to_svg(figure, name, description)
 
 
-def _drawn(axes: Any, y: float, mark: Mark) -> dict[str, Any]:
-    """Draw one mark. Returns what the legend says of it."""
+def _drawn(axes: Any, y: int, mark: Mark, place: str) -> dict[str, Any]:
+    """Draw one mark, the parts of which are named after its place. Returns what the legend says of it."""
     handles: dict[str, Any] = {}
     if mark.instead:
         axes.text(0.02, y, mark.instead, va="center", fontsize=10, color=svg.MUTED)
-    for share, place, style, called in (
+    for share, height, style, called in (
         (mark.control, y + 0.22, {"color": svg.MUTED, "markerfacecolor": "none", "markersize": 5}, CONTROL),
         (mark.success, y - 0.1, {"color": svg.SERIES[1], "markersize": 8}, POISONED),
     ):
         if share is not None:
-            axes.plot(
-                [share.low, share.high], [place, place], color=style["color"], linewidth=3, alpha=0.45, solid_capstyle="round"
-            )
-            (handles[called],) = axes.plot([share.rate], [place], "o", clip_on=False, zorder=4, **style)
+            kind = "success" if called == POISONED else "control"
+            bar: dict[str, Any] = {"color": style["color"], "linewidth": 3, "alpha": 0.45, "solid_capstyle": "round"}
+            axes.plot([share.low, share.high], [height, height], **bar, gid=f"interval-{kind}-{place}")
+            (handles[called],) = axes.plot([share.rate], [height], "o", clip_on=False, zorder=4, **style, gid=f"{kind}-{place}")
     if mark.accuracy is not None:
         axes.text(1.06, y, f"{mark.accuracy:.0%}", va="center", fontsize=11, color=svg.MUTED)
     return handles

@@ -3,6 +3,7 @@
 Each way also says, as JSON, how it was made, and gives the files that must travel with the poisons for victims to be the ones meant.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,13 +75,13 @@ def transfer_setting(
             "give images of one shape, with --size say"
         )
     each: Sequence[Recipe | None] = kinds or [recipe] * surrogates
-    made = [pretrained(images, key / "extractor" / k, kind, device, dtype) for k, kind in enumerate(each)]
+    made = [_extractor(images, key / "extractor" / k, kind, device, dtype) for k, kind in enumerate(each)]
     for extractor in made:
         check_features(extractor, as_pixels(train.images[:1]))
     victim, box = made[0], "white"
     if grey_box or victim_recipe is not None:
         box = "grey" if victim_recipe is None else "black"
-        victim = pretrained(images, key / "extractor" / "victim", victim_recipe or recipe, device, dtype)
+        victim = _extractor(images, key / "extractor" / "victim", victim_recipe or recipe, device, dtype)
     described: Json = {
         "kind": "transfer",
         "pretrained_on": {"name": name, "images": len(images), "digest": images.digest()},
@@ -93,6 +94,22 @@ def transfer_setting(
     }
     files = {EXTRACTOR: weights_of(victim)}
     return Setting(Knowledge(tuple(extractor.to(device) for extractor in made), defense=through), described, files)
+
+
+_EXTRACTORS: dict[tuple[object, ...], Extractor] = {}
+"""The last `EXTRACTORS` that `_extractor` made in this process; its callers get copies."""
+
+EXTRACTORS = 4
+
+
+def _extractor(images: ImageDataset, key: Key, recipe: Recipe | None, device: str, dtype: DType) -> Extractor:
+    """`pretrained`, once in a process for all that ask for the same: many attacks on one scenario have one extractor, which takes minutes."""
+    asked = images.digest(), key, recipe, device, dtype
+    if asked not in _EXTRACTORS:
+        for oldest in list(_EXTRACTORS)[: max(0, len(_EXTRACTORS) - EXTRACTORS + 1)]:
+            del _EXTRACTORS[oldest]
+        _EXTRACTORS[asked] = pretrained(images, key, recipe, device, dtype)
+    return copy.deepcopy(_EXTRACTORS[asked])
 
 
 def scratch_setting(
