@@ -169,6 +169,21 @@ def test_victims_of_the_black_box(tmp_path: Path) -> None:
     assert kept.record["recipe"]["scenario"]["recipe"]["architecture"] == "mlp-128"
 
 
+def test_trials_share_noise_where_the_scale_says_so(tmp_path: Path) -> None:
+    """Three trials, two draws: recorded, and trials 0 and 2 have one control."""
+    shared = replace(DIGITS, draws=2)
+    poisoning = Poisoning("bullseye-polytope", "transfer")
+    cells = [Cell(poisoning), Cell(poisoning, "denoise", 0.5), Cell(poisoning, "denoise", 0.5, "in-domain")]
+    campaign = runner.Campaign("table2", shared, 3, 0, "cpu", None, tmp_path / "runs", tmp_path / "kept")
+    with Pool(0) as pool:
+        runner.run(campaign, cells, pool, Silent())
+    kept = [read(campaign.record_of(cell)) for cell in cells]
+    assert [each.record.get("draws") for each in kept if each is not None] == [None, 2, None]
+    assert all(campaign.is_done(cell) for cell in cells)
+    with pytest.raises(ValueError, match="holds a record of other settings"):
+        replace(campaign, scale=DIGITS).is_done(cells[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -542,6 +542,11 @@ def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: d
         ("PACK digits-5-9 --engine ray", "--workers 0 is for --engine local"),
         ("PACK digits-5-9 --engine pray", "unknown engine 'pray'; choose local or ray"),
         ("PACK digits-5-9 --models 0", "--models 0; a classifier needs at least 1 model"),
+        (
+            "PACK digits-5-9 --draws 2",
+            "draws=2, but only defenses that add noise once to the images as they came have draws to share",
+        ),
+        ("PACK digits-5-9 --defense denoise --draws 0", "draws=0; give at least 1 that trials share"),
         ("PACK digits-5-9 --trials 9", "--trials 9; the pack has 8"),
         ("PACK digits-5-9 --recipe nothing", "unknown recipe 'nothing'"),
         ("PACK digits-5-9 --head nothing", "unknown head recipe 'nothing'"),
