@@ -72,5 +72,16 @@ def test_untrusted_pixels_are_read_in_few_places() -> None:
         "types/untrusted.py",
         "certification/lineage.py",
     }
+    assert records_of_reads_set() == {"types/untrusted.py", "scenarios/shared_draws.py"}  # watched twins; trials that prove nothing
     assert calls["movement"] == {"defenses/blockwise.py"}  # norms only, after sanitizing
     assert calls["pictured"] == {"results/pictures.py"}  # for people, after the last vote or after sanitizing
+
+
+def records_of_reads_set() -> set[str]:
+    """Files that give a data set another record of what is read of it."""
+    found = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr == "reads" and isinstance(node.ctx, ast.Store):
+                found.add(str(path.relative_to(PACKAGE)))
+    return found

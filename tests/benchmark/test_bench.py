@@ -19,7 +19,7 @@ from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.records import read
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.source import Source
-from certidote.benchmark.tables import cells_of
+from certidote.benchmark.tables import TABLES, cells_of
 from certidote.engine.local import Pool
 from certidote.types import Silent
 
@@ -279,7 +279,9 @@ def test_records_of_the_repository_are_small_and_whole() -> None:
         assert kept.folder == ROOT / "results" / "bench" / scale / cell
         text = (kept.folder / "replay.json").read_text(encoding="utf-8")
         assert not re.search(r'["= ]/\w', text), "a place on somebody's machine"
-        assert json.loads(text)["bench"]["seed"] >= 0
+        seed = json.loads(text)["bench"]["seed"]
+        known = {each.id: each for table in TABLES.values() for each in table(SCALES[scale])}
+        assert records.identity_of(SCALES[scale], known[cell], seed) == kept.record["bench"]["identity"], "settings have changed"
     assert sum(path.stat().st_size for path in (ROOT / "results" / "bench").rglob("*") if path.is_file()) < 10e6
 
 

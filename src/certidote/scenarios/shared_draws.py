@@ -12,9 +12,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from certidote.defenses.one_shot import OneShot
-from certidote.defenses.sanitize import sanitized
-from certidote.streams import Key, row_blocks
-from certidote.types import Reads, Traced, Untrusted, View
+from certidote.defenses.sanitize import sanitized, sanitized_again
+from certidote.streams import Key
+from certidote.types import Reads, Untrusted, View
 
 SHARED = "a denoised copy of the clean set that trials share"
 """The mark in the lineage of members."""
@@ -49,16 +49,9 @@ class SharedDraws:
             apart = copy.copy(clean)
             apart.reads = Reads()  # nobody's record: whichever member comes first, all records are alike
             self._clean[noise] = sanitized(apart, defense.denoiser, defense.sigma, noise, defense.device).images
-        images = self._clean[noise].clone()
-        lineage = None
-        for block in row_blocks(len(poisoned)):
-            noised = poisoned.noised(defense.sigma, noise, block, defense.device)
-            lineage = replace(noised.lineage, denoiser=defense.denoiser.card.digest, unsealed=(SHARED,))
-            changed = rows[(rows >= block.start) & (rows < block.stop)].to(images.device)
-            if len(changed):
-                images[changed] = Traced(noised.images[changed - block.start], noised.lineage).denoised(defense.denoiser).images
-        assert lineage is not None, "there are images"
-        return View(images, poisoned.labels_on(defense.device), len(poisoned.class_names), lineage)
+        made = sanitized_again(poisoned, self._clean[noise], rows, defense.denoiser, defense.sigma, noise, defense.device)
+        lineage = replace(made.lineage, unsealed=(SHARED,))
+        return View(made.images, poisoned.labels_on(defense.device), len(poisoned.class_names), lineage)
 
 
 def shared_draw(key: Key, draw: int, model: int) -> Key:
