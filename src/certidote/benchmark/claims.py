@@ -393,6 +393,13 @@ ARGUED = (
         ), "the-claim.md",
     ),
     Argued(
+        "section 1, figure 1", "the guarantee covers a changed test image too (a backdoor's trigger)",
+        Verdict(
+            "confirmed", "for the algorithm of figure 1, which noises the test image as well: its radius is about training set and test image together. "
+            "Section 4 says that only targeted attacks are covered",
+        ), "test-input.md",
+    ),
+    Argued(
         "section 1", "success falls to 0 % in the certified radius of 0.1",
         Verdict(
             "not confirmed", "0.1 is sigma there, which is no radius, and the tables are of single models, of which no radius follows; what the attacks do is "
