@@ -108,7 +108,15 @@ def test_what_goes_with_no_start_on_raw_images() -> None:
         raw_first(preprocessed("jpeg", 1, "cpu"), mlp, 1)
     setting = Setting(lambda name: Identity(), None, 2, "cpu", 0.01, len(DATA), image_shape=DATA.image_shape)
     goes = {"none", "denoise", "noise", "purification", "purification-deterministic"}  # views of all images, plain trainers
-    goes |= {"adversarial-training", "poison-adversarial-training", "gradient-shaping", "friends", "mixup", "cutmix", "dp-instahide"}
+    goes |= {
+        "adversarial-training",
+        "poison-adversarial-training",
+        "gradient-shaping",
+        "friends",
+        "mixup",
+        "cutmix",
+        "dp-instahide",
+    }
     private = {name for name in DEFENSES if name.startswith("dp-sgd") and find_spec("opacus") is None}
     for name in DEFENSES.keys() - private:
         scheme, trainer = DEFENSES[name](mlp, setting)

@@ -143,6 +143,7 @@ def replay(
     chosen.check(train_set)
     number_format = dtype_of_run(out, dtype, device)
     trainer = _victims(given, pack, recipe, head, end_to_end, train_set, number_format, device)
+
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
 
