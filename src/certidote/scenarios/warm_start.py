@@ -102,7 +102,10 @@ def raw_first(scheme: Scheme, trainer: Trainer, epochs: int) -> tuple[Scheme, Tr
     """
     learns = isinstance(trainer, HeadTrainer | PooledTrainer | StackedTrainer) and getattr(trainer, "dropping", None) is None
     if not learns or not isinstance(scheme, PlainTraining | OneShot):
-        raise ValueError("raw images first goes with defenses that only change training images before training; leave it out")
+        raise ValueError(
+            f"{epochs} epochs on raw images first (--raw-epochs) go with defenses that only change training images, or how a network learns "
+            "from them, and not with parts, bags, filters, changed test images or private training; leave it out, or choose another defense"
+        )
     twin = copy.copy(trainer if isinstance(trainer, HeadTrainer) else one_by_one(trainer, "raw images first"))
     if not 1 <= epochs < twin.recipe.epochs:
         raise ValueError(f"{epochs} epochs on raw images of {twin.recipe.epochs} in all; give 1 to {twin.recipe.epochs - 1}")
