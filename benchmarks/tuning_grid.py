@@ -44,12 +44,12 @@ class Tried:
     """One setting of a defense.
 
     Attributes:
-        learning: multiplies or replaces numbers of the recipe: "epochs", "rate" multiply, "batch" replaces.
+        learning: multiplies or replaces numbers of the recipe: "epochs", "rate" multiply, "batch" replaces, "recipe" names another one.
         setting: replaces values of `catalogue.Setting`.
         own: numbers of the defense itself, given to its maker in `OWN`; the catalogue's maker is used where there are none.
     """
 
-    learning: Mapping[str, float] = field(default_factory=dict)
+    learning: Mapping[str, Any] = field(default_factory=dict)
     setting: Mapping[str, float] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ STRENGTHS = (
 
 
 def recipe_of(tried: Tried) -> Recipe:
-    base = RECIPES[RECIPE]
+    base = RECIPES[tried.learning.get("recipe", RECIPE)]
     return base.model_copy(
         update={
             "epochs": round(base.epochs * tried.learning.get("epochs", 1)),
@@ -142,7 +142,7 @@ for _name in ("dpa", "run-off-dpa", "dpa-star-run-off", "finite-aggregation", "r
     OWN[_name] = partial(as_given, _name)
 
 
-def learnt(*some: Mapping[str, float], **own: Any) -> list[Tried]:
+def learnt(*some: Mapping[str, Any], **own: Any) -> list[Tried]:
     """Ways to learn, each with these numbers of the defense's own."""
     return [Tried(learning=learning, own=own) for learning in some]
 
@@ -206,11 +206,22 @@ GRID: dict[str, list[Tried]] = {
     "dpa-star-run-off": BATCHES[:3],
     "finite-aggregation": [*BATCHES[:3], told(parts=5)],
     "run-off-fa": BATCHES[:3],
-    "bagging": [*BATCHES, told(bag_size=100)],
+    "bagging": [
+        *BATCHES, *learnt({"batch": 3}, {"batch": 10, "epochs": 2}, {"batch": 10, "recipe": "mlp"}, {"batch": 5, "recipe": "mlp"}),
+        told(bag_size=100),
+    ],
     "bagflip": [*BATCHES, told(bag_size=100)],
     "rab": [told(sigma=0.1), told(sigma=0.5)],
 }  # fmt: skip
 """What is tried beside the catalogue's own settings, which come first."""
+
+REJECTED = {
+    (
+        "bagging",
+        '{"batch": 5}',
+    ): "models of the recipe mlp diverge with it (row batch 5, recipe mlp), and those of cnn with batches of 3"
+}
+"""Ways to learn that do better here and are not chosen all the same."""
 
 
 def smoothing(**own: Any) -> DenoisedSmoothing:
@@ -235,6 +246,8 @@ def denoiser(name: str) -> Any:
 def kind_of(tried: Tried | None, name: str) -> str:
     if tried is None:
         return "catalogue"
+    if "recipe" in tried.learning:
+        return "recipe"
     return "strength" if differs(name, tried) else "learning"
 
 

@@ -52,7 +52,7 @@ def test_the_catalogue_is_what_was_tuned(monkeypatch: pytest.MonkeyPatch) -> Non
     chosen = {
         "dpa": {"batch": 10}, "bagging": {"batch": 10}, "finite-aggregation": {"batch": 10}, "dpa-star-run-off": {"batch": 10},
         "adversarial-training": {"epochs": 2, **tuning_grid(monkeypatch).ADVERSARIAL},
-        "friends": {"epochs": 2, **tuning_grid(monkeypatch).FRIENDLY}, "mixup": {"epochs": 2}, "epic": {"epochs": 2, "subset": 0.2},
+        "friends": {"epochs": 2, **tuning_grid(monkeypatch).FRIENDLY}, "mixup": {"epochs": 2}, "cutmix": {"epochs": 2}, "epic": {"epochs": 2, "subset": 0.2},
     }  # fmt: skip
     for name, setting in chosen.items():
         for seed in range(tuning.SEEDS):
@@ -64,7 +64,8 @@ def tuning_grid(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_choices_of_a_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A better way to learn is found, unless the difference is noise; a weaker setting does not count."""
+    """A better way to learn is found, unless the difference is small; spread between seeds excuses nothing, a weaker setting or another network does
+    not count, nor what is rejected with a reason."""
     tuning = benchmark("tuning", monkeypatch)
 
     def rows(setting: str, kind: str, accuracy: tuple[float, ...]) -> list[dict[str, object]]:
@@ -76,10 +77,11 @@ def test_choices_of_a_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     for others, good in (
         ((0.95, 0.96, 0.97), False),
         ((0.904, 0.914, 0.924), True),
-        ((0.90, 0.99, 0.92), True),
+        ((0.90, 0.99, 0.92), False),
         ((0.8, 0.8, 0.8), True),
     ):
-        found = tuning.choices([*own, *weaker, *rows("way", "learning", others)])["d"]
+        other = rows("mlp", "recipe", (0.99, 0.99, 0.99))
+        found = tuning.choices([*own, *weaker, *other, *rows("way", "learning", others)])["d"]
         assert found["as_good_as_the_best"] == good
         assert found["times"] == 3.0
         assert found["best_setting"] == ("" if max(others) < 0.9 else "way")

@@ -50,6 +50,18 @@ def test_sums_are_those_of_single_gradients(architecture: str, clip: float, monk
     assert all(weight.grad is None for weight in named.values())
 
 
+def test_no_image_ends_a_training() -> None:
+    """Where weights are so large that one image's gradient overflows, the sum is that of the others."""
+    view, private = digit_views(1, rows=6, sigma=0.0)[0], trainer()
+    model, extreme = build("mlp-128", (1, 8, 8), 10, Key(0)).train(), view.images.clone()
+    extreme[2] = torch.inf
+    names = [name for name, _ in model.named_parameters()]
+    others = [0, 1, 3, 4, 5]
+    found = private.clipped_sum(model, names, extreme, view.labels)
+    torch.testing.assert_close(found, private.clipped_sum(model, names, view.images[others], view.labels[others]))
+    assert found.any()
+
+
 def test_noise_is_that_of_the_accounting() -> None:
     """On gradients of zero: std z C / expected batch; of 40,000 numbers, 5 standard errors."""
     private = trainer(noise=0.7, clip=2.0, sampling_rate=0.25)

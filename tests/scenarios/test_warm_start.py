@@ -1,5 +1,6 @@
 """Victims that begin on the poisoned set as it is, or on weights from elsewhere."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 
 from certidote import verbs
 from certidote.data.digits import load_digits, load_some_digits
+from certidote.defenses.catalogue import DEFENSES, Setting
 from certidote.defenses.epic import Epic, epic_trainer
 from certidote.defenses.one_shot import OneShot
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.preprocessing import preprocessed
+from certidote.diffusion.closed_form import Identity
 from certidote.diffusion.denoiser import load as denoiser_loaded
 from certidote.scenarios.warm_start import FirstHalf, RawThenSanitized, raw_first, started_from
 from certidote.streams import Key
@@ -103,6 +106,25 @@ def test_what_goes_with_no_start_on_raw_images() -> None:
         raw_first(DENOISED, epic_trainer(mlp, Epic(0.2)), 1)
     with pytest.raises(ValueError, match="only change training images"):
         raw_first(preprocessed("jpeg", 1, "cpu"), mlp, 1)
+    setting = Setting(lambda name: Identity(), None, 2, "cpu", 0.01, len(DATA), image_shape=DATA.image_shape)
+    goes = {"none", "denoise", "noise", "purification", "purification-deterministic"}  # views of all images, plain trainers
+    goes |= {
+        "adversarial-training",
+        "poison-adversarial-training",
+        "gradient-shaping",
+        "friends",
+        "mixup",
+        "cutmix",
+        "dp-instahide",
+    }
+    private = {name for name in DEFENSES if name.startswith("dp-sgd") and find_spec("opacus") is None}
+    for name in DEFENSES.keys() - private:
+        scheme, trainer = DEFENSES[name](mlp, setting)
+        if name in goes:
+            raw_first(scheme, trainer, 1)
+        else:  # parts, bags, filters, private trainings
+            with pytest.raises(ValueError, match="only change training images"):
+                raw_first(scheme, trainer, 1)
 
 
 def test_weights_from_other_images() -> None:
@@ -113,7 +135,7 @@ def test_weights_from_other_images() -> None:
     assert first.describe()["initial_weights"] != other.describe()["initial_weights"]
     assert (first.start, first.recipe) == ("trusted", MLP)
     heads = HeadTrainer(pretrain(others, KEY / "extractor", epochs=1))
-    with pytest.raises(ValueError, match="these victims are heads on frozen features"):
+    with pytest.raises(ValueError, match="but these are heads on frozen features.* or leave out --start-from"):
         started_from(heads, others, KEY)
 
 
@@ -135,6 +157,7 @@ def test_replays_of_such_victims(tmp_path: Path) -> None:
     assert raw["defense"]["scheme"] == "raw images first"  # type: ignore[index]
     assert raw["victims"]["epochs_on_raw_images"] == 3  # type: ignore[index]
     assert started["victims"]["start"] == "trusted"  # type: ignore[index]
+    assert "filter" not in raw  # nothing was filtered: each half of what members saw had its turn
     both = replayed("both", raw_epochs=3, start_from="digits-0-4:trusted")
     assert len({record["config_digest"] for record in (raw, started, both)}) == 3
     with pytest.raises(ValueError, match="no data set is called 'nothing'"):

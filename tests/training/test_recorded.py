@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from certidote.graphed import WARM_UP
 from certidote.streams import Key
 from certidote.training.learner import Learner
 from certidote.training.models import build
@@ -89,6 +90,23 @@ def test_a_recording_that_misses_a_launch_is_refused() -> None:
     course = RecordedTraining(Learner(build("cnn-32-64", (1, 8, 8), 10, Key(1)).train(), "float32", CNN), view, deaf)
     with pytest.raises(RuntimeError, match="does not do what the step does"):
         train_side_by_side([course], [build("cnn-32-64", (1, 8, 8), 10, key)], [view], [key], COMMON)
+
+
+def test_a_training_may_be_shorter_than_what_comes_before_a_recording() -> None:
+    """On a GPU, rows beyond the last step would end the process's use of it."""
+    (view,), (key,), recipe = digit_views(1, rows=40), keys(1), CNN.model_copy(update={"epochs": 1})
+
+    def warmed(call: Callable[[], None], device: torch.device, stream: object) -> Callable[[], None]:
+        for _ in range(WARM_UP):
+            call()
+        return call
+
+    model = build("cnn-32-64", (1, 8, 8), 10, Key(1)).to(memory_format=torch.channels_last).train()
+    place = RecordedTraining(Learner(model, "float32", recipe), view, warmed)
+    assert place.steps < WARM_UP
+    found = build("cnn-32-64", (1, 8, 8), 10, key)
+    train_side_by_side([place], [found], [view], [key], COMMON)
+    assert (weights(found) - weights(PooledTrainer(recipe).fit([view], [key], COMMON).member(0))).abs().max() < 1e-4
 
 
 def test_only_views_of_its_shape_fit() -> None:

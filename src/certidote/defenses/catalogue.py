@@ -205,7 +205,7 @@ def mixup(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
 
 def cutmix(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that learn from images with a part of another."""
-    return _as_they_are("cutmix", setting), hooked(trainer, "cutmix", loss=CutMix())
+    return _as_they_are("cutmix", setting), hooked(trainer, "cutmix", loss=CutMix(), passes=PASSES)
 
 
 def dp_instahide(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -314,7 +314,9 @@ FACTS: dict[str, Facts] = {
     "mixup": Facts(
         "poisons that have to arrive whole; from scratch only", "none", "2, for twice the epochs", "Zhang et al. 2018; Borgnia et al. 2021",
     ),
-    "cutmix": Facts("poisons that have to arrive whole; from scratch only", "none", "1", "Yun et al. 2019; Borgnia et al. 2021"),
+    "cutmix": Facts(
+        "poisons that have to arrive whole; from scratch only", "none", "2, for twice the epochs", "Yun et al. 2019; Borgnia et al. 2021",
+    ),
     "dp-instahide": Facts(
         "poisons that have to arrive whole; from scratch only", "none for the classifier", "2, for twice the epochs",
         "Borgnia et al. 2021, 4 ways, Laplace 0.03",

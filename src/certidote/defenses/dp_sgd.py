@@ -133,11 +133,17 @@ class PrivateTrainer:
     def clipped_sum(
         self, model: nn.Module, names: Sequence[str], images: Images, labels: Int64[Tensor, "b"]
     ) -> Float[Tensor, "numbers"]:
-        """The sum over images of their gradients by the parameters of these names, each of norm at most `clip`."""
+        """The sum over images of their gradients by the parameters of these names, each of norm at most `clip`.
+
+        A gradient that is not finite counts as zero, or one image could end the training, whatever the others are.
+        """
         count = sum(model.get_parameter(name).numel() for name in names)
         total = torch.zeros(count, device=images.device)
         for gradients in self._gradients(model, names, images, labels, max(1, GRADIENT_NUMBERS // count)):
             norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64)  # of millions of numbers
+            finite = norms.isfinite()
+            if not bool(finite.all()):
+                gradients, norms = gradients[finite], norms[finite]
             total += (self.clip / (norms + TINY)).clamp(max=1).float() @ gradients
         return total
 

@@ -13,11 +13,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from certidote.defenses.from_scratch import one_by_one
+from certidote.defenses.one_shot import OneShot
+from certidote.defenses.plain import PlainTraining
 from certidote.scenarios.victims import as_it_is, view_of
 from certidote.streams import Key
 from certidote.training.head import HeadTrainer
 from certidote.training.model_dir import state_of
 from certidote.training.pooled import PooledTrainer
+from certidote.training.stacked import StackedTrainer
 from certidote.training.warm import WarmStart
 from certidote.types import (
     Ballots,
@@ -92,14 +95,20 @@ class FirstHalf:
 def raw_first(scheme: Scheme, trainer: Trainer, epochs: int) -> tuple[Scheme, Trainer]:
     """The defense for members that learn from the set as it is in their first epochs. The recipe's length and schedule stay.
 
-    Raises: ValueError if these are not fewer than all epochs, the defense shows models test images of its own, or has another look at
-        images as models learn; TypeError for other trainers than of heads or of whole networks.
+    Heads take twice as many steps in an epoch, each on about half a batch: rows of the other half sit out in every batch.
+
+    Raises: ValueError if these are not fewer than all epochs, or the defense does anything but change all training images before training:
+        has parts or bags of them, leaves some out, looks at them again as models learn, learns privately, or changes test images.
     """
+    learns = isinstance(trainer, HeadTrainer | PooledTrainer | StackedTrainer) and getattr(trainer, "dropping", None) is None
+    if not learns or not isinstance(scheme, PlainTraining | OneShot):
+        raise ValueError(
+            f"{epochs} epochs on raw images first (--raw-epochs) go with defenses that only change training images, or how a network learns "
+            "from them, and not with parts, bags, filters, changed test images or private training; leave it out, or choose another defense"
+        )
     twin = copy.copy(trainer if isinstance(trainer, HeadTrainer) else one_by_one(trainer, "raw images first"))
     if not 1 <= epochs < twin.recipe.epochs:
         raise ValueError(f"{epochs} epochs on raw images of {twin.recipe.epochs} in all; give 1 to {twin.recipe.epochs - 1}")
-    if twin.dropping is not None or hasattr(scheme, "inputs"):
-        raise ValueError("raw images first goes with defenses that only change training images before training; leave it out")
     twin.dropping = FirstHalf(epochs)
     return RawThenSanitized(scheme), twin
 
@@ -112,6 +121,11 @@ def started_from(trainer: Trainer, data: ImageDataset, key: Key, device: str = "
         key: decides initial weights and order.
     Raises: ValueError if the victims are heads, or the training diverges.
     """
+    if isinstance(trainer, HeadTrainer):
+        raise ValueError(
+            "victims start from weights learned on other images where all weights learn, but these are heads on frozen features, whose "
+            "extractor is that start already; train them from scratch with --recipe, or leave out --start-from"
+        )
     plain = one_by_one(trainer, "other initial weights")
     view = View(data.pixels().to(device), data.labels.to(device), data.num_classes, Lineage(start="trusted"))
     stack = plain.fit([view], [key], key / "common")

@@ -105,7 +105,7 @@ class RecordedTraining:
         loss = self.learner.loss(images, self._labels[rows])
         gradients = torch.autograd.grad(loss, self._parameters)
         self._optimizer.step(gradients, self._rates.index_select(0, self._step))
-        self._step.add_(1)
+        self._step.add_(1).remainder_(self.steps)  # before a recording come more calls than a short training has steps
 
     @torch.no_grad()
     def _check(self, replay: Callable[[], None], begin: Callable[[], None]) -> None:

@@ -150,8 +150,6 @@ def replay(
     chosen.check(train_set)
     number_format = dtype_of_run(out, dtype, device)
     trainer = _victims(given, pack, recipe, head, end_to_end, train_set, number_format, device)
-    if start_from:
-        trainer = _started(trainer, start_from, train_set, seed or 0, device, size, skip_corrupt)
 
     def named(name: str) -> Any:
         return denoiser_named(name if name != "auto" else denoiser, train_set, number_format, size, skip_corrupt)
@@ -161,6 +159,8 @@ def replay(
         named, sigma, models or 1, device, share, len(train_set), models, parts, copies, bag_size, train_set.image_shape
     )
     check_options(defense, setting)
+    if start_from:
+        trainer = _started(trainer, start_from, train_set, seed or 0, device, size, skip_corrupt)
     scheme, trainer = make_defense(trainer, setting)
     if raw_epochs:
         scheme, trainer = raw_first(scheme, trainer, raw_epochs)
@@ -228,9 +228,10 @@ def _removed(played: Any, trainer: Any, data: Any, key: Any, pool: Any, progress
     from certidote.engine.local import Pool
     from certidote.results.replay import removals_record
     from certidote.scenarios.removed import Asked, removed_of_trial
+    from certidote.scenarios.warm_start import RawThenSanitized
     from certidote.types import Silent
 
-    if not filters(trainer.trainer):
+    if not filters(trainer.trainer) or isinstance(played.defense, RawThenSanitized):  # which drops each half for the other
         return {}
     back_end = pool if isinstance(pool, Pool) else Pool(0, device=played.device)
     progress, number = progress or Silent(), len(played.pack)
