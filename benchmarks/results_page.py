@@ -109,10 +109,10 @@ def attacks() -> str:
         rows.append(
             [
                 made["attack"], made["recipe"]["scenario"]["kind"], f"{budget['num_poisons']} of {made['data']['images']:,}",
-                f"{budget['epsilon'] * 255:.0f}/255", *shown, *(f"{arm['clean_accuracy']:.1%}" for arm in arms), str(int(made["root"], 16)),
+                f"{budget['epsilon'] * 255:.0f}/255", f"{made['objective']['median']:.2f}" if "objective" in made else "", *shown, *(f"{arm['clean_accuracy']:.1%}" for arm in arms), str(int(made["root"], 16)),
             ]
         )  # fmt: skip
-    header = ["attack", "victims", "poisons", "epsilon", "success", "control", "accuracy", "accuracy, control", "seed"]
+    header = ["attack", "victims", "poisons", "epsilon", "objective", "success", "control", "accuracy", "accuracy, control", "seed"]
     return table(header, rows) if rows else MISSING
 
 

@@ -55,6 +55,7 @@ def same_goal(one: Goal, other: Goal) -> bool:
 @pytest.mark.parametrize("make", [targets, triggers])
 def test_a_pack_comes_back_bit_for_bit(make: Callable[[], PoisonPack], tmp_path: Path) -> None:
     pack = make()
+    pack = replace(pack, poisons=tuple(replace(each, objective=1 / (3 + i)) if i else each for i, each in enumerate(pack.poisons)))
     write_pack(pack, tmp_path / "pack", {"notes.txt": b"beside"})
     back = read_pack(tmp_path / "pack")
     back.check(TRAIN)
@@ -64,6 +65,7 @@ def test_a_pack_comes_back_bit_for_bit(make: Callable[[], PoisonPack], tmp_path:
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.indices, other.indices)
         assert one.budget == other.budget
+        assert one.objective == other.objective
         assert same_goal(one.goal, other.goal)
     assert (back.recipe, back.data, back.bases, back.notes) == (pack.recipe, pack.data, pack.bases, pack.notes)
     assert read_beside(back, tmp_path / "pack", "notes.txt") == b"beside"

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import config
 from torch import nn
 
-from certidote.attacks.gradient_matching import Aim, Descent, Matching, defended_objective, differentiated
+from certidote.attacks.gradient_matching import Aim, Descent, Matching, defended_objective, differentiated, objective
 from certidote.attacks.sleeper_agent import largest_gradients, patched_sources, sleeper_agent, source_aims
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
@@ -98,6 +98,12 @@ def test_surrogates_are_trained_on_the_poisons_of_that_moment() -> None:
         assert torch.equal(data.images[others], task.train.images[others])
         Poison(poison.indices, mine, task.goal, task.budget).verify(task.train)
     assert len({moment.numpy().tobytes() for moment in [*images, poison.images]}) == 5
+    last = differentiated(spy.trained[-1:], task.train)
+    aim = source_aims(last, patched_sources(task.train, task.goal, Key(3) / "sources"), task.goal.adversarial_label)
+    label = torch.tensor([task.goal.adversarial_label])
+    assert poison.objective == pytest.approx(
+        float(objective(aim, as_pixels(poison.images).unsqueeze(0), label, Matching())), abs=1e-5
+    )
     assert torch.equal(poison.images, sleeper_agent(task, clean_knowledge(), Key(3), **options).images)
 
 

@@ -47,6 +47,7 @@ def test_the_cosine_rises_to_nine_tenths() -> None:
     assert float(before.max()) < 0.75
     assert float(after.median()) >= 0.95
     assert float(after.min()) >= 0.90
+    assert [poison.objective for poison in brewed()] == pytest.approx((1 - after).tolist(), abs=1e-5)
 
 
 def test_fresh_victims_fall() -> None:

@@ -67,6 +67,7 @@ class _Trial(_Strict):
     poisons: int = Field(ge=1, le=MAX_POISONS)
     bases_digest: Digest
     goal: _Target | _Trigger = Field(discriminator="kind")
+    objective: float | None = None
 
 
 class _Data(_Strict):
@@ -149,7 +150,7 @@ def read_pack(path: Path) -> PoisonPack:
         budget = Budget(**described.budget.model_dump())
         for number, trial in enumerate(trials):
             rows = slice(first, first := first + trial.poisons)
-            poisons.append(Poison(indices[rows], images[rows], _goal(trial.goal, number, arrays), budget))
+            poisons.append(Poison(indices[rows], images[rows], _goal(trial.goal, number, arrays), budget, trial.objective))
         data = PackedData(**{**described.data.model_dump(), "image_shape": shape})
         bases = tuple(trial.bases_digest for trial in trials)
         return PoisonPack(tuple(poisons), bases, data, described.recipe, described.notes, described.files)
@@ -213,7 +214,12 @@ def _described(pack: PoisonPack, arrays: str, files: dict[str, str]) -> Json:
         },
         "notes": list(pack.notes),
         "trials": [
-            {"poisons": len(poison.indices), "bases_digest": digest, "goal": _goal_json(poison.goal)}
+            {
+                "poisons": len(poison.indices),
+                "bases_digest": digest,
+                "goal": _goal_json(poison.goal),
+                **({} if poison.objective is None else {"objective": poison.objective}),
+            }
             for poison, digest in zip(pack.poisons, pack.bases, strict=True)
         ],
         "arrays_sha256": arrays,

@@ -5,6 +5,7 @@ are trained again on the poisoned set while it is made, so that the attack holds
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from certidote.attacks.gradient_matching import (
     Loss,
     Match,
     Matching,
+    defended_objective,
     differentiated,
 )
 from certidote.attacks.selection import base_candidates, check_choice, check_task, choose_bases, source_rows, trigger_of
@@ -89,7 +91,9 @@ def sleeper_agent(
                 aims = source_aims(differentiated(trained, task.train), sources, task.goal.adversarial_label)
     poison = poisons()
     poison.verify(task.train)
-    return poison
+    images = poison.images.unsqueeze(0)
+    (objective,) = defended_objective(aims, images, label, matching, knowledge.defense, [key / "choice"]).tolist()
+    return replace(poison, objective=objective)
 
 
 def patched_sources(train: ImageDataset, goal: Trigger, key: Key) -> Images:

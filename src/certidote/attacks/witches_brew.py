@@ -108,7 +108,8 @@ def witches_brew_batch(
     poisons = []
     for trial, task in enumerate(tasks):
         of_trial = ended[trial * restarts : (trial + 1) * restarts]
-        poisons.append(Poison(bases[trial], min(of_trial, key=lambda end: end[0])[1], task.goal, task.budget))
+        objective, images = min(of_trial, key=lambda end: end[0])
+        poisons.append(Poison(bases[trial], images, task.goal, task.budget, objective))
         poisons[-1].verify(task.train)
     return poisons
 

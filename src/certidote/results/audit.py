@@ -118,6 +118,8 @@ def recorded_scheme(
             test_input_named(told.get("test_input", "clean")), told.get("sigma_x", 0.0),
         )  # fmt: skip
         scheme = PartitionedSmoothing(base, told["parts"]) if "parts" in told else base
+        once = replace(card, name=told["denoiser"]["name"]).identity  # early releases told where a denoiser's folder lay
+        told = {**told, "denoiser": {**told["denoiser"], "name": once["name"]}}
     except KeyError as error:
         raise ValueError(f"{ledger.path} does not record {error}; it was written by another release: use that one") from None
     described = {name: value for name, value in scheme.describe().items() if name in told}

@@ -26,7 +26,10 @@ def replay_record(pack: PoisonPack, asked: Questions, found: Outcomes, about: Js
     goal = "target" if isinstance(pack.poisons[0].goal, Target) else "trigger"
     rows = [_trial(pack, asked, trial, pair) for trial, pair in enumerate(found)]
     results = {arm: _arm([row[arm] for row in rows]) for arm in ARMS}
+    objectives = [poison.objective for poison in pack.poisons[: len(found)] if poison.objective is not None]
     head: Json = {"format": FORMAT, "version": VERSION, "goal": goal, "finished": len(found), "trials_of_pack": len(pack)}
+    if len(objectives) == len(found):
+        head["objective"] = {"median": float(np.median(objectives)), "largest": max(objectives)}
     return head | about | {"results": results, "trials": rows}
 
 
@@ -117,6 +120,8 @@ def replay_lines(record: Json) -> list[str]:
         )
         if record["goal"] == "trigger":
             words[-1] += f"; {row['reached']:.1%} of images with the trigger get the adversarial class"
+    if "objective" in record:
+        words.append(f"the attack's own objective: {record['objective']['median']:.2f} (median over trials)")
     if "filter" in record:
         words.append(_removals_line(record["filter"]))
     if privacy := record.get("victims", {}).get("privacy"):

@@ -100,8 +100,12 @@ class Unfinished:
             return None
         count = budget.num_poisons
         with suppress(ValueError):
-            arrays = read_exactly(path, {"images": ((count, *train.image_shape), "uint8"), "indices": ((count,), "int64")})
-            poison = Poison(torch.from_numpy(arrays["indices"]), torch.from_numpy(arrays["images"]), goal, budget)
+            arrays = read_exactly(
+                path,
+                {"images": ((count, *train.image_shape), "uint8"), "indices": ((count,), "int64"), "objective": ((), "float64")},
+            )
+            objective = None if np.isnan(arrays["objective"]) else float(arrays["objective"])
+            poison = Poison(torch.from_numpy(arrays["indices"]), torch.from_numpy(arrays["images"]), goal, budget, objective)
             poison.verify(train)
             return poison
         return None
@@ -109,7 +113,8 @@ class Unfinished:
     def keep(self, trial: int, poison: Poison) -> None:
         """Write a finished trial, in one step."""
         content = io.BytesIO()
-        np.savez_compressed(content, images=poison.images.numpy(), indices=poison.indices.numpy())
+        objective = np.float64(np.nan if poison.objective is None else poison.objective)
+        np.savez_compressed(content, images=poison.images.numpy(), indices=poison.indices.numpy(), objective=objective)
         with replacing(self._path(trial)) as file:
             file.write(content.getvalue())
 

@@ -136,12 +136,18 @@ class BudgetExceeded(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Poison:
-    """Replacements for some training rows. It has no labels: clean-label by construction."""
+    """Replacements for some training rows. It has no labels: clean-label by construction.
+
+    Attributes:
+        objective: what the attack made small, for these images as they are stored; None if it does not say. Attacks that match
+            gradients: 1 - cos to the wanted gradient, averaged over surrogates (or the loss that was chosen instead).
+    """
 
     indices: Int64[Tensor, "m"]
     images: UInt8[Tensor, "m c h w"]
     goal: Goal
     budget: Budget
+    objective: float | None = None
 
     def apply(self, train: ImageDataset) -> ImageDataset:
         """The training set with the poisons in place; every other row, and every label, is unchanged.
