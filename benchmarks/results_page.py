@@ -108,7 +108,7 @@ def attacks() -> str:
         ]
         rows.append(
             [
-                made["attack"], made["recipe"]["scenario"]["kind"], f"{budget['num_poisons']} of {made['data']['images']:,}",
+                file.parent.name, made["recipe"]["scenario"]["kind"], f"{budget['num_poisons']} of {made['data']['images']:,}",
                 f"{budget['epsilon'] * 255:.0f}/255", f"{made['objective']['median']:.2f}" if "objective" in made else "", *shown, *(f"{arm['clean_accuracy']:.1%}" for arm in arms), str(int(made["root"], 16)),
             ]
         )  # fmt: skip
