@@ -116,7 +116,21 @@ def attacks() -> str:
     return table(header, rows) if rows else MISSING
 
 
+def breakthrough() -> str:
+    """For docs/attacks.md."""
+    measured = record(RESULTS / "benchmarks" / "breakthrough.json")
+    if measured is None:
+        return MISSING
+    rows = []
+    for row in measured["rows"]:
+        shown = [f"{row[who][where]}/{row[who]['trials']}" for where in ("plain", "behind") for who in ("unaware", "adaptive")]
+        rows.append([f"{row['epsilon']:g}", *shown, f"{row['adaptive']['control']}/{row['adaptive']['trials']}"])
+    header = ["epsilon", "unaware, no defense", "adaptive, no defense", "unaware, behind it", "adaptive, behind it", "control behind it"]
+    return table(header, rows)
+
+
 def main() -> None:
+    fill_table(Path("docs/attacks.md"), "breakthrough", breakthrough())
     fill_table(PAGE, "denoisers", denoisers())
     fill_table(PAGE, "speed", speed())
     fill_table(PAGE, "certificate", certificates())
