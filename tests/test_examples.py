@@ -30,6 +30,7 @@ EXPECTED = {
     "draw_threat_map.py": "threat_map.svg",
     "poison_digits.py": "10 poisons: test image",
     "replay_pack.py": "4 trials reach their goal",
+    "measure_cell.py": "5 cells of table4 have their records in",
     "exchange_poisons.py": "4 folders; the first one again: test image",
     "add_attack.py": "5 of 500 images altered, no label",
     "add_defense.py": "nobody has proved anything about random halves",

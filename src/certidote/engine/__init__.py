@@ -184,7 +184,9 @@ def provenance(ledger: Ledger, overlap: int | None) -> Provenance:
     mixture = tuple(map(str, parts)) if len({str(part.numerics) for part in parts}) > 1 else ()
     source: Literal["operating system", "given"] = ledger.get("root_source") or "given"
     noise = " and ".join(dict.fromkeys(part.numerics.get("noise", "SFC64") for part in parts)) or "SFC64"
-    return Provenance(config["data"], source, overlap, mixture, config["scheme"], recorded_check(ledger), noise, config["trainer"])
+    return Provenance(
+        config["data"], source, overlap, mixture, config["scheme"], recorded_check(ledger), noise, config.get("trainer")
+    )
 
 
 def self_check(
