@@ -125,7 +125,14 @@ def breakthrough() -> str:
     for row in measured["rows"]:
         shown = [f"{row[who][where]}/{row[who]['trials']}" for where in ("plain", "behind") for who in ("unaware", "adaptive")]
         rows.append([f"{row['epsilon']:g}", *shown, f"{row['adaptive']['control']}/{row['adaptive']['trials']}"])
-    header = ["epsilon", "unaware, no defense", "adaptive, no defense", "unaware, behind it", "adaptive, behind it", "control behind it"]
+    header = [
+        "epsilon",
+        "unaware, no defense",
+        "adaptive, no defense",
+        "unaware, behind it",
+        "adaptive, behind it",
+        "control behind it",
+    ]
     return table(header, rows)
 
 
