@@ -18,16 +18,7 @@ import pytest
 import certidote
 from certidote import cli, verbs
 from certidote.verbs.choices import command_line
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["certidote", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
+from commands import run
 
 SMALL = ("--models", "40", "--n0", "10", "--workers", "0", "--dtype", "float32", "--denoiser", "none", "--sigma", "0.5")
 

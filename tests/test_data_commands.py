@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,10 @@ import pytest
 from PIL import Image
 
 import certidote
-from certidote import cli
 from certidote.data.tiny import tiny
 from certidote.data.write import write_folder, write_npz
 from certidote.streams import Key
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["certidote", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from commands import run
 
 
 @pytest.fixture

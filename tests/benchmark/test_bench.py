@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from certidote import cli, verbs
+from certidote import verbs
 from certidote.attacks.pack_files import read_pack
 from certidote.benchmark import pages, records, runner
 from certidote.benchmark.cells import Cell, Poisoning
@@ -22,19 +22,11 @@ from certidote.benchmark.source import Source
 from certidote.benchmark.tables import TABLES, cells_of
 from certidote.engine.local import Pool
 from certidote.types import Silent
+from commands import run
 
 ROOT = Path(__file__).parents[2]
 DIGITS = SCALES["digits"]
 ROW = "bullseye-polytope-transfer-white-box"
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["certidote", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import certidote
-from certidote import cli, verbs
+from certidote import verbs
 from certidote.attacks import ATTACKS, goal_of
 from certidote.attacks.pack_files import read_pack
 from certidote.data.digits import load_digits, load_some_digits
@@ -25,17 +25,9 @@ from certidote.scenarios.knowledge import EXTRACTOR
 from certidote.training.head_recipe import HEAD_RECIPES
 from certidote.types import Ballots, Target, Trigger
 from certidote.verbs.poisoning import epsilon_named
+from commands import run
 
 OPTIONS = ("--num-poisons", "10", "--epsilon", "0.4347", "--option", "steps=60", "--option", "step_size=0.03", "--seed", "1")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["certidote", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

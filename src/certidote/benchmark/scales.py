@@ -91,6 +91,13 @@ class Scale:
 _UNSHIFTED = ("shift=0", "flip=false")  # victims on the digits are not augmented either
 _SMALL_STEPS = ("steps=150", "step_size=0.02")
 
+OF_PHOTOGRAPHS = {
+    "label-consistent": TriggerChoice("label-consistent"),
+    "hidden-trigger": TriggerChoice("color-noise"),
+    "sleeper-agent": TriggerChoice("bernoulli"),
+}
+"""Triggers on images of 32x32 pixels, by attack."""
+
 SCALES: dict[str, Scale] = {
     "digits": Scale(
         name="digits",
@@ -130,11 +137,7 @@ SCALES: dict[str, Scale] = {
             "scratch": Setup(f"{CIFAR}#10000", "", "compact-sgd.toml", "cnn", 100, "cifar10.json", TINY_IMAGENET, 4),
         },
         options={"witches-brew": ("restarts=1",)},
-        triggers={
-            "label-consistent": TriggerChoice("label-consistent"),
-            "hidden-trigger": TriggerChoice("color-noise"),
-            "sleeper-agent": TriggerChoice("bernoulli"),
-        },
+        triggers=OF_PHOTOGRAPHS,
         dtype="auto",
         seconds={
             "poison-frogs": 20, "convex-polytope": 80, "bullseye-polytope": 47, "label-consistent": 10, "hidden-trigger": 60,
@@ -155,11 +158,7 @@ SCALES: dict[str, Scale] = {
             "scratch": Setup(CIFAR, "", "conservative", "compact-wide", 500, "cifar10.json", TINY_IMAGENET, 10),
         },
         options={},
-        triggers={
-            "label-consistent": TriggerChoice("label-consistent"),
-            "hidden-trigger": TriggerChoice("color-noise"),
-            "sleeper-agent": TriggerChoice("bernoulli"),
-        },
+        triggers=OF_PHOTOGRAPHS,
         dtype="auto",
         seconds={
             "poison-frogs": 10, "convex-polytope": 120, "bullseye-polytope": 60, "label-consistent": 5, "hidden-trigger": 120,
