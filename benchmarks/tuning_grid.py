@@ -22,6 +22,7 @@ from certidote.defenses.partition import PartitionedSmoothing
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.poison_adversarial import PoisonAdversarialLoss
 from certidote.defenses.preprocessing import preprocessed
+from certidote.defenses.several_draws import SeveralDraws
 from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.defenses.spectral import SpectralSignatures
 from certidote.defenses.summed import SummedTrainer
@@ -59,7 +60,7 @@ class Tried:
 
 STRENGTHS = (
     "quality", "std", "bits", "weight", "epsilon", "zeta", "noise", "ways", "laplace", "subset", "neighbors", "poison_fraction",
-    "steps", "share", "method", "amplitude", "center",
+    "steps", "share", "method", "amplitude", "center", "draws",
 )  # fmt: skip
 
 
@@ -105,6 +106,11 @@ def purified(key: Key | None, trainer: Trainer, setting: Any, *, steps: int) -> 
     return OneShot(denoiser, catalogue.DEFAULT_SIGMA, setting.members), trainer
 
 
+def several(trainer: Trainer, setting: Any, **own: Any) -> Made:
+    once = OneShot(setting.denoiser("auto"), catalogue.DEFAULT_SIGMA, setting.members)
+    return SeveralDraws(once, **own), trainer
+
+
 SHARE = 0.02
 """The bound on the share of poisons that filters are told, on this set without any."""
 
@@ -115,6 +121,7 @@ OWN: dict[str, Callable[..., Made]] = {
     "total-variation": partial(clears, "total-variation"),
     "purification": partial(purified, Key(0) / "purification"),
     "purification-deterministic": partial(purified, None),
+    "several-draws": several,
     "deep-knn": partial(plainly, DeepKnn),
     "deep-knn-majority": partial(plainly, partial(DeepKnn, rule="majority")),
     "spectral": partial(plainly, SpectralSignatures),
@@ -167,6 +174,7 @@ GRID: dict[str, list[Tried]] = {
     "none": learnt({"epochs": 2}, {"epochs": 4}),
     "denoise": [*learnt({"epochs": 2}), told(sigma=0.1), told(sigma=0.5)],
     "noise": [*learnt({"epochs": 2}), told(sigma=0.1), told(sigma=0.5)],
+    "several-draws": [*learnt({"epochs": 0.25}, {"epochs": 0.5}, {"epochs": 2}), strong(draws=2), strong(draws=8)],
     "purification": [strong(steps=4), strong(steps=16)],
     "purification-deterministic": [strong(steps=4), strong(steps=16)],
     "jpeg": [strong(quality=25), strong(quality=75)],

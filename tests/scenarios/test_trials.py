@@ -175,7 +175,7 @@ def test_questions_refuse_other_test_images() -> None:
 # ---------------------------------------------------------------------------------------------------------------- defenses
 
 
-NOISY = ("denoise", "noise", "purification", "purification-deterministic", "rab")
+NOISY = ("denoise", "noise", "several-draws", "purification", "purification-deterministic", "rab")
 PRIVATE = [name for name in DEFENSES if name.startswith("dp-sgd") and find_spec("opacus") is None]  # cannot be tried here
 CHANGED = ("jpeg", "blur", "bit-depth", "total-variation")
 FROM_SCRATCH = (
@@ -208,7 +208,8 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
     assert TRAIN.digest() == digest
     assert torch.equal(views[0].images, views[2].images)
     assert torch.equal(views[0].images, views[1].images) != (noisy or own_rows)
-    assert own_rows or torch.equal(views[0].labels, TRAIN.labels)
+    copies = 4 if name == "several-draws" else 1
+    assert own_rows or torch.equal(views[0].labels, TRAIN.labels.repeat(copies))
     assert isinstance(scheme.describe(), dict)
     assert not hasattr(scheme.certify(ballots(np.zeros((2, 3), dtype=np.uint8))), "radii")
     if sigma:

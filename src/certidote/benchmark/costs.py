@@ -11,11 +11,11 @@ from certidote.defenses.catalogue import PURIFYING_STEPS
 FACTORS = {
     "adversarial-training": 8.0, "poison-adversarial-training": 16.0, "friends": 2.0, "dp-sgd": 4.0, "dp-sgd-private": 4.0,
     "deep-knn": 2.0, "deep-knn-majority": 2.0, "spectral": 2.0, "activation-clustering": 2.0, "finite-aggregation": 4.0, "run-off-fa": 4.0, "dpa-star-run-off": 4.0, "bagging": 4.0,
-    "bagflip": 4.0, "rab": 20.0,
+    "bagflip": 4.0, "rab": 20.0, "several-draws": 4.0,
 }  # fmt: skip
 """Victims' training relative to one plain model, where it is not about one."""
 
-CALLS = {"denoise": 1, "purification": PURIFYING_STEPS, "purification-deterministic": PURIFYING_STEPS}
+CALLS = {"denoise": 1, "several-draws": 4, "purification": PURIFYING_STEPS, "purification-deterministic": PURIFYING_STEPS}
 """Of the denoiser, for each image of a copy of the training set."""
 
 THROUGH = 14

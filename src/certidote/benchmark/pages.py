@@ -17,13 +17,13 @@ from certidote.benchmark.tables import (
     Defended,
     against_neighbors,
     against_rivals,
-    compared_poisonings,
     every_defense,
     scratch_rows,
     started,
     strongest,
     through,
     transfer_rows,
+    tried_poisonings,
     unmeasured,
 )
 from certidote.benchmark.wording import p_in_words, rate_in_words, table
@@ -210,7 +210,7 @@ def _table5(source: Source) -> str:
 
 
 def _defenses(source: Source) -> str:
-    return defended_table(source, compared_poisonings(), every_defense(), "")
+    return defended_table(source, tried_poisonings(), every_defense(), "")
 
 
 SHOWN: dict[str, Callable[[Source], str]] = {

@@ -22,6 +22,7 @@ from certidote.defenses.plain import PlainTraining
 from certidote.defenses.poison_adversarial import PoisonAdversarialLoss
 from certidote.defenses.preprocessing import preprocessed
 from certidote.defenses.private_vote import PrivateVote
+from certidote.defenses.several_draws import SeveralDraws
 from certidote.defenses.spectral import SpectralSignatures
 from certidote.diffusion.multistep import MultistepDenoiser
 from certidote.streams import Key
@@ -104,6 +105,11 @@ def denoise(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
 def noise(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
     """Models that each train on one noised copy: the baseline for `denoise`."""
     return OneShot(setting.denoiser("none"), _sigma(setting), setting.members, setting.device), trainer
+
+
+def several_draws(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
+    """Models that each train on several noised and denoised copies at once: more of each image comes through, and of an attack."""
+    return SeveralDraws(OneShot(setting.denoiser("auto"), _sigma(setting), setting.members, setting.device)), trainer
 
 
 def deep_knn(trainer: Trainer, setting: Setting) -> tuple[Scheme, Trainer]:
@@ -228,6 +234,7 @@ DEFENSES: dict[str, DefenseMaker] = {
     "none": no_defense,
     "denoise": denoise,
     "noise": noise,
+    "several-draws": several_draws,
     "purification": purification,
     "purification-deterministic": purification_deterministic,
     "jpeg": jpeg,
@@ -260,6 +267,10 @@ FACTS: dict[str, Facts] = {
     "noise": Facts(
         "changed pixels of training images", "none for few models; l2 radius over the training set with certidote certify",
         "1 for each model", "Weber et al. 2023 (RAB), without noise on test images",
+    ),
+    "several-draws": Facts(
+        "changed pixels of training images", "none for few models; 4 draws of each image halve any l2 radius", "4 for each model, and 4 denoiser calls for each image",
+        "denoise, 4 copies mixed",
     ),
     "purification": Facts(
         "changed pixels of training images", "none; one call is what certidote certify asks", "1 for each model, and 8 denoiser calls "
@@ -338,6 +349,14 @@ VARIANTS: dict[str, Facts] = {
     "denoise --models N": Facts(
         "changed pixels of training images", "none: a vote of few models", "N, and N denoiser calls for each image",
         "the vote of certidote certify, with fewer models",
+    ),
+    "denoise --raw-epochs E": Facts(
+        "changed pixels of training images", "none: models see the images as they are first", "1, and one denoiser call for each image",
+        "warm start in the domain, the paper's section 4.2",
+    ),
+    "denoise --start-from DATA": Facts(
+        "changed pixels of training images", "none for few models; DATA out of the attacker's reach does not touch a proof",
+        "1, a training on DATA, and one denoiser call for each image", "warm start out of the domain, the paper's section 4.2",
     ),
     "certidote certify": Facts(
         "changed pixels of training images", "l2 radius, holds but for a chance of alpha", "n0 + n, and as many denoiser calls for each image",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 DEFENSE_HELP = (
-    "none, denoise (noise and denoise once), noise (noise only), purification, purification-deterministic (in several steps); plain "
+    "none, denoise (noise and denoise once), noise (noise only), several-draws (4 denoised copies at once), purification, purification-deterministic (in several steps); plain "
     "preprocessing: jpeg, blur, bit-depth, total-variation; a filter of images: deep-knn, deep-knn-majority, spectral, "
     "activation-clustering, epic; a way to train from scratch: adversarial-training, poison-adversarial-training, gradient-shaping, "
     "friends, mixup, cutmix, dp-instahide, dp-sgd, dp-sgd-private; or one with a certificate of its own: dpa, finite-aggregation, "
