@@ -162,8 +162,28 @@ INSTAHIDE = {"ways": 4, "laplace": 0.03}
 PASSES = ({"epochs": 1}, {"epochs": 2}, {"epochs": 4})
 
 
+USUAL: dict[str, dict[str, Any]] = {
+    "purification": {"steps": catalogue.PURIFYING_STEPS}, "purification-deterministic": {"steps": catalogue.PURIFYING_STEPS},
+    "deep-knn": {"poison_fraction": SHARE}, "deep-knn-majority": {"poison_fraction": SHARE}, "spectral": {"poison_fraction": SHARE},
+    "activation-clustering": {"method": "silhouette", "reduction": "pca"}, "epic": {"subset": 0.2},
+    "adversarial-training": ADVERSARIAL, "poison-adversarial-training": POISONING, "friends": FRIENDLY, "dp-instahide": INSTAHIDE,
+    "gradient-shaping": {"noise": 0.01},
+}  # fmt: skip
+"""Numbers of the catalogue's own, of defenses that `OWN` makes with numbers."""
+
+
+def longer(name: str, *passes: Mapping[str, Any]) -> list[Tried]:
+    """The catalogue's defense with so many times the recipe's epochs."""
+    return learnt(*(passes or ({"epochs": 2}, {"epochs": 4})), **USUAL.get(name, {}))
+
+
 def strong(**own: Any) -> Tried:
     return Tried(own=own)
+
+
+def twice(*some: Mapping[str, Any]) -> list[Tried]:
+    """Other strengths, with the epochs of a defense that takes twice as many."""
+    return [Tried({"epochs": 2}, own=own) for own in some]
 
 
 def told(**setting: Any) -> Tried:
@@ -175,16 +195,22 @@ GRID: dict[str, list[Tried]] = {
     "denoise": [*learnt({"epochs": 2}), told(sigma=0.1), told(sigma=0.5)],
     "noise": [*learnt({"epochs": 2}), told(sigma=0.1), told(sigma=0.5)],
     "several-draws": [*learnt({"epochs": 0.25}, {"epochs": 0.5}, {"epochs": 2}), strong(draws=2), strong(draws=8)],
-    "purification": [strong(steps=4), strong(steps=16)],
-    "purification-deterministic": [strong(steps=4), strong(steps=16)],
-    "jpeg": [strong(quality=25), strong(quality=75)],
-    "blur": [strong(std=0.5), strong(std=1.5)],
-    "bit-depth": [strong(bits=2), strong(bits=4)],
-    "total-variation": [strong(weight=0.05), strong(weight=0.2)],
-    "deep-knn": [strong(neighbors=5), strong(neighbors=50)],
-    "deep-knn-majority": [strong(neighbors=5), strong(neighbors=50)],
-    "spectral": [told(poison_fraction=0.01), told(poison_fraction=0.03), Tried(own={"poison_fraction": SHARE, "center": False})],
-    "activation-clustering": [strong(method=method, reduction="pca") for method in ("distance", "relative-size", "smaller")],
+    "purification": [*longer("purification", {"epochs": 2}), strong(steps=4), strong(steps=16), told(sigma=0.1), told(sigma=0.5)],
+    "purification-deterministic": [*longer("purification-deterministic", {"epochs": 2}), strong(steps=4), strong(steps=16), told(sigma=0.1), told(sigma=0.5)],
+    "jpeg": [*longer("jpeg"), strong(quality=25), strong(quality=75)],
+    "blur": [*learnt({"epochs": 1}, {"epochs": 2}, {"epochs": 4}, {"epochs": 8}), *(Tried({"epochs": 4}, own={"std": std}) for std in (0.5, 1.5))],
+    "bit-depth": [*longer("bit-depth"), strong(bits=2), strong(bits=4)],
+    "total-variation": [*longer("total-variation", *PASSES), *twice({"weight": 0.05}, {"weight": 0.2})],
+    "deep-knn": [*longer("deep-knn", *PASSES), *twice({"neighbors": 5}, {"neighbors": 50})],
+    "deep-knn-majority": [*longer("deep-knn-majority", *PASSES), *twice({"neighbors": 5}, {"neighbors": 50})],
+    "spectral": [
+        *longer("spectral", *PASSES), told(poison_fraction=0.01), told(poison_fraction=0.03),
+        *twice({"poison_fraction": SHARE, "center": False}),
+    ],
+    "activation-clustering": [
+        *longer("activation-clustering", *PASSES),
+        *(Tried({"epochs": 4}, own={"method": method, "reduction": "pca"}) for method in ("distance", "relative-size", "smaller")),
+    ],
     "epic": [*learnt(*PASSES, subset=0.2), strong(subset=0.1), strong(subset=0.3)],
     "adversarial-training": [
         *learnt(*PASSES, **ADVERSARIAL), *learnt({"epochs": 2, "rate": 0.5}, **ADVERSARIAL),
@@ -219,9 +245,18 @@ GRID: dict[str, list[Tried]] = {
         told(bag_size=100),
     ],
     "bagflip": [*BATCHES, told(bag_size=100)],
-    "rab": [told(sigma=0.1), told(sigma=0.5)],
+    "rab": [*learnt({"epochs": 2}), told(sigma=0.1), told(sigma=0.5)],
 }  # fmt: skip
 """What is tried beside the catalogue's own settings, which come first."""
+
+OTHER_RECIPE = "mlp"
+"""That of victims from scratch in the tables of docs/results.md."""
+
+for _name in (
+    "none", "denoise", "noise", "jpeg", "blur", "total-variation", "deep-knn", "spectral", "activation-clustering", "epic", "adversarial-training",
+    "gradient-shaping", "friends", "mixup", "cutmix", "dp-instahide",
+):  # fmt: skip
+    GRID[_name] += longer(_name, *({**each, "recipe": OTHER_RECIPE} for each in PASSES))
 
 REJECTED = {
     (
@@ -261,10 +296,7 @@ def kind_of(tried: Tried | None, name: str) -> str:
 
 def differs(name: str, tried: Tried) -> bool:
     """Whether a setting is of another strength than the catalogue's."""
-    usual = {
-        "adversarial-training": ADVERSARIAL, "poison-adversarial-training": POISONING, "friends": FRIENDLY, "dp-instahide": INSTAHIDE,
-        "gradient-shaping": {"noise": 0.01}, "epic": {"subset": 0.2}, "spectral": {"poison_fraction": SHARE},
-    }.get(name, {})  # fmt: skip
+    usual = USUAL.get(name, {})
     if name == "dp-sgd-private" and (tried.learning or "lots" in tried.own):
         return True  # another epsilon
     unusual = any(key in STRENGTHS and key not in usual for key in tried.own)

@@ -430,5 +430,5 @@ def test_defenses_are_listed_with_costs_where_measured(
     assert "measured: 1.5 times one plain model (kept replays)" in named["dpa"]
     assert "times one plain model for 20 models (digits, one core)" in named["bagflip"]
     assert "not measured" in named["certidote certify --model M --pretrained-trusted"]
-    assert "unit: images altered in few features" in named["bagflip"]
+    assert "unit: images altered in one feature" in named["bagflip"]
     assert all("source " in each and "against " in each for each in named.values())

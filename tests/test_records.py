@@ -53,6 +53,8 @@ def test_the_catalogue_is_what_was_tuned(monkeypatch: pytest.MonkeyPatch) -> Non
         "dpa": {"batch": 10}, "bagging": {"batch": 10}, "finite-aggregation": {"batch": 10}, "dpa-star-run-off": {"batch": 10},
         "adversarial-training": {"epochs": 2, **tuning_grid(monkeypatch).ADVERSARIAL},
         "friends": {"epochs": 2, **tuning_grid(monkeypatch).FRIENDLY}, "mixup": {"epochs": 2}, "cutmix": {"epochs": 2}, "epic": {"epochs": 2, "subset": 0.2},
+        "blur": {"epochs": 4}, "total-variation": {"epochs": 2}, "deep-knn": {"epochs": 2, "poison_fraction": 0.02},
+        "spectral": {"epochs": 2, "poison_fraction": 0.02}, "activation-clustering": {"epochs": 4, "method": "silhouette", "reduction": "pca"},
     }  # fmt: skip
     for name, setting in chosen.items():
         for seed in range(tuning.SEEDS):

@@ -16,6 +16,7 @@ from certidote.certification.bagflip import bagflip_radius, certify_bagflip
 from certidote.certification.bagging import bagging_radius, certify_bagging
 from certidote.certification.finite_aggregation import published_shifts
 from certidote.certification.rankings import ranks_of
+from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
 from certidote.defenses.bagflip import BagFlip, binned, flipped
 from certidote.defenses.bagging import Bagging
@@ -73,6 +74,38 @@ def polled(scheme: Scheme, trainer: Trainer, data: ImageDataset, tests: torch.Te
 
 
 # ------------------------------------------------------------------------------------------------ certificates and brute force
+
+
+def test_certificates_of_real_parts_of_the_digits() -> None:
+    """Ten parts, labels of whole parts flipped: no flips of as many parts as certified change an answer, by vote or run-off.
+
+    Any flips within a part cost an attacker an image or more and cast one vote. On average overlapping parts and the run-off certify
+    more than disjoint parts and the plurality do.
+    """
+    train, test = load_digits("train"), load_digits("test").subset(range(150))
+    recipe = Recipe(architecture="mlp-128", epochs=8, learning_rate=0.1, batch_size=10)
+    trainer, schemes = StackedTrainer(recipe, stack_size=10), [DeepPartition(10), DeepPartition(10, run_off=True)]
+    spread = FiniteAggregation(10, published_shifts(10, 4))
+    flipped = ImageDataset(train.images, (train.labels + 1) % 10, train.class_names)
+    clean, other = (polled(schemes[0], trainer, data, test.pixels()) for data in (train, flipped))
+    certified = [scheme._certificate(clean) for scheme in schemes]
+    changed = []
+    for count in range(1, 6):
+        for parts in itertools.combinations(range(10), count):
+            votes, rankings = (np.array(each) for each in (clean.votes, clean.rankings()))
+            votes[list(parts)], rankings[list(parts)] = other.votes[list(parts)], other.rankings()[list(parts)]
+            attacked = replace(clean, votes=votes, ranks=rankings)
+            for scheme, certificate in zip(schemes, certified, strict=True):
+                moved = scheme.aggregate(attacked).labels != certificate.labels
+                assert not (moved & (certificate.radii >= count)).any()
+                changed.append(moved.any())
+    assert any(changed)
+    right = [np.where(found.labels == test.labels.numpy(), found.radii + 1, 0) for found in certified]
+    overlapping = spread._certificate(polled(spread, trainer, train, test.pixels()))
+    covered = np.where(overlapping.labels == test.labels.numpy(), overlapping.radii + 1, 0)
+    assert right[1].mean() >= right[0].mean()
+    noise = 2 * (right[0].std() + covered.std()) / len(test) ** 0.5
+    assert covered.mean() >= right[0].mean() - noise
 
 
 def altered(samples: Sequence[Sample], universe: Sequence[Sample], count: int) -> Iterator[list[Sample]]:
@@ -472,6 +505,14 @@ def test_ballots_of_another_making_prove_nothing_about_bags(change: dict[str, ob
 def test_impossible_schemes_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_bag_larger_than_the_set_is_refused() -> None:
+    setting = Setting(lambda _: NotImplemented, None, 1, "cpu", images=60, bag_size=61)
+    for name in ("bagging", "bagflip"):
+        with pytest.raises(ValueError, match="a bag of 61 of 60 images; .* give at most 60"):
+            DEFENSES[name](MLP, setting)
+        DEFENSES[name](MLP, replace(setting, bag_size=60))
 
 
 def test_one_image_is_too_few_for_batch_normalization() -> None:

@@ -67,6 +67,15 @@ def test_an_image_alone_with_itself_always_stays() -> None:
     assert len(DeepKnn(1, include_self=False)(features, labels, Key(0))) < 35
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-8])
+def test_an_image_is_its_own_nearest_neighbor_beside_a_copy_with_another_label(apart: float) -> None:
+    """Collisions are what poisons are made for: which of two equal rows a search lists first must not decide."""
+    features, labels = blobs((100, 100), 0.5, Key(0))
+    features, labels = torch.cat([features, features + apart]), torch.cat([labels, 1 - labels])
+    assert DeepKnn(1)(features, labels, Key(0)).tolist() == list(range(400))
+    assert len(DeepKnn(1, include_self=False)(features, labels, Key(0))) < 10
+
+
 def test_ties_of_votes_go_to_the_lower_label() -> None:
     features = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     assert DeepKnn(2)(features, torch.tensor([0, 1, 1, 2]), Key(0)).tolist() == [0, 2]

@@ -24,12 +24,12 @@ def test_costs_are_relative_to_one_plain_model_on_the_same_poisons(tmp_path: Pat
         record("none", 1.0, data="e"),
         record("dpa", 3.5, models=50, data="e"),
         record("rab", 40.0, data="f"),
-        record("bagging", 4.0, finished=5),
+        record("bagging", 5.0, finished=5),
         {"format": "something else"},
     ]
     for number, each in enumerate(kept):
         (tmp_path / f"{number}.json").write_text(json.dumps(each))
-    assert measured_costs(tmp_path) == {"none": 1.0, "dpa": 3.0}
+    assert measured_costs(tmp_path) == {"none": 1.0, "dpa": 3.0, "bagging": 2.0}, "trial by trial, however many there are"
     assert measured_costs(tmp_path / "nowhere") == {}
 
 
@@ -63,7 +63,9 @@ def test_an_installed_package_knows_what_defenses_cost(tmp_path: Path) -> None:
     assert 0.8 < costs["none"].times < 1.25
     assert costs["adversarial-training"].times > 6 * costs["none"].times
     assert " for 20 models (digits" in str(costs["bagging"])
-    told = {row["name"]: row["measured_cost"] for row in verbs.defense_list(tmp_path / "nowhere")}
+    told = {row["name"]: row["measured_cost"] for row in verbs.defense_list()}
+    with pytest.raises(ValueError, match="nowhere' is no folder; name the one where replays were kept"):
+        verbs.defense_list(tmp_path / "nowhere")
     assert told["friends"] == str(costs["friends"])
     assert told["certidote certify --model M --pretrained-trusted"] == "not measured"
     for number, each in enumerate((record("none", 2.0), record("friends", 5.0))):

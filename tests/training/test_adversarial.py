@@ -83,6 +83,18 @@ def test_hardened_images_stay_near_and_are_harder(norm: Norm) -> None:
     assert losses[2] - losses[0] > 5 * abs(losses[1] - losses[0])
 
 
+def test_nearly_every_image_gets_harder_for_a_linear_model() -> None:
+    batch = a_batch(rows=400)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    hard = AdversarialLoss(0.1).hardened(Learner(model, "float32", SHORT), batch)
+    with torch.no_grad():
+        before, after = (
+            nn.functional.cross_entropy(model(images), batch.labels, reduction="none") for images in (batch.images, hard)
+        )
+    assert float((after >= before).double().mean()) >= 0.95
+
+
 def test_images_that_noise_took_outside_go_no_farther() -> None:
     batch = a_batch(sigma=0.5)
     assert float(batch.images.min()) < -0.5

@@ -7,16 +7,13 @@ from certidote.benchmark import records
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.runner import Campaign, check
 from certidote.defenses.catalogue import PURIFYING_STEPS
-
-FACTORS = {
-    "adversarial-training": 8.0, "poison-adversarial-training": 16.0, "friends": 2.0, "dp-sgd": 4.0, "dp-sgd-private": 4.0,
-    "deep-knn": 2.0, "deep-knn-majority": 2.0, "spectral": 2.0, "activation-clustering": 2.0, "finite-aggregation": 4.0, "run-off-fa": 4.0, "dpa-star-run-off": 4.0, "bagging": 4.0,
-    "bagflip": 4.0, "rab": 20.0, "several-draws": 4.0,
-}  # fmt: skip
-"""Victims' training relative to one plain model, where it is not about one."""
+from certidote.results.costs import packaged_costs
 
 CALLS = {"denoise": 1, "several-draws": 4, "purification": PURIFYING_STEPS, "purification-deterministic": PURIFYING_STEPS}
 """Of the denoiser, for each image of a copy of the training set."""
+
+COPIES = {"several-draws": 4.0}
+"""Victims' training relative to one plain model, of those that call a denoiser, where it is not about one."""
 
 THROUGH = 14
 """Crafting through our defense, relative to crafting."""
@@ -103,6 +100,12 @@ def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:
     plain = seconds["other" if other else scenario]
     draws = campaign.scale.draws if cell.shares_draws else None
     copies = 2 * trials if draws is None else min(trials, draws)
-    return (
-        2 * trials * plain * FACTORS.get(cell.defense, 1.0) + copies * CALLS.get(cell.defense, 0) * seconds[f"denoise {scenario}"]
-    )
+    return 2 * trials * plain * times_plain(cell.defense) + copies * CALLS.get(cell.defense, 0) * seconds[f"denoise {scenario}"]
+
+
+def times_plain(defense: str) -> float:
+    """Victims' training relative to one plain model, as measured on the digits; without the calls of a denoiser."""
+    if defense in CALLS:
+        return COPIES.get(defense, 1.0)
+    known = packaged_costs().get(defense)
+    return 1.0 if known is None else max(1.0, known.times)

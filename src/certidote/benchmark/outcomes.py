@@ -54,11 +54,6 @@ def difference(first: Kept, second: Kept) -> float:
     return mcnemar(sum(a and not b for a, b in reached), sum(b and not a for a, b in reached))
 
 
-def seconds_per_trial(kept: Kept) -> float:
-    """Worker seconds for one trial, both arms."""
-    return float(kept.record["seconds_of_workers"]) / len(kept.trials)
-
-
 def removals(kept: Kept) -> Json | None:
     """What the defense's filter removed, over all trials; None if it has none."""
     return kept.record.get("filter")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from certidote.benchmark import claims, figure2, story
 from certidote.benchmark.cells import Cell, Poisoning, StartName
-from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals, seconds_per_trial
+from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals
 from certidote.benchmark.paper import PaperCell, paper_cell
 from certidote.benchmark.records import Kept
 from certidote.benchmark.scales import SCALES
@@ -27,6 +27,7 @@ from certidote.benchmark.tables import (
     unmeasured,
 )
 from certidote.benchmark.wording import p_in_words, rate_in_words, table
+from certidote.results.costs import packaged_costs
 from certidote.results.files import write_text
 
 MISSING = "Not measured yet.\n"
@@ -116,7 +117,7 @@ def defended_table(source: Source, poisonings: Sequence[Poisoning], defenses: Se
             elif (kept := source.read(Cell(poisoning, name, sigma))) is not None:
                 rows.append(_defended_line(source, poisoning, kept, plain, name, sigma, number))
     measured = [row for row in rows if not row[2].startswith("no: ")]
-    header = ["poisons", "defense", "success", "control", "p against none", "clean accuracy", "time", "removed", "paper"]
+    header = ["poisons", "defense", "success", "control", "p against none", "clean accuracy", "cost", "removed", "paper"]
     if not number:
         header, rows = header[:-1], [row[:-1] for row in rows]
     return table(header, rows) if measured else MISSING
@@ -126,11 +127,14 @@ def _defended_line(
     source: Source, poisoning: Poisoning, kept: Kept, plain: Kept | None, name: str, sigma: float | None, number: str
 ) -> list[str]:
     called = name if sigma is None else f"{name}, sigma {sigma:g}"
+    if (models := int(kept.record.get("models", 1))) > 1:
+        called += f", {models} models"
     void = " **void**" if plain is not None and is_void(plain) else ""
     paper = _paper_of(number, poisoning, name, sigma)
     if kept.refused:
         return [f"{_name(poisoning)}{void}", called, f"[refused]({source.link(kept)}): {kept.refused}", *[NOTHING] * 5, paper]
-    ratio = NOTHING if plain is None else f"{seconds_per_trial(kept) / seconds_per_trial(plain):.2g}"
+    known = packaged_costs().get(name) if poisoning.scenario == "scratch" else None
+    cost = NOTHING if known is None else f"{known.times:.2g}"
     gone = removals(kept)
     removed = NOTHING
     if gone is not None:
@@ -138,7 +142,7 @@ def _defended_line(
         removed = f"{gone['removed_poisons'] / poisons:.0%} of poisons, {gone['removed_clean'] / clean:.1%} of clean"
     return [
         f"{_name(poisoning)}{void}", called, _success(source, kept), _counts(kept, "control"),
-        NOTHING if name == "none" else _p(plain, kept), f"{clean_accuracy(kept):.1%}", ratio, removed, paper,
+        NOTHING if name == "none" else _p(plain, kept), f"{clean_accuracy(kept):.1%}", cost, removed, paper,
     ]  # fmt: skip
 
 

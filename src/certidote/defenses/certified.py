@@ -99,20 +99,22 @@ DEFENSES: dict[str, Callable[[Trainer, "Setting"], tuple[Scheme, Trainer]]] = {
 _PLACES = "training images altered in any way, labels included"
 _EXACT = "count, certain"
 _CHANCE = "holds but for a chance of alpha"
+_PARTS = "1 for as many steps; small parts take more, in smaller batches"
+_COPIED = "d copies: d times that of dpa"
 _IN_PLACE = "images altered in place (from Python also samples inserted or removed)"
 FACTS: dict[str, tuple[str, str, str, str, str]] = {
-    "dpa": (_PLACES, _EXACT, "1", "Levine and Feizi 2021", _IN_PLACE),
-    "finite-aggregation": (_PLACES, _EXACT, "d copies", "Wang et al. 2022", _IN_PLACE),
-    "run-off-dpa": (_PLACES, _EXACT, "1", "Rezaei et al. 2023", _IN_PLACE),
-    "run-off-fa": (_PLACES, _EXACT, "d copies", "Rezaei et al. 2023, section 4.2", _IN_PLACE),
-    "dpa-star-run-off": (_PLACES, _EXACT, "d copies", "Rezaei et al. 2023, DPA*", _IN_PLACE),
+    "dpa": (_PLACES, _EXACT, _PARTS, "Levine and Feizi 2021", _IN_PLACE),
+    "finite-aggregation": (_PLACES, _EXACT, _COPIED, "Wang et al. 2022", _IN_PLACE),
+    "run-off-dpa": (_PLACES, _EXACT, _PARTS, "Rezaei et al. 2023", _IN_PLACE),
+    "run-off-fa": (_PLACES, _EXACT, _COPIED, "Rezaei et al. 2023, section 4.2", _IN_PLACE),
+    "dpa-star-run-off": (_PLACES, _EXACT, _COPIED, "Rezaei et al. 2023, DPA*", _IN_PLACE),
     "bagging": (_PLACES, f"count, {_CHANCE}", "n k / m: n models on k of m images", "Jia et al. 2021", "images altered in place"),
     "bagflip": (
-        "few changed features of training images",
+        "one changed feature (a channel of a pixel) in few training images; from Python more features",
         f"count, {_CHANCE}",
         "n k / m: n models on k of m images",
         "Zhang et al. 2022",
-        "images altered in few features",
+        "images altered in one feature",
     ),
     "rab": (
         "changed pixels of training images",
@@ -181,6 +183,11 @@ def _parts(name: str, trainer: Trainer, setting: "Setting", copies: int = 1) -> 
 def _bag_size(name: str, trainer: Trainer, setting: "Setting") -> int:
     _no_noise(name, setting)
     size = setting.bag_size or min(1000, max(50, setting.images // 50))
+    if setting.images and setting.bag_size and size > setting.images:
+        raise ValueError(
+            f"a bag of {size} of {setting.images} images; larger bags than the set hold nearly every image, which proves nothing: give at "
+            f"most {setting.images}"
+        )
     _check_learnable(trainer, size)
     return size
 

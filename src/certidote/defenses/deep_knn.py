@@ -63,13 +63,13 @@ class DeepKnn:
         """No coins are needed; ties of distance are scikit-learn's to break, those of votes go to the lowest label."""
         given, wanted = as_array(features), labels.cpu().numpy()
         count = self.count(wanted)
-        index = NearestNeighbors(n_neighbors=count + (not self._self), algorithm="brute").fit(given)
+        index = NearestNeighbors(n_neighbors=count + (not self._self), algorithm="brute").fit(given)  # itself and others
         keep = []
         for rows in row_blocks(len(wanted)):
             near = index.kneighbors(given[rows.start : rows.stop], return_distance=False)
-            if not self._self:
-                near = _without(near, rows)
-            keep.append(self._agrees(wanted[near], wanted[rows.start : rows.stop]))
+            near, own = _without(near, rows), wanted[rows.start : rows.stop]
+            voters = np.column_stack([own, wanted[near]]) if self._self else wanted[near]
+            keep.append(self._agrees(voters, own))
         return torch.from_numpy(np.concatenate(keep).nonzero()[0]).to(labels.device)
 
     def count(self, labels: Int64[np.ndarray, "n"]) -> int:

@@ -36,7 +36,7 @@ def hooked(
     return twin
 
 
-def taught(trainer: PooledTrainer, passes: int) -> PooledTrainer:
+def taught(trainer: Whole, passes: int) -> Whole:
     """The same trainer for so many times the epochs; a learning rate that drops does so as much later."""
     recipe = trainer.recipe
     drops = tuple(passes * epoch for epoch in recipe.drops)

@@ -18,8 +18,8 @@ def measured_costs(folder: Path) -> dict[str, float]:
 
     Args:
         folder: the .json files in it, at any depth, are records of replays, or are ignored; it need not exist.
-    Returns: for each defense that has a record beside a record of "none" about the same poisons, data, trials and victims' kind, the
-        mean over such pairs.
+    Returns: for each defense that has a record beside a record of "none" about the same poisons, data and victims' kind, the
+        mean over such pairs, trial by trial.
     Raises: ValueError for a file that is no JSON.
     """
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
@@ -30,9 +30,11 @@ def measured_costs(folder: Path) -> dict[str, float]:
             and "-start-" not in _cell(record)
             and record.get("format") == FORMAT
             and record.get("seconds_of_workers")
+            and record.get("finished")
         ):
             models = record["models"] if record["defense_name"] == PLAIN else 1
-            seconds[_played(record)][record["defense_name"]] = record["seconds_of_workers"] / models
+            spent = record["seconds_of_workers"] / record["finished"] / models
+            seconds[_played(record)][record["defense_name"]] = spent
     ratios = defaultdict(list)
     for found in seconds.values():
         if PLAIN in found:
@@ -64,7 +66,7 @@ def _played(record: Json) -> str:
     """What was replayed: two records with the same answer differ in the defense only."""
     recipe = {name: value for name, value in record["recipe"].items() if name != "command"}
     poisons = _cell(record).rpartition("/")[0]
-    return digest_of({"recipe": recipe, "data": record["data"]["digest"], "finished": record["finished"], "poisons": poisons})
+    return digest_of({"recipe": recipe, "data": record["data"]["digest"], "poisons": poisons})
 
 
 def _cell(record: Json) -> str:

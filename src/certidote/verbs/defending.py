@@ -8,21 +8,31 @@ import typer
 
 def defense_list(
     records: Annotated[
-        Path,
-        typer.Option(help="folder with records of replays, or of 'certidote bench', at any depth; measured costs come from them"),
-    ] = Path("results/defenses"),
+        Path | None,
+        typer.Option(
+            help="folder with records of replays, or of 'certidote bench', at any depth; measured costs come from them; default: those "
+            "that come with this release"
+        ),
+    ] = None,
 ) -> list[dict[str, str]]:
     """The defenses of 'certidote replay', and what else denoising can do: threat model, certificate and its unit, cost, source.
 
     The measured cost is relative to one plain model on the same poisons, if RECORDS has it; else what this release was measured to cost
     on the digits (for each model, where there is no fixed number of them), or "not measured".
+
+    Raises: ValueError if RECORDS is no folder.
     """
+    if records is not None and not records.is_dir():
+        raise ValueError(f"--records {str(records)!r} is no folder; name the one where replays were kept, or leave it out")
     from dataclasses import asdict
 
     from certidote.defenses.catalogue import FACTS, VARIANTS
     from certidote.results.costs import measured_costs, packaged_costs
 
-    costs = {name: f"{times:.2g} times one plain model (kept replays)" for name, times in measured_costs(records).items()}
+    costs = {
+        name: f"{times:.2g} times one plain model (kept replays)"
+        for name, times in ({} if records is None else measured_costs(records)).items()
+    }
     known = {name: str(cost) for name, cost in packaged_costs().items()} | costs
     return [
         {
