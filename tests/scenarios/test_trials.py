@@ -10,7 +10,7 @@ import torch
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
 from certidote.defenses import certified
-from certidote.defenses.catalogue import DEFENSES, FACTS, OPTIONS, Setting, check_options
+from certidote.defenses.catalogue import DEFENSES, DENOISING, FACTS, OPTIONS, Setting, check_options
 from certidote.defenses.deep_partition import DeepPartition
 from certidote.defenses.dp_sgd import PrivateTrainer
 from certidote.defenses.filtered import FilteredTrainer
@@ -225,9 +225,16 @@ def test_every_defense_of_the_catalogue(name: str) -> None:
 def test_every_option_is_used_or_refused(name: str) -> None:
     if name in PRIVATE:
         pytest.skip("needs opacus")
-    setting = Setting(lambda _: Identity(), None, 1, "cpu", images=60)
+    asked: list[str] = []
+    setting = Setting(lambda denoiser: asked.append(denoiser) or Identity(), None, 1, "cpu", images=60)
     scheme, trainer = DEFENSES[name](TRAINER, setting)
     plain = scheme.describe(), trainer.describe()
+    assert ("auto" in asked) == (name in DENOISING)
+    if name in DENOISING:
+        check_options(name, setting, "digits")
+    else:
+        with pytest.raises(ValueError, match=f"--denoiser digits, but the defense '{name}' has no use for one; leave it out"):
+            check_options(name, setting, "digits")
     for option in ("models", "parts", "copies", "bag_size"):
         given = replace(setting, **{option: 13}, members=13 if option == "models" else 1)
         if option in OPTIONS.get(name, ("models",)):

@@ -17,7 +17,7 @@ from certidote import verbs
 from certidote.attacks import ATTACKS, goal_of
 from certidote.attacks.pack_files import read_pack
 from certidote.data.digits import load_digits, load_some_digits
-from certidote.defenses.catalogue import DEFENSES, FACTS
+from certidote.defenses.catalogue import DEFENSES, DENOISING, FACTS
 from certidote.engine import provenance
 from certidote.engine.ledger import Ledger
 from certidote.scenarios.crafting import options_of
@@ -397,8 +397,8 @@ def test_another_replay_in_the_same_place_is_refused(replayed: verbs.Replayed, p
 def test_defenses_see_the_poisons_and_pairs_share_their_noise(pack: Path, tmp_path: Path) -> None:
     for defense in ("denoise", "noise"):
         found = verbs.replay(
-            pack, "digits-5-9", out=tmp_path / defense, defense=defense, sigma=0.5, denoiser="digits-linear-mmse", trials=2, workers=0,
-            seed=2, dtype="float32",
+            pack, "digits-5-9", out=tmp_path / defense, defense=defense, sigma=0.5, trials=2, workers=0, seed=2, dtype="float32",
+            denoiser="digits-linear-mmse" if defense == "denoise" else "auto",
         )  # fmt: skip
         assert found.record["defense"]["scheme"] == {"denoise": "sanitize once", "noise": "noise once"}[defense]
         assert found.record["defense"]["denoiser"]["kind"] == {"denoise": "linear-mmse", "noise": "none"}[defense]
@@ -486,7 +486,8 @@ def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: d
     if defense.startswith("dp-sgd"):
         pytest.importorskip("opacus")
     recipe = "mlp" if "from scratch only" in FACTS[defense].threat_model else ""
-    options: dict[str, Any] = {"trials": 1, "workers": 0, "seed": 2, "dtype": "float32", "denoiser": "digits-linear-mmse"}
+    options: dict[str, Any] = {"trials": 1, "workers": 0, "seed": 2, "dtype": "float32"}
+    options |= {"denoiser": "digits-linear-mmse"} if defense in DENOISING else {}
     found = verbs.replay(pack, "digits-5-9", out=tmp_path / "run", defense=defense, recipe=recipe, **options)
     assert found.record["defense_name"] == defense
     assert found.record["failed"] == 0
@@ -515,6 +516,12 @@ def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: d
             "the defense 'dp-sgd' changes how a whole network learns, but these victims are heads",
         ),
         ("PACK digits-5-9 --defense jpeg --sigma 0.1", "the defense 'jpeg' has no use for it; leave it out"),
+        (
+            "PACK digits-5-9 --defense jpeg --denoiser linear-mmse:digits:trusted",
+            "--denoiser linear-mmse:digits:trusted, but the defense 'jpeg' has no use for one; leave it out (it is for denoise, ",
+        ),
+        ("PACK digits-5-9 --defense rab --denoiser nothing", "--denoiser nothing, but the defense 'rab' has no use for one"),
+        ("PACK digits-5-9 --defense noise --denoiser nothing", "--denoiser nothing, but the defense 'noise' has no use for one"),
         ("PACK digits", "the pack was made for classes '5', '6', '7', '8' and 1 more, but the data has"),
         ("PACK digits-5-9:trusted", "the pack was made for 'digits-5-9' with digest"),
         ("PACK digits-5-9 --defense pray", "unknown defense 'pray'; choose one of: "),

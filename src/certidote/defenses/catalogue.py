@@ -388,8 +388,16 @@ OPTIONS: Mapping[str, tuple[str, ...]] = certified.OPTIONS
 """Which of models, parts, copies and bag_size a defense takes; one that is not listed takes models."""
 
 
-def check_options(name: str, setting: Setting) -> None:
-    """Raises: ValueError if the user gave an option that this defense does not have, or one below 1."""
+DENOISING = ("denoise", "several-draws", "purification", "purification-deterministic")
+"""Which defenses ask for a denoiser."""
+
+
+def check_options(name: str, setting: Setting, denoiser: str = "auto") -> None:
+    """Raises: ValueError if the user gave an option that this defense does not have, a denoiser included, or one below 1."""
+    if denoiser != "auto" and name not in DENOISING:
+        raise ValueError(
+            f"--denoiser {denoiser}, but the defense {name!r} has no use for one; leave it out (it is for {', '.join(DENOISING)})"
+        )
     taken = OPTIONS.get(name, ("models",))
     for option in ("models", "parts", "copies", "bag_size"):
         value, flag = getattr(setting, option), "--" + option.replace("_", "-")

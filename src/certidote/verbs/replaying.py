@@ -158,7 +158,7 @@ def replay(
     setting = Setting(
         named, sigma, models or 1, device, share, len(train_set), models, parts, copies, bag_size, train_set.image_shape
     )
-    check_options(defense, setting)
+    check_options(defense, setting, denoiser)
     if start_from:
         trainer = _started(trainer, start_from, train_set, seed or 0, device, size, skip_corrupt)
     scheme, trainer = make_defense(trainer, setting)
