@@ -380,7 +380,7 @@ def main() -> None:
 
 def _expected(error: Exception) -> bool:
     """RuntimeErrors are bugs of ours, except a lost worker and a job that failed, whose traceback is in the ledger."""
-    return not isinstance(error, RuntimeError) or type(error).__name__ in ("WorkerLost", "JobFailed")
+    return not isinstance(error, RuntimeError) or type(error).__name__ in ("WorkerLost", "JobFailed", "Refused")
 
 
 def _of_usage(error: Any) -> str:

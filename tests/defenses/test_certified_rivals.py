@@ -519,12 +519,12 @@ def test_one_image_is_too_few_for_batch_normalization() -> None:
     """Before anything trains, where the catalogue knows; and in training, where only that knows."""
     views = [DeepPartition(60).view(Untrusted(TRAIN), 0, Key(0))]
     refused = trainer_for(Recipe(architecture="resnet-18", epochs=1, learning_rate=0.1))
-    with pytest.raises(ValueError, match="1 image to learn from, but resnet-18.*use resnet-18-gn, or fewer parts"):
+    with pytest.raises(ValueError, match="1 image to learn from, but resnet-18.*use resnet-18-gn, or fewer parts or larger bags$"):
         refused.fit(views, [Key(0)], Key(0))
     setting = Setting(lambda name: pytest.fail(name), None, 1, "cpu", images=60, parts=60)
-    with pytest.raises(ValueError, match="use resnet-18-gn"):
+    with pytest.raises(ValueError, match=r"use resnet-18-gn, or fewer parts \(--parts\)$"):
         DEFENSES["dpa"](refused, setting)
-    with pytest.raises(ValueError, match="use resnet-18-gn"):
+    with pytest.raises(ValueError, match=r"use resnet-18-gn, or larger bags \(--bag-size\)$"):
         DEFENSES["bagging"](refused, replace(setting, parts=None, bag_size=1))
     with pytest.raises(ValueError, match="61 parts of 60 images"):
         DEFENSES["dpa"](MLP, replace(setting, parts=61))

@@ -138,15 +138,15 @@ def test_filters_that_delete_a_class_are_refused_with_the_count() -> None:
     check_classes_left(labels, torch.tensor([0, 3, 5]), "f")
     with pytest.raises(
         ValueError,
-        match=r"^the filter 'f' would remove all 3 images of class 2 \(4 of 6 images in all\), and nothing could be learned",
+        match=r"^the filter 'f' would remove all 3 images of class number 2 \(4 of 6 images in all\), and nothing could be learned",
     ):
         check_classes_left(labels, torch.tensor([1, 5]), "f")
-    with pytest.raises(ValueError, match=r"all 2 images of class 0 and all of 2 other classes \(6 of 6 images in all\)"):
+    with pytest.raises(ValueError, match=r"all 2 images of class number 0 and all of 2 other classes \(6 of 6 images in all\)"):
         check_classes_left(labels, torch.tensor([], dtype=torch.int64), "f")
     view = digit_views(1, rows=60)[0]
     threes = (view.labels == 3).nonzero().flatten().tolist()
     with pytest.raises(
-        ValueError, match=rf"^the filter 'all but' would remove all {len(threes)} images of class 3 \({len(threes)} of 60"
+        ValueError, match=rf"^the filter 'all but' would remove all {len(threes)} images of class number 3 \({len(threes)} of 60"
     ):
         FilteredTrainer(trainer_for(MLP), KeepAllBut(threes)).fit([view], keys(1), COMMON)
 

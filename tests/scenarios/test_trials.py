@@ -226,7 +226,12 @@ def test_every_option_is_used_or_refused(name: str) -> None:
     if name in PRIVATE:
         pytest.skip("needs opacus")
     asked: list[str] = []
-    setting = Setting(lambda denoiser: asked.append(denoiser) or Identity(), None, 1, "cpu", images=60)
+
+    def named(denoiser: str) -> Identity:
+        asked.append(denoiser)
+        return Identity()
+
+    setting = Setting(named, None, 1, "cpu", images=60)
     scheme, trainer = DEFENSES[name](TRAINER, setting)
     plain = scheme.describe(), trainer.describe()
     assert ("auto" in asked) == (name in DENOISING)

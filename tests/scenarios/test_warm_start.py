@@ -1,5 +1,6 @@
 """Victims that begin on the poisoned set as it is, or on weights from elsewhere."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from certidote.defenses.epic import Epic, epic_trainer
 from certidote.defenses.one_shot import OneShot
 from certidote.defenses.plain import PlainTraining
 from certidote.defenses.preprocessing import preprocessed
+from certidote.defenses.several_draws import SeveralDraws
 from certidote.diffusion.closed_form import Identity
 from certidote.diffusion.denoiser import load as denoiser_loaded
 from certidote.scenarios.warm_start import FirstHalf, RawThenSanitized, raw_first, started_from
@@ -106,6 +108,11 @@ def test_what_goes_with_no_start_on_raw_images() -> None:
         raw_first(DENOISED, epic_trainer(mlp, Epic(0.2)), 1)
     with pytest.raises(ValueError, match="only change training images"):
         raw_first(preprocessed("jpeg", 1, "cpu"), mlp, 1)
+    several = SeveralDraws(OneShot(Identity(), 0.1))
+    for scheme, named in ((several, "not with several draws, "), (preprocessed("jpeg", 1, "cpu"), "preprocessing (of test images too)")):
+        with pytest.raises(ValueError, match=re.escape(named)):
+            raw_first(scheme, mlp, 1)
+        assert named in " ".join((Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8").split())
     setting = Setting(lambda name: Identity(), None, 2, "cpu", 0.01, len(DATA), image_shape=DATA.image_shape)
     goes = {"none", "denoise", "noise", "purification", "purification-deterministic"}  # views of all images, plain trainers
     goes |= {

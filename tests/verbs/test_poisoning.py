@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from certidote.scenarios.knowledge import EXTRACTOR
 from certidote.training.head_recipe import HEAD_RECIPES
 from certidote.types import Ballots, Target, Trigger
 from certidote.verbs.poisoning import epsilon_named
+from certidote.verbs.replaying import DEFENSE_HELP
 from commands import run
 
 OPTIONS = ("--num-poisons", "10", "--epsilon", "0.4347", "--option", "steps=60", "--option", "step_size=0.03", "--seed", "1")
@@ -535,7 +537,8 @@ def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: d
         ("PACK digits-5-9 --defense dpa --parts 0", "--parts 0; give at least 1"),
         ("PACK digits-5-9 --defense dpa --parts 1", "parts=1; a vote over parts needs at least 2"),
         ("PACK digits-5-9 --defense run-off-fa --parts 200", "every part needs at least 1 image to learn from"),
-        ("PACK digits-5-9 --defense rab --models 5", "n=5 models can never certify anything"),
+        ("PACK digits-5-9 --defense rab --models 5", "--models 5, but the defense 'rab' is a vote that can be certified, of 11 models"),
+        ("PACK digits-5-9 --defense rab --models 10", "give as many, or choose the defense 'noise'"),
         ("PACK digits-5-9 --defense bagging --sigma 0.1", "the defense 'bagging' adds no noise; leave it out"),
         ("PACK digits-5-9 --address local", "--address and --gpus-per-task are for a Ray cluster; add --engine ray"),
         ("PACK digits-5-9 --engine ray", "--workers 0 is for --engine local"),
@@ -545,6 +548,11 @@ def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: d
             "PACK digits-5-9 --draws 2",
             "draws=2, but only defenses that add noise once to the images as they came have draws to share",
         ),
+        (
+            "PACK digits-5-9 --defense several-draws --draws 2",
+            "draws=2, but several-draws always trains each model on 4 copies of its own (--draws says how many noise draws trials take",
+        ),
+        ("PACK digits-5-9 --defense several-draws --raw-epochs 2", "and not with several draws, parts, bags, filters"),
         ("PACK digits-5-9 --defense denoise --draws 0", "draws=0; give at least 1 that trials share"),
         ("PACK digits-5-9 --trials 9", "--trials 9; the pack has 8"),
         ("PACK digits-5-9 --recipe nothing", "unknown recipe 'nothing'"),
@@ -566,6 +574,12 @@ def test_replay_refuses_in_one_line(
     assert len(said.err.splitlines()) == 1
     assert message in said.err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_names_the_defenses_of_the_catalogue() -> None:
+    listed = re.sub(r"\([^)]*\)|\bor one with", "", DEFENSE_HELP)
+    names = [name.strip() for group in listed.split(";") for name in group.split(":")[-1].split(",")]
+    assert sorted(names) == sorted(DEFENSES)
 
 
 # ------------------------------------------------------------------------------------------------------- import and export

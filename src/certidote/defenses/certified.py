@@ -7,6 +7,7 @@ the papers on CIFAR-10); bags of a fiftieth of the images, 50 to 1,000.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from certidote.certification.bounds import minimum_models
 from certidote.certification.finite_aggregation import published_shifts
 from certidote.defenses.bagflip import BagFlip
 from certidote.defenses.bagging import Bagging
@@ -31,6 +32,8 @@ COPIES = 4
 MODELS = 20
 """Models of independent draws: enough for a unanimous vote to be certified at alpha = 0.001."""
 DEFAULT_SIGMA = 0.25
+ALPHA = 1e-3
+"""Failure probability of a vote by noised copies, for each test image."""
 
 
 def deep_partition(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
@@ -82,7 +85,13 @@ def bagflip(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
 def rab(trainer: Trainer, setting: "Setting") -> tuple[Scheme, Trainer]:
     """Models that each train on one noised copy, as many as a certificate needs; hard votes and Clopper-Pearson bounds."""
     sigma = DEFAULT_SIGMA if setting.sigma is None else setting.sigma
-    return DenoisedSmoothing(setting.denoiser("none"), sigma, 0, setting.models or MODELS, device=setting.device), trainer
+    models, needed = setting.models or MODELS, minimum_models("clopper-pearson", ALPHA, 2, separate=False)
+    if models < needed:
+        raise ValueError(
+            f"--models {models}, but the defense 'rab' is a vote that can be certified, of {needed} models or more (alpha {ALPHA:g}); give as "
+            "many, or choose the defense 'noise', whose models train alike and claim nothing"
+        )
+    return DenoisedSmoothing(setting.denoiser("none"), sigma, 0, models, ALPHA, device=setting.device), trainer
 
 
 DEFENSES: dict[str, Callable[[Trainer, "Setting"], tuple[Scheme, Trainer]]] = {
@@ -176,7 +185,7 @@ def _parts(name: str, trainer: Trainer, setting: "Setting", copies: int = 1) -> 
     buckets = parts * copies
     if setting.images and buckets > setting.images:
         raise ValueError(f"{buckets} parts of {setting.images} images; every part needs at least 1 image to learn from")
-    _check_learnable(trainer, copies * (setting.images // buckets) if setting.images else 2)
+    _check_learnable(trainer, copies * (setting.images // buckets) if setting.images else 2, "fewer parts (--parts)")
     return parts
 
 
@@ -188,7 +197,7 @@ def _bag_size(name: str, trainer: Trainer, setting: "Setting") -> int:
             f"a bag of {size} of {setting.images} images; larger bags than the set hold nearly every image, which proves nothing: give at "
             f"most {setting.images}"
         )
-    _check_learnable(trainer, size)
+    _check_learnable(trainer, size, "larger bags (--bag-size)")
     return size
 
 
@@ -197,7 +206,7 @@ def _no_noise(name: str, setting: "Setting") -> None:
         raise ValueError(f"sigma={setting.sigma:g} was given, but the defense {name!r} adds no noise; leave it out")
 
 
-def _check_learnable(trainer: Trainer, least: int) -> None:
+def _check_learnable(trainer: Trainer, least: int, more: str) -> None:
     """Before anything trains: a model with batch normalization does not learn from one image."""
     if least == 1 and isinstance(trainer, PooledTrainer) and batch_statistics(trainer.recipe.architecture):
-        raise ValueError(single_image_refusal(trainer.recipe.architecture))
+        raise ValueError(single_image_refusal(trainer.recipe.architecture, more))

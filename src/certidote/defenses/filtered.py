@@ -9,6 +9,7 @@ post-processing. On views of untrusted pixels as they are, nothing is proved wit
 Source: the protocol of Geiping et al. (2021), Witches' Brew, and of the filters' own authors. Never the attacker's clean model.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -110,10 +111,19 @@ def check_classes_left(labels: Int64[Tensor, "n"], kept: Int64[Tensor, "kept"], 
     if gone:
         removed = int(len(labels) - len(kept))
         raise ValueError(
-            f"the filter {name!r} would remove all {int(before[gone[0]])} images of class {gone[0]}"
+            f"the filter {name!r} would remove all {int(before[gone[0]])} images of class number {gone[0]}"
             f"{f' and all of {len(gone) - 1} other classes' if len(gone) > 1 else ''} ({removed} of {len(labels)} images in all), and "
             "nothing could be learned about it; filter less strictly, or give more images"
         )
+
+
+def class_refused(traceback: str, names: Sequence[str]) -> str:
+    """What a filter would have removed, from the traceback of `check_classes_left`, with the class by name; "" for another failure."""
+    found = _REFUSAL.match(traceback.strip().splitlines()[-1]) if traceback.strip() else None
+    return "" if found is None else f"all {found[1]} images of class {names[int(found[2])]!r}{found[3]}"
+
+
+_REFUSAL = re.compile(r"ValueError: the filter '.*' would remove all (\d+) images of class number (\d+)(.* images in all\)), and nothing")
 
 
 def as_array(features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n d"]:

@@ -63,6 +63,18 @@ class JobFailed(RuntimeError):
         )
 
 
+class Refused(JobFailed):
+    """A job that raised because of what the command asks for: the same command would fail again, and the message says what to change.
+
+    Args:
+        failure: of the job.
+    """
+
+    def __init__(self, failure: JobFailed, message: str) -> None:
+        super().__init__(failure.job, failure.traceback)
+        self.args = (message,)
+
+
 def check_timeout(timeout: float | None) -> None:
     """Raises ValueError unless timeout is a positive number of seconds, or None."""
     if timeout is not None and not timeout > 0:

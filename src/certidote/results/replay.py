@@ -28,6 +28,7 @@ def replay_record(pack: PoisonPack, asked: Questions, found: Outcomes, about: Js
     results = {arm: _arm([row[arm] for row in rows]) for arm in ARMS}
     objectives = [poison.objective for poison in pack.poisons[: len(found)] if poison.objective is not None]
     head: Json = {"format": FORMAT, "version": VERSION, "goal": goal, "finished": len(found), "trials_of_pack": len(pack)}
+    head["classes"] = len(pack.data.classes)
     if len(objectives) == len(found):
         head["objective"] = {"median": float(np.median(objectives)), "largest": max(objectives)}
     return head | about | {"results": results, "trials": rows}
@@ -128,9 +129,31 @@ def replay_lines(record: Json) -> list[str]:
         words.append(f"privacy of one training: {privacy['statement']}")
     if "certified_poisons" in record:
         words.append(f"certified number of poisons: {certified_line(record['certified_poisons'])}")
+    for arm, called in (("poisoned", "poisoned"), ("control", "clean")):
+        accuracy = record["results"][arm]["clean_accuracy"]
+        if "classes" in record and near_chance(accuracy, record["test"]["images"], record["classes"]):
+            words.append(
+                f"Clean accuracy on {called} data ({accuracy:.1%}) is near chance ({1 / record['classes']:.1%}): these models learned next to "
+                "nothing, so that few goals reached say nothing about the defense."
+            )
     if record["results"]["control"]["successes"]:
         words.append("The control reaches a goal without any poison: that target was lost before the attack.")
     return words
+
+
+SKILL = 0.1
+"""How far from guessing (0) to perfect (1) a classifier has to be to have learned anything worth attacking."""
+
+
+def near_chance(accuracy: float, images: int, classes: int) -> bool:
+    """Whether a clean accuracy is hardly better than that of guessing, 1 / classes, or worse.
+
+    It is if its 95 % Wilson interval over so many test images begins at or below that, or if it is at most a tenth of the way from there
+    to 1: 19 % of ten classes, 55 % of two. (Twice chance would be the same for ten classes, but everything for two.)
+    """
+    chance = 1 / classes
+    low, _ = wilson(round(accuracy * images), images)
+    return low <= chance or accuracy <= chance + SKILL * (1 - chance)
 
 
 def replay_table(record: Json) -> tuple[list[str], list[list[object]]]:

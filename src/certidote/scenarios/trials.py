@@ -19,6 +19,7 @@ from torch import Tensor
 from certidote.attacks.pack import PoisonPack
 from certidote.attacks.selection import source_rows
 from certidote.defenses.one_shot import OneShot
+from certidote.defenses.several_draws import SeveralDraws
 from certidote.scenarios.shared_draws import SharedDraws, shared_draw
 from certidote.streams import Key
 from certidote.types import (
@@ -77,6 +78,11 @@ class Trials:
             return
         if self.draws < 1:
             raise ValueError(f"draws={self.draws}; give at least 1 that trials share, or none if each trial is to have its own")
+        if isinstance(self.defense, SeveralDraws):
+            raise ValueError(
+                f"draws={self.draws}, but several-draws always trains each model on {self.defense.draws} copies of its own (--draws says how "
+                "many noise draws trials take in turns, with denoise, noise and purification); leave it out"
+            )
         if not isinstance(self.defense, OneShot):
             raise ValueError(
                 f"draws={self.draws}, but only defenses that add noise once to the images as they came have draws to share; leave it out"

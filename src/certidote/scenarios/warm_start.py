@@ -97,14 +97,16 @@ def raw_first(scheme: Scheme, trainer: Trainer, epochs: int) -> tuple[Scheme, Tr
 
     Heads take twice as many steps in an epoch, each on about half a batch: rows of the other half sit out in every batch.
 
-    Raises: ValueError if these are not fewer than all epochs, or the defense does anything but change all training images before training:
-        has parts or bags of them, leaves some out, looks at them again as models learn, learns privately, or changes test images.
+    Raises: ValueError if these are not fewer than all epochs, or the defense does anything but change every training image once before training:
+        makes several copies, has parts or bags of them, leaves some out, looks at them again as models learn, learns privately, or changes
+        test images.
     """
     learns = isinstance(trainer, HeadTrainer | PooledTrainer | StackedTrainer) and getattr(trainer, "dropping", None) is None
     if not learns or not isinstance(scheme, PlainTraining | OneShot):
         raise ValueError(
-            f"{epochs} epochs on raw images first (--raw-epochs) go with defenses that only change training images, or how a network learns "
-            "from them, and not with parts, bags, filters, changed test images or private training; leave it out, or choose another defense"
+            f"{epochs} epochs on raw images first (--raw-epochs) go with defenses that only change training images, each of them once, or how a "
+            "network learns from them, and not with several draws, parts, bags, filters, preprocessing (of test images too) or private "
+            "training; leave it out, or choose another defense"
         )
     twin = copy.copy(trainer if isinstance(trainer, HeadTrainer) else one_by_one(trainer, "raw images first"))
     if not 1 <= epochs < twin.recipe.epochs:

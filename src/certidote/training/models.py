@@ -94,12 +94,16 @@ def batch_statistics(architecture: str) -> bool:
     return f"{architecture}-gn" in ARCHITECTURES
 
 
-def single_image_refusal(architecture: str) -> str:
-    """Why a model with batch normalization cannot learn from one image, and what can."""
+def single_image_refusal(architecture: str, more: str = "fewer parts or larger bags") -> str:
+    """Why a model with batch normalization cannot learn from one image, and what can.
+
+    Args:
+        more: what gives a member more images.
+    """
     instead = f"use {architecture}-gn" if batch_statistics(architecture) else "use one with GroupNorm"
     return (
         f"a member has 1 image to learn from, but {architecture} normalizes by statistics of a batch, which one image does not have; "
-        f"{instead}, or fewer parts"
+        f"{instead}, or {more}"
     )
 
 

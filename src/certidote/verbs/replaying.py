@@ -1,5 +1,7 @@
 """`replay`: victims of each trial of a poison pack, with and without the poisons, under a defense."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,9 +169,27 @@ def replay(
     played = Trials(chosen, scheme, draws)
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
     facts = {"dtype": number_format, "pack": given.recipe}
-    with back_end as used:
+    with back_end as used, _classes_left(defense, given, train_set):
         record = _run(out, played, PairedTrainer(trainer, scheme.members), train_set, asked, used, seed, facts, progress)
     return _recorded(out, record, (data, train_set), (test_name, test_set), pack, defense)
+
+
+@contextmanager
+def _classes_left(defense: str, pack: "PoisonPack", train_set: "ImageDataset") -> Iterator[None]:
+    """Raises: Refused, in the words of the command, if the defense's filter would remove a whole class."""
+    from certidote.defenses.filtered import class_refused
+    from certidote.engine.workers import JobFailed, Refused
+
+    try:
+        yield
+    except JobFailed as error:
+        if gone := class_refused(error.traceback, train_set.class_names):
+            raise Refused(
+                error,
+                f"--defense {defense} would remove {gone}, and nothing could be learned about what is gone; give another --defense, or a "
+                f"pack with fewer poisons (this one has {pack.budget.num_poisons} among {len(train_set)} images), and another --out",
+            ) from error
+        raise
 
 
 def _run(
