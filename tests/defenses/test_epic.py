@@ -184,7 +184,9 @@ def test_a_class_that_would_be_gone_is_refused() -> None:
     data = tiny(10, 3, (1, 8, 8), Key(0)).subset([0, 1, 3, 4, 6, 7, 2])  # of class 2 one image
     view = View(data.pixels(), data.labels, 3, Lineage())
     trainer = PooledTrainer(MLP, dropping=Epic(0.2, start=1, every=1))
-    with pytest.raises(ValueError, match=r"^the filter 'EPIC' would remove all 1 images of class number 2 \(1 of 7 images in all\)"):
+    with pytest.raises(
+        ValueError, match=r"^the filter 'EPIC' would remove all 1 images of class number 2 \(1 of 7 images in all\)"
+    ):
         trainer.fit([view], keys(1), COMMON)
 
 

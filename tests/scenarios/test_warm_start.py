@@ -109,7 +109,10 @@ def test_what_goes_with_no_start_on_raw_images() -> None:
     with pytest.raises(ValueError, match="only change training images"):
         raw_first(preprocessed("jpeg", 1, "cpu"), mlp, 1)
     several = SeveralDraws(OneShot(Identity(), 0.1))
-    for scheme, named in ((several, "not with several draws, "), (preprocessed("jpeg", 1, "cpu"), "preprocessing (of test images too)")):
+    for scheme, named in (
+        (several, "not with several draws, "),
+        (preprocessed("jpeg", 1, "cpu"), "preprocessing (of test images too)"),
+    ):
         with pytest.raises(ValueError, match=re.escape(named)):
             raw_first(scheme, mlp, 1)
         assert named in " ".join((Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8").split())

@@ -16,17 +16,28 @@ import torch
 import certidote
 from certidote import verbs
 from certidote.attacks import ATTACKS, goal_of
+from certidote.attacks.pack import PoisonPack
 from certidote.attacks.pack_files import read_pack
 from certidote.data.digits import load_digits, load_some_digits
 from certidote.defenses.catalogue import DEFENSES, DENOISING, FACTS
+from certidote.defenses.filtered import FilteredTrainer
+from certidote.defenses.plain import PlainTraining
+from certidote.defenses.spectral import SpectralSignatures
 from certidote.engine import provenance
 from certidote.engine.ledger import Ledger
+from certidote.results.replay import near_chance, replay_lines
+from certidote.scenarios import removed
 from certidote.scenarios.crafting import options_of
 from certidote.scenarios.knowledge import EXTRACTOR
+from certidote.scenarios.trials import PairedTrainer, Trials
+from certidote.streams import Key
 from certidote.training.head_recipe import HEAD_RECIPES
-from certidote.types import Ballots, Target, Trigger
+from certidote.training.pooled import trainer_for
+from certidote.training.recipe import RECIPES
+from certidote.types import Ballots, Target, Trigger, Untrusted
+from certidote.verbs import choices
 from certidote.verbs.poisoning import epsilon_named
-from certidote.verbs.replaying import DEFENSE_HELP
+from certidote.verbs.replaying import DEFENSE_HELP, _removed
 from commands import run
 
 OPTIONS = ("--num-poisons", "10", "--epsilon", "0.4347", "--option", "steps=60", "--option", "step_size=0.03", "--seed", "1")
@@ -433,6 +444,88 @@ def test_filters_say_what_they_removed(pack: Path, tmp_path: Path, defense: str)
     assert json.loads((found.out / "replay.json").read_bytes())["filter"] == json.loads(before)["filter"]
 
 
+def test_a_finished_trial_is_not_filtered_again(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption costs the trial at work; a finished run asks nothing. Without the victims' device the CPU is asked."""
+    options = {"out": tmp_path / "run", "defense": "spectral", "trials": 2, "seed": 2, "dtype": "float32", "workers": 0}
+    ask, asked = removed.removed_of_trial, []
+
+    def dying(about: removed.Asked, trial: int) -> object:
+        asked.append((trial, about.trials.device))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return ask(about, trial)
+
+    monkeypatch.setattr(removed, "removed_of_trial", dying)
+    monkeypatch.setattr(choices, "computes_here", lambda device: False)
+    with pytest.raises(KeyboardInterrupt):
+        verbs.replay(pack, "digits-5-9", **options)
+    first = verbs.replay(pack, "digits-5-9", **options)
+    assert asked == [(0, "cpu"), (1, "cpu"), (1, "cpu")]
+    assert verbs.replay(pack, "digits-5-9", **options).record["filter"] == first.record["filter"]
+    assert len(asked) == 3
+    assert len(first.record["filter"]["trials"]) == 2
+
+
+def test_a_filter_is_asked_where_there_is_a_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As for the driver of a cluster of GPUs, which has none itself."""
+    seen = []
+
+    def ask(about: removed.Asked, trial: int) -> tuple[int, None]:
+        seen.append(about.trials.device)
+        return trial, None
+
+    monkeypatch.setattr(removed, "removed_of_trial", ask)
+    monkeypatch.setattr(choices, "computes_here", lambda device: device == "cpu")
+    data = load_some_digits(range(5, 10), "train")
+    victims = FilteredTrainer(trainer_for(RECIPES["mlp"]), SpectralSignatures(0.1))
+    held = PoisonPack.__new__(PoisonPack)
+    object.__setattr__(held, "poisons", (object(), object()))
+    played = Trials(held, PlainTraining(1, "cuda"))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        found = _removed(played, PairedTrainer(victims, 1), Untrusted(data), ledger, Key(0), None, None)
+    assert seen == ["cpu", "cpu"]
+    assert found["filter"]["trials"] == [None, None]
+
+
+def test_a_filter_that_would_delete_a_class_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Spectral signatures remove one and a half times as many images of each class as there are poisons."""
+    command = (
+        "bullseye-polytope",
+        "digits-5-9",
+        "--targets",
+        "1",
+        "--num-poisons",
+        "40",
+        "--epsilon",
+        "0.4",
+        "--option",
+        "steps=2",
+    )
+    quiet = ("--seed", "1", "--progress", "quiet")
+    assert run(monkeypatch, "poison", *command, *quiet, "--no-gallery", "--out", str(tmp_path / "pack")) == 0
+    capsys.readouterr()
+    where = (str(tmp_path / "pack"), "digits-5-9", "--out", str(tmp_path / "run"), "--workers", "0")
+    assert run(monkeypatch, "replay", *where, *quiet, "--defense", "spectral") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"error: --defense spectral would remove all \d+ images of class '\d' .*\(\d+ of \d+ images in all\)", said)
+    assert "give another --defense, or a pack with fewer poisons (this one has 40 among " in said
+    assert "again" not in said
+
+
+def test_accuracy_near_chance_is_said(replayed: verbs.Replayed) -> None:
+    assert not any("near chance" in line for line in replayed.lines)
+    record = json.loads(json.dumps(replayed.record))
+    record["results"]["poisoned"]["clean_accuracy"] = 0.09
+    (said,) = (line for line in replay_lines(record) if "near chance" in line)
+    assert said.startswith("Clean accuracy on poisoned data (9.0%) is near chance (20.0%): these models learned next to nothing")
+    assert near_chance(0.19, 10_000, 10)
+    assert not near_chance(0.2, 10_000, 10)
+    assert not near_chance(0.6, 10_000, 2)
+    assert near_chance(0.6, 50, 2)  # its interval begins below a half
+
+
 CERTIFIED = {
     "dpa": ({}, 5),
     "finite-aggregation": ({"parts": 3, "copies": 2}, 6),
@@ -537,7 +630,10 @@ def test_every_other_defense_is_replayed(defense: str, pack: Path, undefended: d
         ("PACK digits-5-9 --defense dpa --parts 0", "--parts 0; give at least 1"),
         ("PACK digits-5-9 --defense dpa --parts 1", "parts=1; a vote over parts needs at least 2"),
         ("PACK digits-5-9 --defense run-off-fa --parts 200", "every part needs at least 1 image to learn from"),
-        ("PACK digits-5-9 --defense rab --models 5", "--models 5, but the defense 'rab' is a vote that can be certified, of 11 models"),
+        (
+            "PACK digits-5-9 --defense rab --models 5",
+            "--models 5, but the defense 'rab' is a vote that can be certified, of 11 models",
+        ),
         ("PACK digits-5-9 --defense rab --models 10", "give as many, or choose the defense 'noise'"),
         ("PACK digits-5-9 --defense bagging --sigma 0.1", "the defense 'bagging' adds no noise; leave it out"),
         ("PACK digits-5-9 --address local", "--address and --gpus-per-task are for a Ray cluster; add --engine ray"),

@@ -123,7 +123,9 @@ def class_refused(traceback: str, names: Sequence[str]) -> str:
     return "" if found is None else f"all {found[1]} images of class {names[int(found[2])]!r}{found[3]}"
 
 
-_REFUSAL = re.compile(r"ValueError: the filter '.*' would remove all (\d+) images of class number (\d+)(.* images in all\)), and nothing")
+_REFUSAL = re.compile(
+    r"ValueError: the filter '.*' would remove all (\d+) images of class number (\d+)(.* images in all\)), and nothing"
+)
 
 
 def as_array(features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n d"]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -237,31 +237,47 @@ def _run(
             "command": command_line(),
             "versions": versions(),
             **({} if proved is None else {"certified_poisons": proved}),
-            **_removed(played, trainer, untrusted, ledger.key(seed), pool, progress),
+            **_removed(played, trainer, untrusted, ledger, ledger.key(seed), pool, progress),
         }
     return replay_record(played.pack, asked, outcomes(played, asked, ballots), about)
 
 
-def _removed(played: Any, trainer: Any, data: Any, key: Any, pool: Any, progress: Any) -> dict[str, Any]:
-    """What the defense's filter removed of each trial's poisoned set, if it has one."""
-    from certidote.defenses.removals import filters
+def _removed(played: Any, trainer: Any, data: Any, ledger: Any, key: Any, pool: Any, progress: Any) -> dict[str, Any]:
+    """What the defense's filter removed of each trial's poisoned set, if it has one; kept in the ledger trial by trial.
+
+    On a machine without the victims' device (the driver of a cluster, say) the filter is asked on the CPU.
+    """
+    from dataclasses import replace
+
+    from certidote.defenses.removals import Removal, filters
     from certidote.engine.local import Pool
     from certidote.results.replay import removals_record
     from certidote.scenarios.removed import Asked, removed_of_trial
     from certidote.scenarios.warm_start import RawThenSanitized
     from certidote.types import Silent
+    from certidote.verbs.choices import computes_here
 
     if not filters(trainer.trainer) or isinstance(played.defense, RawThenSanitized):  # which drops each half for the other
         return {}
-    back_end = pool if isinstance(pool, Pool) else Pool(0, device=played.device)
+    if not computes_here(played.device):
+        played = replace(played, defense=replace(played.defense, device="cpu"))
     progress, number = progress or Silent(), len(played.pack)
-    found: dict[int, Any] = {}
-    progress.start("what the filter removed", number, unit="trials")
-    for some in back_end.each(removed_of_trial, Asked(played, trainer, data, key), range(number)):
-        found |= dict(some)
-        progress.advance(len(some))
-    progress.finish()
-    return {"filter": removals_record([found[trial] for trial in range(number)])}
+    kept: dict[str, Any] = ledger.get(REMOVED) or {}
+    missing = [trial for trial in range(number) if str(trial) not in kept]
+    back_end = pool if isinstance(pool, Pool) else Pool(0, device=played.device)
+    if missing:
+        progress.start("what the filter removed", number, number - len(missing), unit="trials")
+        for some in back_end.each(removed_of_trial, Asked(played, trainer, data, key), missing):
+            kept |= {str(trial): None if found is None else asdict(found) for trial, found in some}
+            ledger.replace(REMOVED, kept)
+            progress.advance(len(some))
+        progress.finish()
+    counts = (kept[str(trial)] for trial in range(number))
+    return {"filter": removals_record([None if found is None else Removal(**found) for found in counts])}
+
+
+REMOVED = "removed"
+"""The fact of a replay's ledger that holds what its filter removed, by trial, so that no finished trial is asked again."""
 
 
 def _recorded(out: Path, record: dict[str, Any], data: Any, test: Any, pack: Path, defense: str) -> Replayed:
