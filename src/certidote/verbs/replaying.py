@@ -265,6 +265,7 @@ def _removed(played: Any, trainer: Any, data: Any, ledger: Any, key: Any, pool: 
     kept: dict[str, Any] = ledger.get(REMOVED) or {}
     missing = [trial for trial in range(number) if str(trial) not in kept]
     back_end = pool if isinstance(pool, Pool) else Pool(0, device=played.device)
+    some: list[tuple[int, Removal | None]]
     if missing:
         progress.start("what the filter removed", number, number - len(missing), unit="trials")
         for some in back_end.each(removed_of_trial, Asked(played, trainer, data, key), missing):
