@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,13 @@ from certidote.benchmark.records import read
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import TABLES, cells_of
+from certidote.data.digits import load_digits
+from certidote.defenses.catalogue import DEFENSES, Setting
+from certidote.diffusion.closed_form import Identity
+from certidote.diffusion.denoiser import load as denoiser_loaded
 from certidote.engine.local import Pool
+from certidote.training.pooled import trainer_for
+from certidote.training.recipe import RECIPES
 from certidote.types import Silent
 from commands import run
 
@@ -275,6 +282,29 @@ def test_records_of_the_repository_are_small_and_whole() -> None:
         known = {each.id: each for table in TABLES.values() for each in table(SCALES[scale])}
         assert records.identity_of(SCALES[scale], known[cell], seed) == kept.record["bench"]["identity"], "settings have changed"
     assert sum(path.stat().st_size for path in (ROOT / "results" / "bench").rglob("*") if path.is_file()) < 10e6
+
+
+def test_records_are_of_the_defenses_as_they_are() -> None:
+    """What is tuned after its cells were measured makes them figures of another defense: they have to be measured again.
+
+    Victims from scratch in the white box; others have recipes or extractors of their own, and the same defenses.
+    """
+    setup = SCALES["digits"].setups["scratch"]
+    images, share = len(load_digits("train")), setup.num_poisons / len(load_digits("train"))
+    denoiser = denoiser_loaded("digits", dtype="float32")
+    for kept in (
+        read(path.parent) for path in sorted((ROOT / "results" / "bench" / "digits").glob("*-scratch-white-*/*/replay.json"))
+    ):
+        assert kept is not None
+        name, sigma = kept.record["defense_name"], kept.record["defense"].get("sigma")
+        if kept.refused or "-start-" in kept.folder.name or (name.startswith("dp-sgd") and find_spec("opacus") is None):
+            continue
+        setting = Setting(
+            lambda kind: denoiser if kind == "auto" else Identity(), sigma, 1, "cpu", share, images, image_shape=(1, 8, 8)
+        )
+        scheme, trainer = DEFENSES[name](trainer_for(RECIPES[setup.recipe], "float32"), setting)
+        assert kept.record["defense"] == json.loads(json.dumps(scheme.describe())), kept.folder
+        assert kept.record["victims"] == json.loads(json.dumps(trainer.describe())), kept.folder
 
 
 @pytest.mark.slow
