@@ -33,6 +33,9 @@ class Rung:
 VICTIMS = str(Path(__file__).with_name("ladder-victims.toml").relative_to(Path(__file__).parents[1]))
 """Recipe of those that train from scratch, as named from the top of the repository."""
 
+AUGMENTED = ("--option", "border=reflection")
+"""Attackers augment as victims do: shifts of up to 4 pixels, mirrored at the border, and flips."""
+
 RUNGS = (
     Rung(
         "bullseye-polytope", "bullseye-polytope", "heads.npz",
@@ -40,15 +43,16 @@ RUNGS = (
     ),
     Rung(
         "witches-brew", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
-        ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1"),
+        ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1", *AUGMENTED),
     ),
     Rung(
         "sleeper-agent", "sleeper-agent", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
-        ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "5", "--poison-fraction", "0.01", "--trigger", "bernoulli"),
+        ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "5", "--poison-fraction", "0.01", "--trigger", "bernoulli", *AUGMENTED),
     ),
     Rung(
         "witches-brew-muon", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
-        ("--scenario", "scratch", "--recipe", "compact", "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1"),
+        ("--scenario", "scratch", "--recipe", "compact", "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1", *AUGMENTED,
+         "--option", "shift=0.0625"),
     ),
 )  # fmt: skip
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import config
 from torch import nn
 
-from certidote.attacks import gradient_matching
+from certidote.attacks import ATTACKS, gradient_matching
+from certidote.attacks.features import at_layers
 from certidote.attacks.gradient_matching import (
     CIFAR10_STEPS,
     Aim,
@@ -25,11 +26,12 @@ from certidote.attacks.gradient_matching import (
     problems_together,
 )
 from certidote.attacks.shifts import Shifts
+from certidote.attacks.triggers import label_consistent_corner
 from certidote.streams import Key
 from certidote.training.convnets import ResNet18
 from certidote.training.extractor import pretrain
 from certidote.training.models import build
-from certidote.types import Budget, Images, as_pixels
+from certidote.types import Budget, Goal, Images, Knowledge, Target, Task, as_pixels
 from fixtures_scratch import digits
 
 SHAPE = (1, 8, 8)
@@ -443,3 +445,31 @@ def test_crafting_follows_surrogates_to_their_device() -> None:
     norms = function.gradient_norms(as_pixels(train.images[:5]), train.labels[:5])
     expected = differentiated([model.cpu()])[0].gradient_norms(as_pixels(train.images[:5]), train.labels[:5])
     torch.testing.assert_close(norms, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_poisons_are_where_the_surrogates_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device of shapes without numbers, where none can be checked: nothing of a step may be left on the CPU."""
+    monkeypatch.setattr(Aim, "__post_init__", lambda aim: None)
+    surrogates = differentiated([copy.deepcopy(normalized_network()).to("meta")])
+    stored = torch.zeros((2, 3, *SHAPE), dtype=torch.uint8)
+    matching = Matching(2, 0.1, "similarity", "full", 512, Shifts(1 / 8, True, "fill", (0.5,)))
+    descent = Descent(stored, torch.tensor([1, 2]), Budget(3, "linf", 0.2), [Key(0), Key(1)], matching, None, "meta")
+    width = sum(weight.numel() for weight in surrogates[0].model.parameters())
+    aims = [Aim(surrogates[0], torch.zeros((2, width), device="meta"))]
+    for held in (descent.stored, descent.labels, descent.pixels, descent.bases, descent.step(aims), descent.pixels):
+        assert held.is_meta
+
+
+@pytest.mark.parametrize("attack", ["label-consistent", "witches-brew"])
+def test_models_of_other_classes_and_of_features_only_are_refused(attack: str) -> None:
+    train = digits()[0].subset(range(400))
+    goal: Goal = (
+        Target(train.images[0] ^ 1, 3, 5, 0) if attack == "witches-brew" else label_consistent_corner(SHAPE, None, 5, Key(0))
+    )
+    task = Task(train, goal, Budget(2, "linf", 0.2, attack == "label-consistent"))
+    for surrogate, message in (
+        (build("cnn-32-64", SHAPE, 4, Key(0)).eval(), r"^surrogate 0 gives outputs of shape \(4,\) for the 10 classes"),
+        (at_layers(build("cnn-32-64", SHAPE, 10, Key(0)).eval(), ["second"])[0], "^surrogate 0 gives features only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ATTACKS[attack](task, Knowledge((surrogate,)), Key(0))

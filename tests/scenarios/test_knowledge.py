@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from certidote import verbs
+from certidote.attacks.label_consistent import harder
+from certidote.attacks.triggers import label_consistent_corner
+from certidote.data import load
 from certidote.data.tiny import tiny
 from certidote.engine.ledger import Ledger
 from certidote.numerics import DType
@@ -15,7 +18,7 @@ from certidote.scenarios.frozen import end_to_end, pretrained
 from certidote.scenarios.knowledge import Setting, scratch_setting, transfer_setting
 from certidote.streams import Key
 from certidote.training.recipe import Recipe
-from certidote.types import ImageDataset, Lineage, View
+from certidote.types import Budget, ImageDataset, Lineage, Task, View, as_pixels
 
 RECIPE = Recipe(architecture="mlp-128", epochs=2, batch_size=16, learning_rate=0.05)
 DATA = tiny(20, 3, (1, 8, 8), Key(0))
@@ -44,6 +47,19 @@ def test_surrogates_are_trained_in_the_number_format_asked_for_and_give_float32(
         assert short.knowledge.retrain is not None
         again = short.knowledge.retrain(DATA, Key(1) / "surrogates")
         assert torch.equal(again[0].penultimate(images), short.knowledge.surrogates[0].penultimate(images))
+
+
+def test_attackers_of_transfer_learning_know_the_classes_under_attack() -> None:
+    """Extractors learned other classes. An attack on logits needs a head for these; without one its ascent leads nowhere in particular."""
+    train, trusted = (load(name) for name in ("digits-5-9", "digits-0-4:trusted"))
+    known = transfer_setting(train, ("digits-0-4", trusted), Key(1)).knowledge
+    (surrogate,) = known.surrogates
+    assert isinstance(surrogate, torch.nn.Module)
+    assert float((surrogate(train.pixels()).argmax(1) == train.labels).double().mean()) > 0.95
+    goal = label_consistent_corner(train.image_shape, None, 2, Key(0))
+    bases = train.images[train.labels == 2][:20]
+    hard = harder(Task(train, goal, Budget(20, "linf", 0.4347, True)), bases, known, Key(2), steps=20)
+    assert float((surrogate(as_pixels(hard)).argmax(1) == 2).double().mean()) <= 0.1
 
 
 def test_a_pack_says_which(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from certidote.adam import Adam, three_drops
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
-from certidote.attacks.selection import check_choice, check_surrogates, device_of
+from certidote.attacks.selection import check_answers, check_choice, check_logits, check_surrogates, device_of
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, ImageDataset, Images, as_pixels
@@ -178,15 +178,14 @@ def differentiated(surrogates: Sequence[FeatureExtractor], train: ImageDataset |
                 f"surrogate {number}, a {type(surrogate).__name__}, is no torch.nn.Module; attacks that match gradients differentiate "
                 "by its parameters: give a module"
             )
+        check_answers(number, surrogate)
         functions.append(Differentiated(surrogate, {name: weight.detach() for name, weight in surrogate.named_parameters()}))
     device_of(surrogates)  # one
     if train is not None:
         for number, function in enumerate(functions):
             with torch.no_grad():
                 logits = function.model(as_pixels(train.images[:1].to(function.device)))
-            if logits.shape != (1, train.num_classes):
-                given = f"surrogate {number} gives outputs of shape {tuple(logits.shape[1:])}"
-                raise ValueError(f"{given} for the {train.num_classes} classes of the training set; train it on these classes")
+            check_logits(number, logits, train)
     return functions
 
 
@@ -313,15 +312,9 @@ class Descent:
             device: of the surrogates.
         Raises: ValueError if there is neither one step size nor one for each channel.
         """
-        self.stored, self.labels, self.budget, self.keys, self.matching, self.defense = (
-            stored,
-            labels,
-            budget,
-            keys,
-            matching,
-            defense,
-        )
-        self.bases = as_pixels(stored.flatten(0, 1))
+        self.stored, self.labels = stored.to(device), labels.to(device)
+        self.budget, self.keys, self.matching, self.defense = budget, keys, matching, defense
+        self.bases = as_pixels(self.stored.flatten(0, 1))
         self.reach = matching.channel_steps(stored.shape[2]).to(self.bases)
         shape = tuple(stored.shape[1:])
         noise = torch.stack([torch.from_numpy((key / "start").numpy().standard_normal(shape, dtype=np.float32)) for key in keys])

@@ -69,7 +69,7 @@ def harder(
     task: Task, bases: UInt8[Tensor, "m c h w"], knowledge: Knowledge, key: Key, *, steps: int, step_size: float | None = None
 ) -> UInt8[Tensor, "m c h w"]:
     """Bases as `label_consistent` makes them hard, before the trigger is pasted; within epsilon in 8 bits. Arguments as there."""
-    surrogates = classifiers_of(knowledge.surrogates)
+    surrogates = classifiers_of(knowledge.surrogates, task.train)
     length = task.budget.epsilon / 4 if step_size is None else step_size
     device = device_of(surrogates)
     label = torch.tensor(task.goal.adversarial_label, device=device)

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from certidote.streams import Key
-from certidote.types import FeatureExtractor, ImageDataset, Surrogate, Target, Task, Trigger
+from certidote.types import FeatureExtractor, ImageDataset, Surrogate, Target, Task, Trigger, as_pixels
 
 
 def check_task(task: Task) -> None:
@@ -78,14 +78,36 @@ def device_of(surrogates: Sequence[FeatureExtractor]) -> torch.device:
     return devices.pop()
 
 
-def classifiers_of(surrogates: Sequence[FeatureExtractor]) -> list[Surrogate]:
-    """The surrogates of an attack that looks at logits. Raises: ValueError as `check_surrogates`, or if one gives features only."""
+def classifiers_of(surrogates: Sequence[FeatureExtractor], train: ImageDataset) -> list[Surrogate]:
+    """The surrogates of an attack that looks at logits.
+
+    Raises: ValueError as `check_surrogates`, or if one gives features only, or another number of logits than the training set has classes.
+    """
     check_surrogates(surrogates)
-    found = [surrogate for surrogate in surrogates if isinstance(surrogate, Surrogate)]
-    if len(found) < len(surrogates):
-        number = next(number for number, surrogate in enumerate(surrogates) if not isinstance(surrogate, Surrogate))
-        raise ValueError(f"surrogate {number} gives features only, but this attack looks at logits; give a whole classifier")
+    found: list[Surrogate] = []
+    for number, surrogate in enumerate(surrogates):
+        check_answers(number, surrogate)
+        assert isinstance(surrogate, Surrogate)
+        found.append(surrogate)
+    for number, surrogate in enumerate(found):
+        with torch.no_grad():
+            check_logits(number, surrogate(as_pixels(train.images[:1]).to(device_of([surrogate]))), train)
     return found
+
+
+def check_answers(number: int, surrogate: FeatureExtractor) -> None:
+    """Raises: ValueError if it gives features only: it cannot be called, or is a module that does not say what calling it does."""
+    if not isinstance(surrogate, Surrogate) or getattr(type(surrogate), "forward", None) is nn.Module.forward:
+        raise ValueError(f"surrogate {number} gives features only, but this attack looks at logits; give a whole classifier")
+
+
+def check_logits(number: int, logits: Tensor, train: ImageDataset) -> None:
+    """Raises: ValueError unless these, which a surrogate gave for one image, are one for each class of the training set."""
+    if logits.shape != (1, train.num_classes):
+        raise ValueError(
+            f"surrogate {number} gives outputs of shape {tuple(logits.shape[1:])} for the {train.num_classes} classes of the training set; "
+            "train it on these classes"
+        )
 
 
 def choose_bases(task: Task, key: Key) -> Int64[Tensor, "m"]:

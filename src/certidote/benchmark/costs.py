@@ -105,6 +105,8 @@ def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:
 
 def times_plain(defense: str) -> float:
     """Victims' training relative to one plain model, as measured on the digits; without the calls of a denoiser."""
+    if defense == "none":
+        return 1.0
     if defense in CALLS:
         return COPIES.get(defense, 1.0)
     known = packaged_costs().get(defense)

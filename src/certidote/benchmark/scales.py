@@ -89,6 +89,7 @@ class Scale:
 
 
 _UNSHIFTED = ("shift=0", "flip=false")  # victims on the digits are not augmented either
+_BORDER = "border=reflection"  # what shifts uncover in training, here and there
 _SMALL_STEPS = ("steps=150", "step_size=0.02")
 
 OF_PHOTOGRAPHS = {
@@ -136,7 +137,7 @@ SCALES: dict[str, Scale] = {
             "transfer": Setup("heads.npz", "extractor.npz", "compact", "cnn", 25, "cifar10.json", TINY_IMAGENET, 15),
             "scratch": Setup(f"{CIFAR}#10000", "", "compact-sgd.toml", "cnn", 100, "cifar10.json", TINY_IMAGENET, 4),
         },
-        options={"witches-brew": ("restarts=1",)},
+        options={"witches-brew": ("restarts=1", _BORDER), "sleeper-agent": (_BORDER,)},
         triggers=OF_PHOTOGRAPHS,
         dtype="auto",
         seconds={
@@ -157,7 +158,7 @@ SCALES: dict[str, Scale] = {
             "transfer": Setup("heads.npz", "extractor.npz", "conservative", "compact-wide", 25, "cifar10.json", TINY_IMAGENET, 15),
             "scratch": Setup(CIFAR, "", "conservative", "compact-wide", 500, "cifar10.json", TINY_IMAGENET, 10),
         },
-        options={},
+        options={"witches-brew": (_BORDER,), "sleeper-agent": (_BORDER,)},
         triggers=OF_PHOTOGRAPHS,
         dtype="auto",
         seconds={

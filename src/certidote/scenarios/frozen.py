@@ -50,6 +50,23 @@ class TrainedExtractor(nn.Module):
 Extractor = ConvExtractor | TrainedExtractor
 
 
+class Headed(nn.Module):
+    """A frozen extractor with a head for other classes than its own: what an attacker of transfer learning takes for the victim."""
+
+    def __init__(self, extractor: Extractor, weight: Float[Tensor, "classes d"], bias: Float[Tensor, "classes"]) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.head = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        self.head.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+        self.eval().requires_grad_(False)
+
+    def penultimate(self, images: Images) -> Float[Tensor, "n d"]:
+        return self.extractor.penultimate(images)
+
+    def forward(self, images: Images) -> Float[Tensor, "n classes"]:
+        return self.head(self.penultimate(images))
+
+
 class ExtractorCard(BaseModel):
     """What a kept extractor is: enough to build it before its weights are read."""
 

@@ -11,10 +11,11 @@ from functools import partial
 from certidote.defenses.sanitize import sanitized
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.numerics import DType
-from certidote.scenarios.frozen import Extractor, card_of, check_features, kept, pretrained, weights_of
+from certidote.scenarios.frozen import Extractor, Headed, card_of, check_features, kept, pretrained, weights_of
 from certidote.scenarios.scratch import knowledge, learner
-from certidote.scenarios.victims import as_it_is
+from certidote.scenarios.victims import as_it_is, view_of
 from certidote.streams import Key
+from certidote.training.head import HeadTrainer
 from certidote.training.recipe import Recipe
 from certidote.types import Denoiser, ImageDataset, Json, Knowledge, Traced, Untrusted, as_pixels
 
@@ -52,6 +53,8 @@ def transfer_setting(
     device: str = "cpu",
 ) -> Setting:
     """Extractors pre-trained on trusted images; victims fit heads on frozen features of one of them.
+
+    The attacker's have heads too, fitted to the clean set, through the defense if one is known: for attacks that look at logits.
 
     Args:
         train: the set under attack, of images that the extractors must take.
@@ -93,7 +96,16 @@ def transfer_setting(
         **_told(kinds),
     }
     files = {EXTRACTOR: weights_of(victim)}
-    return Setting(Knowledge(tuple(extractor.to(device) for extractor in made), defense=through), described, files)
+    headed = [_headed(extractor.to(device), train, key / "extractor" / k / "head", through) for k, extractor in enumerate(made)]
+    return Setting(Knowledge(tuple(headed), defense=through), described, files)
+
+
+def _headed(extractor: Extractor, train: ImageDataset, key: Key, through: ThroughDenoiser | None) -> Headed:
+    """With a head that the attacker fits to the clean set, as victims fit theirs: the extractor's own tells other classes apart."""
+    sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
+    device = next(extractor.parameters()).device.type
+    heads = HeadTrainer(extractor).fit([view_of(Untrusted(train), sanitize, key, "trusted", device)], [key], key / "common")
+    return Headed(extractor, heads.weights[0], heads.biases[0])
 
 
 _EXTRACTORS: dict[tuple[object, ...], Extractor] = {}
