@@ -284,26 +284,26 @@ FACTS: dict[str, Facts] = {
         "for each image", "Nie et al. 2022 on training images, with steps of Song et al. 2021",
     ),
     "jpeg": Facts("small changes of pixels, by an attacker who does not expect it", "none", "1", "Dziugaite et al. 2016; quality 50 is our choice"),
-    "blur": Facts("small changes of pixels, by an attacker who does not expect it", "none", "1", "folklore; a Gaussian of 1 pixel is our choice"),
+    "blur": Facts("small changes of pixels, by an attacker who does not expect it", "none", "4, for four times the epochs", "folklore; a Gaussian of 1 pixel is our choice"),
     "bit-depth": Facts("small changes of pixels, by an attacker who does not expect it", "none", "1", "Xu et al. 2018, 3 bits"),
     "total-variation": Facts(
-        "small changes of pixels, by an attacker who does not expect it", "none", "1, and 100 steps for each image",
+        "small changes of pixels, by an attacker who does not expect it", "none", "2, for twice the epochs, and 100 steps for each image",
         "Guo et al. 2018, without dropping pixels",
     ),
     "deep-knn": Facts(
-        "poisons whose features lie among those of another class", "none", "2, and n^2 distances; 1 and these for heads",
+        "poisons whose features lie among those of another class", "none", "4: 2, for twice the epochs, and n^2 distances; 1 and these for heads",
         "Peri et al. 2020, section 3",
     ),
     "deep-knn-majority": Facts(
-        "poisons whose features lie among those of another class", "none", "2, and n^2 distances; 1 and these for heads",
+        "poisons whose features lie among those of another class", "none", "4: 2, for twice the epochs, and n^2 distances; 1 and these for heads",
         "Geiping et al. 2021 (Witches' Brew), its code",
     ),
     "spectral": Facts(
-        "poisons that share a direction in feature space", "none", "2, and an eigenvector for each class; 1 and these for heads",
+        "poisons that share a direction in feature space", "none", "4: 2, for twice the epochs, and an eigenvector for each class; 1 and these for heads",
         "Tran et al. 2018, algorithm 1",
     ),
     "activation-clustering": Facts(
-        "poisons that form a cluster of their own in feature space", "none", "2, and 2-means for each class; 1 and these for heads",
+        "poisons that form a cluster of their own in feature space", "none", "8: 2, for four times the epochs, and 2-means for each class; 1 and these for heads",
         "Chen et al. 2019, algorithm 2",
     ),
     "epic": Facts(
