@@ -113,6 +113,7 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
     quick = ("--option", "steps=5") if small else ()
     transfer = ("--scenario", "transfer", "--pretrain", others, "--recipe", victims, "--num-poisons", "25")
     scratch = ("--scenario", "scratch", "--recipe", victims)
+    augmented = ("--option", "border=reflection")  # as victims are
     utility = (
         "--data",
         str(data),
@@ -131,8 +132,8 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
         Step("utility", (str(Path(__file__).with_name("utility.py")), *utility), script=True),
         certify("whole", "whole-0.25", many, "0.25", wide, "100", "1000"),
         *attack("bullseye-polytope", heads, 10, *transfer, *quick),
-        *attack("witches-brew", many, 10, *scratch, *quick),
-        *attack("sleeper-agent", many, 5, *scratch, "--trigger", "bernoulli", *quick),
+        *attack("witches-brew", many, 10, *scratch, "--option", "restarts=1", *augmented, *quick),
+        *attack("sleeper-agent", many, 5, *scratch, "--trigger", "bernoulli", *augmented, *quick),
     ]
 
 
