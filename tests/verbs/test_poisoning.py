@@ -312,6 +312,10 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --option steps", "is no name=value; write it as in --option steps=150"),
     ("bullseye-polytope digits-5-9 --option steps=many", "option steps='many': input should be a valid integer; its default is 1200"),
     ("bullseye-polytope digits-5-9 --option steps=0", "must be positive"),
+    (
+        "bullseye-polytope digits-5-9 --target 3 --option views=3",
+        "option views=3: views is for Python only, as no text can give its value; leave it out",
+    ),
     ("bullseye-polytope digits-5-9 --options /nonexistent.toml", "cannot read options '/nonexistent.toml'"),
     ("bullseye-polytope digits-5-9 --device tpu", "unknown device 'tpu'"),
     ("bullseye-polytope digits-5-9 --workers -1", "workers=-1; give a number of processes"),

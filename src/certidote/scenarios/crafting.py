@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from jaxtyping import Int64
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from torch import Tensor
 
 from certidote.streams import Key
@@ -53,7 +53,8 @@ def checked_options(name: str, attack: Attack, given: Mapping[str, Any]) -> dict
     Args:
         name: of the attack, for messages.
         given: names and values, as TOML has them; the text "none" stands for None.
-    Raises: ValueError for an option that the attack does not have, naming the nearest, or a value of another type.
+    Raises: ValueError for an option that the attack does not have, naming the nearest, a value of another type, or an option that no
+        text can give (views of a target, say).
     """
     known, types, found = options_of(attack), get_type_hints(attack), {}
     for option, value in given.items():
@@ -97,6 +98,8 @@ def _of_type(option: str, value: Any, kind: Any, default: Any) -> Any:
     value = tuple(value) if isinstance(value, list) else value
     try:
         return TypeAdapter(kind).validate_python(None if value == "none" else value, strict=True)
+    except PydanticSchemaGenerationError:
+        raise ValueError(f"option {option}={value!r}: {option} is for Python only, as no text can give its value; leave it out") from None
     except ValidationError as error:
         said = error.errors()[0]["msg"]
         raise ValueError(f"option {option}={value!r}: {said[0].lower()}{said[1:]}; its default is {default!r}") from None
