@@ -1,11 +1,14 @@
 """What Poison Frogs, Convex Polytope and Bullseye Polytope have in common, each of them on the digits transfer fixture."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 
 from certidote.attacks import ATTACKS, crafting
 from certidote.attacks.bullseye_polytope import center_objective
@@ -16,10 +19,18 @@ from certidote.attacks.selection import choose_bases
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.streams import Key, torch_seeded
+from certidote.training.extractor import ConvExtractor
 from certidote.training.head import HeadTrainer
 from certidote.types import Budget, ImageDataset, Knowledge, Lineage, Poison, Task, Trigger, View, as_pixels
 from fixtures_attacks import Double, Linear, Unchanged, small_task
 from fixtures_transfer import BATCHES, EPSILON, NUM_TARGETS, OPTIONS, crafted, fixture_tasks, transfer_fixture, trial_keys
+
+
+@pytest.fixture
+def _no_checks_of_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever uses the library has none."""
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
+
 
 each_attack = pytest.mark.parametrize("name", list(BATCHES))
 
@@ -261,6 +272,69 @@ def test_trials_are_where_the_surrogates_are() -> None:
         value, gradient = trials.look(trials.bases, 0, objective([surrogate.penultimate(trials.targets)]))
         assert value.is_meta
         assert gradient.is_meta
+
+
+@pytest.mark.usefixtures("_no_checks_of_types")
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "message"),
+    [
+        ("l1", 0.1, "unknown norm 'l1'; choose linf or l2"),
+        ("Linf", 0.1, "unknown norm 'Linf'; choose linf or l2"),
+        ("l2", float("inf"), "epsilon=inf; give a finite number of at least 0, in [0, 1] pixel units"),
+        ("l2", float("nan"), "epsilon=nan; give a finite number of at least 0"),
+        ("linf", float("inf"), "epsilon=inf is outside [0, 1] pixel units"),
+        ("linf", "16/255", "epsilon='16/255' is no number; give one in [0, 1] pixel units, such as 16 / 255 without quotes"),
+        ("l2", True, "epsilon=True is no number"),
+    ],
+)
+def test_budgets_that_bound_nothing_are_refused(norm: object, epsilon: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Budget(3, norm, epsilon)
+
+
+@pytest.mark.usefixtures("_no_checks_of_types")
+def test_epsilon_may_be_a_number_of_any_kind() -> None:
+    assert Budget(3, "linf", np.float32(0.5)).epsilon == 0.5
+    assert Budget(3, "l2", 3).epsilon == 3
+
+
+@pytest.mark.usefixtures("_no_checks_of_types")
+@pytest.mark.parametrize(
+    ("bases", "given"),
+    [([1, 4], "a list"), (np.array([1, 4]), "a ndarray"), (torch.tensor([[1, 4]]), "torch.int64 of shape (1, 2)"),
+     (torch.tensor([1.0]), "torch.float32 of shape (1,)")],
+)  # fmt: skip
+def test_bases_that_are_no_tensor_of_rows_are_refused(bases: object, given: str) -> None:
+    task = small_task()
+    message = f"bases are {given}; give row numbers as an int64 tensor of one dimension, torch.tensor([1, 4]) say"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Task(task.train, task.goal, task.budget, bases)
+
+
+@pytest.mark.usefixtures("_no_checks_of_types")
+def test_one_model_is_no_tuple_of_surrogates() -> None:
+    with pytest.raises(ValueError, match=r"^surrogates is a Linear; give a tuple of models, \(model,\) for one$"):
+        Knowledge(torch.nn.Linear(3, 3))
+
+
+@each_attack
+def test_step_sizes_are_finite(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^steps=3, step_size=inf; both must be positive and finite"):
+        refused(name, small_task(), steps=3, step_size=float("inf"))
+
+
+@pytest.mark.usefixtures("_no_checks_of_types")
+@each_attack
+def test_surrogates_for_other_images_are_refused(name: str) -> None:
+    """One for three channels, one for more pixels, and one without features."""
+    for surrogate in (ConvExtractor((3, 8, 8), 5, 0.3, 0.3).eval(), Linear(0, 64, 2)):
+        with pytest.raises(
+            ValueError,
+            match=r"^surrogate 1 cannot take images of \(1, 4, 4\), as the training set has: [^\n]*; give one trained on",
+        ):
+            ATTACKS[name](small_task(), Knowledge((Linear(0, 16, 2), surrogate)), Key(0))
+    with pytest.raises(ValueError, match=r"^surrogate 0, a ReLU, has no method `penultimate`, of images; give the model one$"):
+        ATTACKS[name](small_task(), Knowledge((torch.nn.ReLU().eval(),)), Key(0))
 
 
 @each_attack

@@ -386,6 +386,10 @@ def test_surrogates_that_cannot_be_differentiated_are_refused() -> None:
         ValueError, match=r"surrogate 0 gives outputs of shape \(4,\) for the 10 classes of the training set; train it on"
     ):
         differentiated([networks()[0].float()], digits()[0])
+    with pytest.raises(
+        ValueError, match=r"^surrogate 0 cannot take images of \(1, 8, 8\), as the training set has: .*; give one trained on"
+    ):
+        differentiated([build("cnn-32-64", (3, 8, 8), 10, Key(0)).eval()], digits()[0])
     with torch.device("meta"):
         elsewhere = ResNet18(SHAPE, 3).eval()
     with pytest.raises(ValueError, match=r"surrogates are on cpu and meta; move them to one device"):
@@ -397,6 +401,8 @@ def test_numbers_out_of_range_are_refused() -> None:
         Matching(steps=0)
     with pytest.raises(ValueError, match=r"step_size=\(0.1, 0.0\); both must be positive"):
         Matching(step_size=(0.1, 0.0))
+    with pytest.raises(ValueError, match=r"step_size=\(0.1, inf\); both must be positive and finite"):
+        Matching(step_size=(0.1, float("inf")))
     with pytest.raises(ValueError, match=r"batch_size=0; give at least 1"):
         Matching(batch_size=0)
     (function,) = differentiated(networks()[:1])

@@ -368,8 +368,10 @@ def test_what_cannot_be_crafted_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         refused(backdoor_task(9), crafted_per_kept=2)
     with pytest.raises(ValueError, match=r"steps=0, decay_every=2000, pair_every=20, crafted_per_kept=1; give whole numbers of at"):
         refused(task, steps=0)
-    for options in ({"step_size": 0.0}, {"decay": 1.1}, {"stop_ratio": 1.0}):
-        with pytest.raises(ValueError, match=r"step_size must be positive, decay in \(0, 1\] and stop_ratio in \[0, 1\)"):
+    for options in ({"step_size": 0.0}, {"step_size": float("inf")}, {"decay": 1.1}, {"stop_ratio": 1.0}):
+        with pytest.raises(
+            ValueError, match=r"step_size must be positive and finite, decay in \(0, 1\] and stop_ratio in \[0, 1\)"
+        ):
             refused(task, **options)
     monkeypatch.setattr(config, "jaxtyping_disable", True)  # whoever uses the library has no checks of types
     with pytest.raises(ValueError, match=r"unknown pairing 'greedy'; choose one of: assignment, reference"):

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -214,10 +215,12 @@ def check_trials(
 ) -> None:
     """Raises: ValueError, in one line, for what no attack on features can craft: see the attacks."""
     check_batch(tasks, keys)
-    if steps < 1 or not step_size > 0:
-        raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
-    check_surrogates(knowledge.surrogates)
+    if steps < 1 or not 0 < step_size < inf:
+        raise ValueError(
+            f"steps={steps}, step_size={step_size}; both must be positive and finite (step_size in [0, 1] pixel units)"
+        )
     device_of(knowledge.surrogates)
+    check_surrogates(knowledge.surrogates, tasks[0].train)
     if dropout_draws < 0:
         raise ValueError(f"dropout_draws={dropout_draws}; give 0 for dropout off, or the number of draws to average over")
     for number, surrogate in enumerate(knowledge.surrogates):

@@ -25,7 +25,14 @@ from torch.nn.functional import cross_entropy
 from certidote.adam import Adam, three_drops
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
-from certidote.attacks.selection import check_answers, check_choice, check_logits, check_surrogates, device_of
+from certidote.attacks.selection import (
+    check_answers,
+    check_choice,
+    check_logits,
+    check_surrogates,
+    device_of,
+    first_output,
+)
 from certidote.attacks.shifts import Shifts
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, ImageDataset, Images, as_pixels
@@ -73,9 +80,10 @@ class Matching:
     augmentation: Shifts | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not min(np.atleast_1d(self.step_size)) > 0:
+        sizes = np.atleast_1d(self.step_size)
+        if self.steps < 1 or not (min(sizes) > 0 and max(sizes) < np.inf):
             given = f"steps={self.steps}, step_size={self.step_size}"
-            raise ValueError(f"{given}; both must be positive (step_size in [0, 1] pixel units)")
+            raise ValueError(f"{given}; both must be positive and finite (step_size in [0, 1] pixel units)")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}; give at least 1")
         check_choice("loss", self.loss, Loss)
@@ -168,7 +176,7 @@ def differentiated(surrogates: Sequence[FeatureExtractor], train: ImageDataset |
     Args:
         train: the training set whose classes they must know, if given.
     Raises: ValueError if there is none, one is in train mode, one is no module, whose parameters nobody could replace, they are on
-        several devices, or one gives another number of logits than the training set has classes.
+        several devices, or one cannot take its images or gives another number of logits than the training set has classes.
     """
     check_surrogates(surrogates)
     functions = []
@@ -183,9 +191,7 @@ def differentiated(surrogates: Sequence[FeatureExtractor], train: ImageDataset |
     device_of(surrogates)  # one
     if train is not None:
         for number, function in enumerate(functions):
-            with torch.no_grad():
-                logits = function.model(as_pixels(train.images[:1].to(function.device)))
-            check_logits(number, logits, train)
+            check_logits(number, first_output(number, function.model, train, function.device), train)
     return functions
 
 

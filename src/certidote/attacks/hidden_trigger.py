@@ -6,6 +6,7 @@ it moves features of surrogates, so the victim's extractor must resemble one of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -58,9 +59,9 @@ class _Options:
         counts = {name: getattr(self, name) for name in ("steps", "decay_every", "pair_every", "crafted_per_kept")}
         if min(counts.values()) < 1:
             raise ValueError(f"{', '.join(f'{name}={value}' for name, value in counts.items())}; give whole numbers of at least 1")
-        if not self.step_size > 0 or not 0 < self.decay <= 1 or not 0 <= self.stop_ratio < 1:
+        if not 0 < self.step_size < inf or not 0 < self.decay <= 1 or not 0 <= self.stop_ratio < 1:
             given = f"step_size={self.step_size}, decay={self.decay}, stop_ratio={self.stop_ratio}"
-            raise ValueError(f"{given}; step_size must be positive, decay in (0, 1] and stop_ratio in [0, 1)")
+            raise ValueError(f"{given}; step_size must be positive and finite, decay in (0, 1] and stop_ratio in [0, 1)")
         check_choice("pairing", self.pairing, Pairing)
         check_choice("optimizer", self.optimizer, Optimizer)
 
@@ -109,7 +110,7 @@ def hidden_trigger(
     Source: Saha, Subramanya and Pirsiavash (2020); numbers of the benchmark of Schwarzschild et al. (2021).
     """
     options = _Options(steps, step_size, decay, decay_every, optimizer, pairing, pair_every, stop_ratio, crafted_per_kept)
-    check_surrogates(knowledge.surrogates)
+    check_surrogates(knowledge.surrogates, task.train)
     check_task(task)
     goal, budget, device = trigger_of(task), task.budget, device_of(knowledge.surrogates)
     rows = _crafted_rows(task, key / "bases", crafted_per_kept)

@@ -1,6 +1,6 @@
 """What attacks ask of a task before they start, alike for all of them, and which training images become poisons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from certidote.streams import Key
-from certidote.types import FeatureExtractor, ImageDataset, Surrogate, Target, Task, Trigger, as_pixels
+from certidote.types import FeatureExtractor, ImageDataset, Images, Surrogate, Target, Task, Trigger, as_pixels
 
 
 def check_task(task: Task) -> None:
@@ -57,13 +57,35 @@ def check_choice(what: str, value: str, choices: Any) -> None:
         raise ValueError(f"unknown {what} {value!r}; choose one of: {', '.join(get_args(choices))}")
 
 
-def check_surrogates(surrogates: Sequence[FeatureExtractor]) -> None:
-    """Raises: ValueError if there is no surrogate, or one is in train mode."""
+def check_surrogates(surrogates: Sequence[FeatureExtractor], train: ImageDataset | None = None) -> None:
+    """Raises: ValueError if there is no surrogate, or one is in train mode; or, with a training set, one gives no features of its images."""
     if not surrogates:
         raise ValueError("no surrogates given; the attack needs at least 1 model to aim at")
     for number, surrogate in enumerate(surrogates):
         if isinstance(surrogate, nn.Module) and any(module.training for module in surrogate.modules()):
             raise ValueError(f"surrogate {number} is in train mode, where crafting would change its BatchNorm; call .eval() on it")
+    for number, surrogate in enumerate(surrogates if train is not None else ()):
+        if not isinstance(surrogate, FeatureExtractor):
+            raise ValueError(
+                f"surrogate {number}, a {type(surrogate).__name__}, has no method `penultimate`, of images; give the model one"
+            )
+        first_output(number, surrogate.penultimate, train, device_of([surrogate]))
+
+
+@torch.no_grad()
+def first_output(number: int, compute: Callable[[Images], Tensor], train: ImageDataset, device: torch.device) -> Tensor:
+    """What a surrogate of this number computes of the first training image, (1, ...).
+
+    Raises: ValueError, in one line, if it cannot take images of that shape.
+    """
+    image = as_pixels(train.images[:1].to(device))
+    try:
+        return compute(image)
+    except RuntimeError as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(
+            f"surrogate {number} cannot take images of {train.image_shape}, as the training set has: {said}; give one trained on such images"
+        ) from None
 
 
 def device_of(surrogates: Sequence[FeatureExtractor]) -> torch.device:

@@ -99,7 +99,9 @@ def _of_type(option: str, value: Any, kind: Any, default: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(None if value == "none" else value, strict=True)
     except PydanticSchemaGenerationError:
-        raise ValueError(f"option {option}={value!r}: {option} is for Python only, as no text can give its value; leave it out") from None
+        raise ValueError(
+            f"option {option}={value!r}: {option} is for Python only, as no text can give its value; leave it out"
+        ) from None
     except ValidationError as error:
         said = error.errors()[0]["msg"]
         raise ValueError(f"option {option}={value!r}: {said[0].lower()}{said[1:]}; its default is {default!r}") from None

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from math import inf
+from numbers import Real
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
@@ -27,6 +29,7 @@ class Budget:
             backdoor proper). Movement is then counted from the nearest level between the base image and the base image with the
             patch pasted in full, pixel by pixel; so what lies under the trigger is not free: epsilon holds there too, beyond the
             trigger itself. The goal must be a `Trigger` with a fixed place.
+    Raises: ValueError if there is no poison, no such norm, or epsilon is no number of at least 0, infinite, or (linf) above 1.
     """
 
     num_poisons: int
@@ -37,11 +40,17 @@ class Budget:
     def __post_init__(self) -> None:
         if self.num_poisons < 1:
             raise ValueError(f"num_poisons={self.num_poisons}; a budget allows at least 1 poison")
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"unknown norm {self.norm!r}; choose {' or '.join(get_args(Norm))}")
+        if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, Real):
+            raise ValueError(
+                f"epsilon={self.epsilon!r} is no number; give one in [0, 1] pixel units, such as 16 / 255 without quotes"
+            )
         if self.norm == "linf" and not 0 <= self.epsilon <= 1:
             levels = f"{self.epsilon:g}" if 1 < self.epsilon <= 255 else "16"
             raise ValueError(f"epsilon={self.epsilon} is outside [0, 1] pixel units; for {levels} of 255 levels give {levels}/255")
-        if not self.epsilon >= 0:
-            raise ValueError(f"epsilon={self.epsilon}; give a number of at least 0, in [0, 1] pixel units")
+        if not 0 <= self.epsilon < inf:
+            raise ValueError(f"epsilon={self.epsilon}; give a finite number of at least 0, in [0, 1] pixel units")
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,12 +234,20 @@ class Task:
         goal: what shall happen at test time.
         budget: what may be changed.
         bases: rows of `train` that are to become poisons, distinct and of the adversarial class; None leaves the choice to the attack.
+    Raises: ValueError if the bases are no such tensor.
     """
 
     train: ImageDataset
     goal: Goal
     budget: Budget
     bases: Int64[Tensor, "m"] | None = None
+
+    def __post_init__(self) -> None:
+        bases: object = self.bases
+        if bases is None or (isinstance(bases, Tensor) and bases.ndim == 1 and bases.dtype == torch.int64):
+            return
+        given = f"{bases.dtype} of shape {tuple(bases.shape)}" if isinstance(bases, Tensor) else f"a {type(bases).__name__}"
+        raise ValueError(f"bases are {given}; give row numbers as an int64 tensor of one dimension, torch.tensor([1, 4]) say")
 
 
 Retrain = Callable[[ImageDataset, Key], tuple[Surrogate, ...]]
@@ -261,11 +278,16 @@ class Knowledge:
             attacks on losses a `Surrogate`.
         retrain: how to train new surrogates on a (poisoned) set; None if the attacker cannot.
         defense: the defense that the attacker sees through; None for an attacker who is unaware of any.
+    Raises: ValueError if `surrogates` is one model instead of a tuple.
     """
 
     surrogates: tuple[FeatureExtractor, ...]
     retrain: Retrain | None = None
     defense: DifferentiableDefense | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.surrogates, tuple | list):
+            raise ValueError(f"surrogates is a {type(self.surrogates).__name__}; give a tuple of models, (model,) for one")
 
 
 Attack = Callable[[Task, Knowledge, Key], Poison]
