@@ -57,7 +57,7 @@ def test_every_cell_has_its_record(place: Path) -> None:
         record = kept.record
         assert (record["finished"], len(kept.trials), record["defense_name"]) == (2, 2, cell.defense)
         assert record["defense"].get("sigma") == cell.sigma
-        assert record["budget"] == {"num_poisons": 10, "norm": "linf", "epsilon": 0.4347}
+        assert record["budget"] == {"num_poisons": 10, "norm": "linf", "epsilon": 0.4347, "visible_trigger": False}
         assert record["numerics"][0]["device"] == "cpu"
         assert len(record["config_digest"]) == len(record["bench"]["code"]) == len(record["bench"]["identity"]) == 64
         assert record["root"] == record["recipe"]["root"] == "0x0"

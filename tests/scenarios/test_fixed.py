@@ -9,7 +9,7 @@ import pytest
 from certidote import verbs
 from certidote.data.digits import load_some_digits
 from certidote.scenarios.fixed import fixed_trials
-from certidote.types import Target
+from certidote.types import Target, Trigger
 
 TRAIN, TEST = (load_some_digits(range(5, 10), split) for split in ("train", "test"))
 CLASS_2 = (TRAIN.labels == 2).nonzero().squeeze(1)[:9].tolist()
@@ -35,6 +35,18 @@ def test_packs_have_the_targets_and_base_images_of_the_file(tmp_path: Path) -> N
     assert pack.notes[-1] == "1 setups that name a base image twice are left out"
     one = verbs.poison("bullseye-polytope", "digits-5-9", out=tmp_path / "one", targets=1, **options).pack
     assert len(one) == 1
+
+
+def test_backdoors_have_the_classes_and_base_images_of_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path / "setups.pickle", [CLASS_2[:3], CLASS_2[3:6]])
+    options: dict[str, Any] = {"epsilon": "0.3", "option": ["steps=2"], "seed": 1, "gallery": False, "setups": file}
+    options |= {"trigger": "checker", "trigger_side": 2}
+    pack = verbs.poison("hidden-trigger", "digits-5-9", out=tmp_path / "pack", **options).pack
+    assert [poison.indices.tolist() for poison in pack.poisons] == [CLASS_2[:3], CLASS_2[3:6]]
+    goals = [poison.goal for poison in pack.poisons]
+    trues = [int(TEST.labels[row]) for row in (TEST.labels != 2).nonzero().squeeze(1).tolist()[:2]]
+    assert [(goal.true_label, goal.adversarial_label) for goal in goals] == [(true, 2) for true in trues]
+    assert all(isinstance(goal, Trigger) and goal.patch.shape == (1, 2, 2) for goal in goals)
 
 
 def test_setups_of_another_data_set_are_refused(tmp_path: Path) -> None:

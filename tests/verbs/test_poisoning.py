@@ -78,6 +78,7 @@ def test_a_pack_says_how_it_came_to_be(pack: Path) -> None:
     assert sorted(np.bincount(trues, minlength=5).tolist()) == [1, 1, 2, 2, 2]  # spread over the classes
     page = (pack / "gallery.html").read_text()
     assert page.count("<img") == 6 * 3 * 6
+    assert "visible trigger" not in page
     assert "difference x" in page
 
 
@@ -248,17 +249,48 @@ def test_every_attack_of_the_catalogue_makes_a_pack(name: str, tmp_path: Path, m
     assert held.budget.visible_trigger == (aim == "visible trigger")
 
 
+def test_a_visible_trigger_is_said_wherever_epsilon_is(tmp_path: Path) -> None:
+    """Such poisons move by far more than epsilon, under the trigger."""
+    options: dict[str, Any] = {
+        "scenario": "scratch",
+        "recipe": "mlp",
+        "trigger": "label-consistent",
+        "targets": 1,
+        "num_poisons": 4,
+    }
+    verbs.poison("label-consistent", "digits-5-9", out=tmp_path / "pack", epsilon="0.1", option=["steps=2"], seed=1, **options)
+    expected = {"num_poisons": 4, "norm": "linf", "epsilon": 0.1, "visible_trigger": True}
+    (poison,) = read_pack(tmp_path / "pack").poisons
+    moved = (poison.images.int() - load_some_digits(range(5, 10), "train").images[poison.indices].int()).abs()
+    assert int(moved.max()) > 0.5 * 255
+    assert verbs.pack_info(tmp_path / "pack")["budget"] == expected
+    assert "linf epsilon 0.1 beside a visible trigger ([0, 1] pixel units)" in (tmp_path / "pack" / "gallery.html").read_text()
+    found = verbs.replay(tmp_path / "pack", "digits-5-9", out=tmp_path / "run", workers=0, dtype="float32", seed=1)
+    assert found.record["budget"] == expected
+
+
 def test_epsilon_is_a_number_of_pixel_units() -> None:
     assert epsilon_named("16/255", "linf") == 16 / 255
     assert epsilon_named("0.06", "linf") == 0.06
-    assert epsilon_named("1", "linf") == 1.0
+    assert epsilon_named("1.0", "linf") == epsilon_named("255/255", "linf") == 1.0
+    assert epsilon_named("0", "linf") == 0.0
     assert epsilon_named("3.5", "l2") == 3.5
+    assert epsilon_named("1", "l2") == 1.0
 
 
 REFUSED: list[tuple[str, str]] = [
     ("bullseye digits-5-9", "unknown attack 'bullseye'; did you mean 'bullseye-polytope'?"),
     ("bullseye-polytope nothing", "no data set is called 'nothing'"),
     ("bullseye-polytope digits-5-9 --epsilon 16", "--epsilon 16 is above 1, the whole range of a pixel; for 16 of 255 levels give 16/255"),
+    (
+        "bullseye-polytope digits-5-9 --epsilon 1",
+        "--epsilon 1 may mean one of 255 levels or the whole range; write 1/255, or 1.0 for no constraint",
+    ),
+    ("bullseye-polytope digits-5-9 --norm l2", "--norm l2 has no default epsilon; give --epsilon too"),
+    (
+        "bullseye-polytope digits-5-9 --norm l2 --epsilon 8",
+        "--epsilon 8 with --norm l2 is no constraint: no image of shape (1, 8, 8) can move by more than 8; give less",
+    ),
     ("bullseye-polytope digits-5-9 --epsilon sixteen", "give a number of [0, 1] pixel units, such as 16/255 or 0.06"),
     ("bullseye-polytope digits-5-9 --epsilon -1", "give a number of [0, 1] pixel units"),
     ("bullseye-polytope digits-5-9 --epsilon 16/0", "give a number of [0, 1] pixel units"),
@@ -285,6 +317,20 @@ REFUSED: list[tuple[str, str]] = [
     ("sleeper-agent digits --trigger chekker", "unknown trigger 'chekker'; did you mean 'checker'?"),
     ("sleeper-agent digits --trigger label-consistent --trigger-side 3", "has one size only"),
     ("sleeper-agent digits --trigger checker --trigger-side 9", "does not fit"),
+    (
+        "hidden-trigger digits-5-9 --trigger bernoulli",
+        "--trigger bernoulli covers 64 of 64 pixels, and a trigger may cover 30% of an image; give --trigger-side of at most 4",
+    ),
+    (
+        "sleeper-agent digits --trigger label-consistent-corners",
+        "--trigger label-consistent-corners covers 36 of 64 pixels, and a trigger may cover 30% of an image; choose another --trigger",
+    ),
+    ("hidden-trigger digits-5-9 --setups x.pickle", "makes a backdoor and needs a trigger: give --trigger, one of label-consistent"),
+    ("bullseye-polytope digits-5-9 --setups x.pickle --trigger checker", "aims at one test image; leave out --trigger"),
+    (
+        "hidden-trigger digits-5-9 --setups x.pickle --trigger checker --true-class 5",
+        "--setups names targets, classes and base images, so --true-class has no place beside it",
+    ),
     ("sleeper-agent digits --trigger checker --true-class 1 --adversarial-class 1", "give two classes"),
     ("bullseye-polytope digits-5-9 --trigger-side 3", "--trigger-side goes with --trigger"),
     ("bullseye-polytope digits-5-9 --scenario fine", "unknown scenario 'fine'; choose transfer or scratch"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from certidote.attacks.benchmark_format import FoundPoisons, Levels, read_poisons
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.attacks.selection import check_task
+from certidote.attacks.triggers import LARGEST_PATCH
 from certidote.data.names import escaped
 from certidote.streams import Key
 from certidote.types import Budget, BudgetExceeded, Goal, ImageDataset, Poison, Target, Task, Trigger
@@ -25,9 +26,6 @@ TRUNCATED = 1
 
 MOST_UNASKED = 26
 """Levels that poisons may move without the user's having said so: epsilon 0.1 is the largest that the references use."""
-
-LARGEST_PATCH = 0.3
-"""Share of an image's area that a recovered trigger may cover."""
 
 
 def import_poisons(

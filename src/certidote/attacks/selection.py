@@ -64,7 +64,9 @@ def check_surrogates(surrogates: Sequence[FeatureExtractor], train: ImageDataset
     for number, surrogate in enumerate(surrogates):
         if isinstance(surrogate, nn.Module) and any(module.training for module in surrogate.modules()):
             raise ValueError(f"surrogate {number} is in train mode, where crafting would change its BatchNorm; call .eval() on it")
-    for number, surrogate in enumerate(surrogates if train is not None else ()):
+    if train is None:
+        return
+    for number, surrogate in enumerate(surrogates):
         if not isinstance(surrogate, FeatureExtractor):
             raise ValueError(
                 f"surrogate {number}, a {type(surrogate).__name__}, has no method `penultimate`, of images; give the model one"

@@ -19,6 +19,9 @@ ImageShape = tuple[int, int, int]
 Place = tuple[int, int] | Literal["corner", "inset"] | None
 MakeTrigger = Callable[[ImageShape, int | None, int, Key], Trigger]
 
+LARGEST_PATCH = 0.3
+"""Share of an image's area that a trigger may cover: one that covers all of it replaces the image, and nothing is left to recognize."""
+
 PATTERN = ((0, 0, 1), (0, 1, 0), (1, 0, 1))
 """Rows from top to bottom of the label-consistent backdoor's trigger; 1 is white, 0 black."""
 

@@ -23,6 +23,8 @@ class PackExported:
 
 def pack_info(pack: PackFolder) -> dict[str, Any]:
     """What a poison pack holds: its data, recipe, budget, and the goal of each trial."""
+    from dataclasses import asdict
+
     from certidote.attacks.pack_files import read_pack
     from certidote.data.names import escaped
     from certidote.results.pictures import goal_in_words
@@ -31,7 +33,7 @@ def pack_info(pack: PackFolder) -> dict[str, Any]:
     return {
         "attack": held.recipe["attack"],
         "recipe": held.recipe,
-        "budget": {"num_poisons": held.budget.num_poisons, "norm": held.budget.norm, "epsilon": held.budget.epsilon},
+        "budget": asdict(held.budget),
         "data": {"name": escaped(held.data.name), "images": held.data.images, "digest": held.data.digest},
         "notes": list(held.notes),
         "trials": [

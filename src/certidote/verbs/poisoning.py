@@ -19,6 +19,7 @@ from certidote.verbs.choices import (
 from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from certidote.attacks.pack import PoisonPack
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from certidote.types import Budget, Goal, ImageDataset, Poison, Progress
 
 SCENARIOS = ("transfer", "scratch")
+DEFAULT_EPSILON = "16/255"
+"""In linf; the literature's."""
+
 SHOWN = 6
 """Poisons in one strip of the gallery."""
 
@@ -56,7 +60,10 @@ def poison(
     target: Annotated[int | None, typer.Option(help="one trial about this test image, a row number from 0")] = None,
     setups: Annotated[
         Path | None,
-        typer.Option(help="setup file of the poisoning benchmark: its targets and base images (with --targets its first ones)"),
+        typer.Option(
+            help="setup file of the poisoning benchmark: its targets (with --trigger its pairs of classes) and base images; --targets takes "
+            "so many, the first"
+        ),
     ] = None,
     adversarial_class: Annotated[
         str, typer.Option(help="name of the class wanted, with --target or --trigger; default: drawn")
@@ -76,11 +83,19 @@ def poison(
     ] = None,
     num_poisons: Annotated[int | None, typer.Option(help="training images replaced in each trial; default: 1 % of DATA")] = None,
     poison_fraction: Annotated[float | None, typer.Option(help="the same as a share of DATA, in (0, 1]")] = None,
-    epsilon: Annotated[str, typer.Option(help="bound on a poison's change, [0, 1] pixel units, as in 16/255 or 0.06")] = "16/255",
-    norm: Annotated[str, typer.Option(help="linf or l2, in which epsilon is measured")] = "linf",
+    epsilon: Annotated[
+        str,
+        typer.Option(
+            help="bound on a poison's change (beside a visible trigger), [0, 1] pixel units, as in 16/255 or 0.06; default: 16/255 in linf"
+        ),
+    ] = "",
+    norm: Annotated[str, typer.Option(help="linf or l2, in which epsilon is measured; l2 has no default epsilon")] = "linf",
     visible_trigger: Annotated[
         bool | None,
-        typer.Option(help="the trigger may be pasted on poisons, whatever epsilon is; default: for attacks that paste it"),
+        typer.Option(
+            help="the trigger may be pasted on poisons in plain sight, and epsilon bounds what is changed beside it; default: for attacks "
+            "that paste it (label-consistent)"
+        ),
     ] = None,
     scenario: Annotated[
         str, typer.Option(help="transfer (victims fit a head on a frozen extractor) or scratch (all weights)")
@@ -126,8 +141,8 @@ def poison(
 ) -> Poisoned:
     """Craft clean-label poisons for DATA with ATTACK, and keep them as a pack for 'certidote replay'.
 
-    Every poison replaces an image of the class wanted, keeps its label, and differs from it by at most epsilon. For studying defenses,
-    on data that is yours.
+    Every poison replaces an image of the class wanted, keeps its label, and differs from it by at most epsilon (label-consistent: by at
+    most epsilon beside a visible trigger, which is pasted in plain sight). For studying defenses, on data that is yours.
     """
     from contextlib import nullcontext
     from dataclasses import asdict
@@ -156,13 +171,13 @@ def poison(
     if setups is not None:
         if goals is not None:
             raise ValueError("--setups and --goals both list the trials; give one of them")
-        _check_setups(target, trigger, adversarial_class, num_poisons, poison_fraction)
+        _check_setups(target, true_class, adversarial_class, num_poisons, poison_fraction)
     _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class, goals)
     kinds = _kinds(surrogate or [], surrogates)
     _check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
     visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
     listed = None if goals is None else listed_goals(goals, targets)
-    size_of_epsilon = epsilon_named(epsilon, norm)
+    size_of_epsilon = _epsilon(epsilon, norm)
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
     seen = _through(through, sigma, draws, train_set, size, skip_corrupt)
@@ -191,6 +206,9 @@ def poison(
     key = Key(kept.root) / "poison"
     if fixed is None:
         wanted = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed)
+    elif trigger:
+        pairs = [(goal.true_label, goal.adversarial_label) for goal in fixed.goals]
+        wanted = _triggers(trigger, trigger_side, pairs, train_set, key)
     else:
         wanted = fixed.goals
     _check_goals(train_set, wanted, budget)
@@ -224,7 +242,7 @@ def poison(
 def epsilon_named(text: str, norm: str) -> float:
     """ "16/255" or "0.06" as a number in [0, 1] pixel units.
 
-    Raises: ValueError if it is no number, or (linf) above 1, where 255ths were meant.
+    Raises: ValueError if it is no number, or (linf) above 1 or the whole number 1, where 255ths may be meant.
     """
     from certidote.scenarios.crafting import parsed_value
 
@@ -236,7 +254,18 @@ def epsilon_named(text: str, norm: str) -> float:
     if norm == "linf" and value > 1:
         hint = f"for {value:g} of 255 levels give {value:g}/255" if value <= 255 else "give a number such as 16/255"
         raise ValueError(f"--epsilon {text} is above 1, the whole range of a pixel; {hint}")
+    if norm == "linf" and isinstance(value, int) and value == 1:
+        raise ValueError(f"--epsilon {text} may mean one of 255 levels or the whole range; write 1/255, or 1.0 for no constraint")
     return float(value)
+
+
+def _epsilon(text: str, norm: str) -> float:
+    """The one given, or the default. Raises: as `epsilon_named`; ValueError if the norm has no default."""
+    if not text and norm == "l2":
+        raise ValueError(
+            "--norm l2 has no default epsilon; give --epsilon too: the longest movement of a whole image, [0, 1] pixel units"
+        )
+    return epsilon_named(text or DEFAULT_EPSILON, norm)
 
 
 def _options(given: list[str], file: Path | None) -> dict[str, Any]:
@@ -293,11 +322,11 @@ def _check_knowledge_options(
 
 
 def _check_setups(
-    target: int | None, trigger: str, adversarial_class: str, num_poisons: int | None, fraction: float | None
+    target: int | None, true_class: str, adversarial_class: str, num_poisons: int | None, fraction: float | None
 ) -> None:
     """Raises: ValueError for what a setup file says itself."""
     given = {
-        "--target": target is not None, "--trigger": trigger, "--adversarial-class": adversarial_class,
+        "--target": target is not None, "--true-class": true_class, "--adversarial-class": adversarial_class,
         "--num-poisons": num_poisons is not None, "--poison-fraction": fraction is not None,
     }  # fmt: skip
     if any(given.values()):
@@ -346,6 +375,12 @@ def _budget(
     if num_poisons is None:
         share = 0.01 if fraction is None else fraction
         num_poisons = max(1, round(share * len(train_set)))
+    longest = train_set.images[0].numel() ** 0.5
+    if norm == "l2" and epsilon >= longest:
+        raise ValueError(
+            f"--epsilon {epsilon:g} with --norm l2 is no constraint: no image of shape {train_set.image_shape} can move by more than "
+            f"{longest:.4g}; give less"
+        )
     return Budget(num_poisons, norm, epsilon, visible)  # type: ignore[arg-type]
 
 
@@ -353,9 +388,6 @@ def _goals(
     train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, side: int | None,
     true_class: str, adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
 ) -> "tuple[Goal, ...]":  # fmt: skip
-    from functools import partial
-    from inspect import signature
-
     from certidote.scenarios.goals import choose_pairs, choose_targets, labels_of, target_at, targets_of
 
     names = train_set.class_names
@@ -366,23 +398,45 @@ def _goals(
         return targets_of(listed, test_set)
     if not trigger:
         return choose_targets(test_set, 10 if targets is None else targets, key / "targets", train_set)
-    from certidote.attacks import find
-    from certidote.attacks.triggers import TRIGGERS
-
-    make: Any = find(TRIGGERS, trigger, "trigger")
-    if side is not None:
-        if "side" not in signature(make).parameters:
-            raise ValueError(
-                f"--trigger-side {side}: the trigger {trigger!r} has one size only; leave it out, or choose another trigger"
-            )
-        make = partial(make, side=side)
     pairs: list[tuple[int | None, int]]
     if listed is not None:
         pairs = [labels_of(goal, names) for goal in listed]
     else:
         true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
         pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
-    return tuple(make(train_set.image_shape, before, after, key / "trigger" / trial) for trial, (before, after) in enumerate(pairs))
+    return _triggers(trigger, side, pairs, train_set, key)
+
+
+def _triggers(
+    name: str, side: int | None, pairs: "Sequence[tuple[int | None, int]]", train_set: "ImageDataset", key: "Key"
+) -> "tuple[Goal, ...]":
+    """A trigger of this name for each pair of true and adversarial label.
+
+    Raises: ValueError if there is none of that name, or of that size, or it covers more of an image than triggers may.
+    """
+    from functools import partial
+    from inspect import signature
+
+    from certidote.attacks import find
+    from certidote.attacks.triggers import LARGEST_PATCH, TRIGGERS
+
+    make: Any = find(TRIGGERS, name, "trigger")
+    sized = "side" in signature(make).parameters
+    if side is not None:
+        if not sized:
+            raise ValueError(
+                f"--trigger-side {side}: the trigger {name!r} has one size only; leave it out, or choose another trigger"
+            )
+        make = partial(make, side=side)
+    made = tuple(make(train_set.image_shape, *pair, key / "trigger" / trial) for trial, pair in enumerate(pairs))
+    area = train_set.image_shape[1] * train_set.image_shape[2]
+    for covered in (int(trigger.mask.sum()) for trigger in made):
+        if covered > LARGEST_PATCH * area:
+            less = f"give --trigger-side of at most {int((LARGEST_PATCH * area) ** 0.5)}" if sized else "choose another --trigger"
+            raise ValueError(
+                f"--trigger {name} covers {covered} of {area} pixels, and a trigger may cover {LARGEST_PATCH:.0%} of an image; {less}"
+            )
+    return made
 
 
 def _label(name: str, names: tuple[str, ...], option: str) -> int:
@@ -496,8 +550,9 @@ def _gallery(pack: "PoisonPack", train_set: "ImageDataset", attack: str) -> str:
     trials = range(min(SHOWN, len(pack)))
     pictures = [poison_strip(pack.poisons[trial], train_set, f"Trial {trial}", SHOWN) for trial in trials]
     budget = pack.budget
+    beside = " beside a visible trigger" if budget.visible_trigger else ""
     how = (
-        f"{attack}: {len(pack)} trials with up to {budget.num_poisons} poisons each, {budget.norm} epsilon {budget.epsilon:.4g} ([0, 1] pixel "
-        "units). Labels are unchanged. The difference is poison minus base, enlarged around gray so that the farthest pixel is black or white."
+        f"{attack}: {len(pack)} trials with up to {budget.num_poisons} poisons each, {budget.norm} epsilon {budget.epsilon:.4g}{beside} ([0, 1] "
+        "pixel units). Labels are unchanged. The difference is poison minus base, enlarged around gray so that the farthest pixel is black or white."
     )
     return gallery_page(f"Poisons of {pack.data.name}", [how], pictures)

@@ -217,11 +217,7 @@ def _run(
         about = {
             "attack": played.pack.recipe["attack"],
             "recipe": played.pack.recipe,
-            "budget": {
-                "num_poisons": played.pack.budget.num_poisons,
-                "norm": played.pack.budget.norm,
-                "epsilon": played.pack.budget.epsilon,
-            },
+            "budget": asdict(played.pack.budget),
             "defense": played.defense.describe(),
             "models": played.defense.members,
             **({} if played.draws is None else {"draws": played.draws}),
