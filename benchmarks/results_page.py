@@ -5,7 +5,9 @@ import statistics
 from pathlib import Path
 
 from pages import fill_table, share_at
+from scipy.stats import fisher_exact
 
+from certidote.results.summary import wilson
 from certidote.types import Json
 
 PAGE = Path("docs/results.md")
@@ -106,31 +108,40 @@ def attacks() -> str:
             + (f", {arm['reached']:.0%} of images" if made["goal"] != "target" else "")
             for arm in arms
         ]
+        control = made["results"]["control"]
+        gone = control["lost"] + control["reached"]
+        lost = f"{round(gone * control['trials'])} of {control['trials']}" if made["goal"] == "target" else f"{gone:.0%} of images"
         rows.append(
             [
                 file.parent.name, made["recipe"]["scenario"]["kind"], f"{budget['num_poisons']} of {made['data']['images']:,}",
-                f"{budget['epsilon'] * 255:.0f}/255", f"{made['objective']['median']:.2f}" if "objective" in made else "", *shown, *(f"{arm['clean_accuracy']:.1%}" for arm in arms), str(int(made["root"], 16)),
+                f"{budget['epsilon'] * 255:.0f}/255", f"{made['objective']['median']:.2f}" if "objective" in made else "", *shown, lost, *(f"{arm['clean_accuracy']:.1%}" for arm in arms), str(int(made["root"], 16)),
             ]
         )  # fmt: skip
-    header = ["attack", "victims", "poisons", "epsilon", "objective", "success", "control", "accuracy", "accuracy, control", "seed"]
+    header = [
+        "attack", "victims", "poisons", "epsilon", "objective", "success", "control", "lost before", "accuracy", "accuracy, control", "seed",
+    ]  # fmt: skip
     return table(header, rows) if rows else MISSING
 
 
 def breakthrough() -> str:
-    """For docs/attacks.md."""
+    """For docs/attacks.md. The record has counts, not which targets they are, so that attackers are compared as if unpaired."""
     measured = record(RESULTS / "benchmarks" / "breakthrough.json")
     if measured is None:
         return MISSING
     rows = []
     for row in measured["rows"]:
-        shown = [f"{row[who][where]}/{row[who]['trials']}" for where in ("plain", "behind") for who in ("unaware", "adaptive")]
-        rows.append([f"{row['epsilon']:g}", *shown, f"{row['adaptive']['control']}/{row['adaptive']['trials']}"])
+        counts = [(row[who][where], row[who]["trials"]) for where in ("plain", "behind") for who in ("unaware", "adaptive")]
+        shown = ["{}/{} ({:.0%} to {:.0%})".format(*count, *wilson(*count)) for count in counts]
+        by_chance = fisher_exact([(successes, trials - successes) for successes, trials in counts[2:]]).pvalue
+        control = f"{row['adaptive']['control']}/{row['adaptive']['trials']}"
+        rows.append([f"{row['epsilon']:g}", *shown, f"{by_chance:.2f}", control])
     header = [
         "epsilon",
         "unaware, no defense",
         "adaptive, no defense",
         "unaware, behind it",
         "adaptive, behind it",
+        "p, these two",
         "control behind it",
     ]
     return table(header, rows)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -142,6 +143,35 @@ def test_tables_without_their_first_row_are_not_made(tmp_path: Path, monkeypatch
     assert page.utility() == page.MISSING
     (rows / "b.json").write_text(json.dumps({**row, "sigma": 0.0, "variant": "one model", "accuracy": 0.8}))
     assert "| noise only | yes |  | 0.500 |  |  |" in page.utility()
+
+
+def test_targets_that_were_lost_before_the_attack_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that victims of clean data give any wrong class; also of records made before budgets said whether triggers may be seen."""
+    page = benchmark("results_page", monkeypatch)
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    arm = {"successes": 1, "trials": 10, "low": 0.0, "high": 0.4, "reached": 0.1, "lost": 0.3, "clean_accuracy": 0.9}
+    made: dict[str, Any] = {
+        "goal": "target", "recipe": {"scenario": {"kind": "scratch"}}, "budget": {"num_poisons": 5, "norm": "linf", "epsilon": 0.1},
+        "data": {"images": 50}, "results": {"poisoned": {**arm, "lost": 0.0}, "control": arm}, "root": "0x1",
+    }  # fmt: skip
+    for name, goal in (("aimed", "target"), ("backdoor", "trigger")):
+        (tmp_path / "attacks" / name).mkdir(parents=True)
+        (tmp_path / "attacks" / name / "replay.json").write_text(json.dumps({**made, "goal": goal}))
+    header, _, aimed, backdoor = page.attacks().splitlines()
+    place = header.split(" | ").index("lost before")
+    assert (aimed.split(" | ")[place], backdoor.split(" | ")[place]) == ("4 of 10", "40% of images")
+
+
+def test_attackers_at_one_epsilon_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fisher's exact test of 5 and 7 of 10: 0.65."""
+    page = benchmark("results_page", monkeypatch)
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    one, other = ({"trials": 10, "plain": 7, "behind": behind, "control": 0} for behind in (5, 7))
+    (tmp_path / "benchmarks" / "breakthrough.json").write_text(
+        json.dumps({"rows": [{"epsilon": 0.4, "unaware": one, "adaptive": other}]})
+    )
+    assert page.breakthrough().splitlines()[-1].endswith("| 5/10 (24% to 76%) | 7/10 (40% to 89%) | 0.65 | 0/10 |")
 
 
 def test_only_packaged_denoisers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,11 @@ def test_gradients_go_through_a_layer() -> None:
     assert float(images.grad.abs().min()) > 0
 
 
+def test_one_name_is_no_list_of_layers() -> None:
+    with pytest.raises(ValueError, match=r"^layers='penultimate' is one name; give a list of names, \['penultimate'\]$"):
+        at_layers(dropping(), "penultimate")
+
+
 def test_layers_that_do_not_exist_are_refused_and_the_nearest_is_named() -> None:
     with pytest.raises(
         ValueError, match=r"^no layer 'body\.33' in a ConvExtractor; did you mean 'body\.3'\? it has penultimate, body, body\.0"

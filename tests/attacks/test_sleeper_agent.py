@@ -188,7 +188,6 @@ def test_adaptive_poisons_reach_a_lower_defended_objective_than_unaware_ones() -
             poison = sleeper_agent(task, known, Key(4), steps=40, retrains=0, step_size=STEP, shift=0.0, flip=False)
             one, labels = poison.images.unsqueeze(0), torch.tensor([label])
             gaps.append(float(defended_objective(aims, one, labels, Matching(), looking, [Key(5)])))
-        print(gaps)
         assert gaps[1] < gaps[0] - 0.01
 
 

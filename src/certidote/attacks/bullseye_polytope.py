@@ -51,6 +51,9 @@ def bullseye_polytope(
         shape or a training image, or a surrogate has no dropout to draw.
     Source: objective as in the authors' `trainer.py`, mode "mean" (norm ratio not squared; the publication squares it), loop and
         number of steps as in the poisoning benchmark. Betas 0.9 and 0.999, no decay, no augmentation.
+    Differs from the original: with `dropout_draws` the target's features, too, are the mean over so many draws, once before the first
+        step (the original's: one draw); a position of a feature map where the target has no signal, whose ratio has no value, is
+        measured by the mean norm of the other positions; one step size for all channels.
     """
     many = None if views is None else [views]
     return bullseye_polytope_batch(

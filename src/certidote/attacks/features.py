@@ -51,7 +51,9 @@ class AtLayer(nn.Module):
 
 
 def at_layers(model: nn.Module, layers: Sequence[str]) -> tuple[AtLayer, ...]:
-    """A model at several of its layers, for `Knowledge.surrogates`. Raises as `AtLayer`."""
+    """A model at several of its layers, for `Knowledge.surrogates`. Raises as `AtLayer`; ValueError for one name instead of a list."""
+    if isinstance(layers, str):
+        raise ValueError(f"layers={layers!r} is one name; give a list of names, [{layers!r}]")
     return tuple(AtLayer(model, layer) for layer in layers)
 
 

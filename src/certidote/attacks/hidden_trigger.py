@@ -100,14 +100,18 @@ def hidden_trigger(
             that is nearest to any of them one after the other, but a source or poison that had its turn is not taken out, so some
             poisons keep what they had and sources that nobody holds are lost.
         pair_every: steps after which poisons are paired anew; the references' is 1.
-        stop_ratio: the descent ends when the sum of distances is this share of what it was; and whenever it has stopped falling. The
-            references end it at 10, a number that belongs to their features.
+        stop_ratio: the descent ends when the sum of distances is this share of what it was; and, whatever this is, when that sum has not
+            fallen by a thousandth (`PROGRESS`) in 100 steps (`PATIENCE`).
         crafted_per_kept: as many times num_poisons base images become poisons (or as many as there are) and those nearest to their
             sources are kept; the original's is 2 for 400 images and fewer poisons.
     Returns: `budget.num_poisons` poisons, their indices ascending.
     Raises: ValueError if a surrogate is missing or in train mode, the goal is no trigger or does not fit the training set, there are
         no source images, the adversarial class is too small, or a number is out of range.
     Source: Saha, Subramanya and Pirsiavash (2020); numbers of the benchmark of Schwarzschild et al. (2021).
+    Differs from both: poisons are paired by an assignment, every 20 steps, and not by their rule in every step (`pairing`, `pair_every`
+        bring that back); the descent ends at a share of the first sum of distances, or when it stands still, and not at a distance of
+        10, a number that belongs to their features (the original's is of the worst poison, the benchmark's the sum), so that it may
+        take fewer steps than `steps`; all poisons are crafted together, where the original has batches of 100.
     """
     options = _Options(steps, step_size, decay, decay_every, optimizer, pairing, pair_every, stop_ratio, crafted_per_kept)
     check_surrogates(knowledge.surrogates, task.train)

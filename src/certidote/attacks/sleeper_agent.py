@@ -68,7 +68,9 @@ def sleeper_agent(
     Raises: ValueError if there is no surrogate, one is in train mode or no module, the attacker cannot retrain, the goal or the bases
         do not fit the training set, no training image is of the trigger's class, or a number is out of range.
     Source: Souri et al. (2022) and the code of its authors, one restart. Differs from the original: poisons that surrogates are trained
-        on are rounded to 8 bits; more than `batch_size` poisons are matched jointly unless asked otherwise; dropout is off.
+        on are rounded to 8 bits; more than `batch_size` poisons are matched jointly unless asked otherwise; dropout is off; by default
+        one step of 0.025 for all channels, where the original's 0.1 on normalized pixels is one for each; the step is not multiplied
+        by `batch_size` / 512, as the original's is.
     """
     matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(task.train, shift, flip, border))
     surrogates, retrain = _check(task, knowledge, retrains, selection), knowledge.retrain

@@ -70,7 +70,9 @@ def witches_brew(
         a surrogate already gives the target the adversarial label so surely that its gradient vanishes, or a number is not positive.
     Source: Geiping et al. (2021), `forest/witchcoven`. Differs from the original: the restart is chosen by an evaluation without
         augmentation, not by the noisy loss of the last step; more than `batch_size` poisons are matched jointly unless asked
-        otherwise; dropout is off; poisons are rounded to 8 bits.
+        otherwise; dropout is off; poisons are rounded to 8 bits; by default one step of 0.025 for all channels, where the original's
+        0.1 on normalized pixels is one for each (`CIFAR10_STEPS`); the step is not multiplied by `batch_size` / 512, as the
+        original's is.
     """
     matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(task.train, shift, flip, border))
     return witches_brew_batch([task], knowledge, [key], matching, restarts=restarts)[0]

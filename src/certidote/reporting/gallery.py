@@ -1,4 +1,4 @@
-"""The gallery of a sanitized set: one self-contained HTML file without scripts or network, like the report."""
+"""The gallery of a sanitized set or of a poison pack: one self-contained HTML file without scripts or network, like the report."""
 
 from collections.abc import Sequence
 
