@@ -62,6 +62,22 @@ def test_attackers_of_transfer_learning_know_the_classes_under_attack() -> None:
     assert float((surrogate(as_pixels(hard)).argmax(1) == 2).double().mean()) <= 0.1
 
 
+def test_boxes_follow_from_whose_recipe_the_victims_have() -> None:
+    other = Recipe(architecture="cnn-32-64", epochs=1, batch_size=16, learning_rate=0.05)
+    for kinds, scratch, transfer in (
+        ((RECIPE, other), "grey", "white"),
+        ((other, RECIPE), "grey", "white"),
+        ((other,), "black", "black"),
+    ):
+        made = scratch_setting(DATA, RECIPE, Key(1), kinds=kinds).described
+        assert (made["box"], made["recipe"]) == (scratch, RECIPE.to_json())
+        told = transfer_setting(DATA, ("tiny", DATA), Key(1), recipe=RECIPE, kinds=kinds).described
+        assert (told["box"], told["recipe"], told["victim"]["architecture"]) == (transfer, RECIPE.to_json(), "mlp-128")
+        assert (told["victim"]["digest"] in told["surrogates"]) == (transfer == "white")
+    told = transfer_setting(DATA, ("tiny", DATA), Key(1), kinds=(other, RECIPE)).described
+    assert (told["box"], told["recipe"], told["surrogates"][0]) == ("white", other.to_json(), told["victim"]["digest"])
+
+
 def test_a_pack_says_which(tmp_path: Path) -> None:
     options = {"targets": 1, "num_poisons": 3, "epsilon": "0.3", "option": ["steps=2"], "seed": 1, "scenario": "scratch"}
     made = verbs.poison("bullseye-polytope", "digits", out=tmp_path / "pack", dtype="bfloat16", gallery=False, **options)

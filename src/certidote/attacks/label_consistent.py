@@ -51,7 +51,9 @@ def label_consistent(
     Raises: ValueError if a surrogate is missing, in train mode or no classifier, the goal is no trigger or does not fit the training
         set, the budget and the constraint disagree, the adversarial class is too small, or a number is out of range.
     Source: Turner, Tsipras and Madry (2019), who publish ready-made images from ascent in l2 (300/255 by default) or linf; steps as in
-        the benchmark of Schwarzschild et al. (2021), the ascent of Madry et al. (2018).
+        the benchmark of Schwarzschild et al. (2021), the ascent of Madry et al. (2018). Differs from the original: the mean loss of several
+        surrogates may grow, and a surrogate may be plain (in the tables of this project it is); images are crafted here, not ready-made. Differs
+        from the benchmark: the default constraint is the original's, with the trigger in plain sight.
     """
     goal = _check(task, steps, step_size, constraint)
     trigger = replace(goal, amplitude=amplitude_train)
@@ -93,8 +95,10 @@ def harder(
 
 def _check(task: Task, steps: int, step_size: float | None, constraint: Constraint) -> Trigger:
     """The goal."""
-    if steps < 1 or not (step_size is None or step_size > 0):
-        raise ValueError(f"steps={steps}, step_size={step_size}; both must be positive (step_size in [0, 1] pixel units)")
+    if steps < 1 or not (step_size is None or 0 < step_size < float("inf")):
+        raise ValueError(
+            f"steps={steps}, step_size={step_size}; both must be positive and finite (step_size in [0, 1] pixel units)"
+        )
     check_choice("constraint", constraint, Constraint)
     check_task(task)
     if constraint == "linf_content_only" and not task.budget.visible_trigger:

@@ -114,8 +114,7 @@ def classifiers_of(surrogates: Sequence[FeatureExtractor], train: ImageDataset) 
         assert isinstance(surrogate, Surrogate)
         found.append(surrogate)
     for number, surrogate in enumerate(found):
-        with torch.no_grad():
-            check_logits(number, surrogate(as_pixels(train.images[:1]).to(device_of([surrogate]))), train)
+        check_logits(number, first_output(number, surrogate, train, device_of([surrogate])), train)
     return found
 
 

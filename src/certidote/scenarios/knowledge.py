@@ -62,7 +62,8 @@ def transfer_setting(
         key: extractor k has the stream `key / "extractor" / k`.
         recipe: of the extractors; None for the small one for images of few pixels.
         surrogates: how many of them the attacker aims at.
-        kinds: recipes of the attacker's extractors, one each, in place of so many of `recipe`.
+        kinds: recipes of the attacker's extractors, one each, in place of so many of `recipe`; victims use that of `recipe`, which is
+            another one (black box) if none of these is, or the first one's if there is no `recipe`.
         grey_box: victims use one more extractor, which the attacker does not have; otherwise the attacker's first (white box).
         victim_recipe: victims use an extractor of another recipe (black box).
         through: the defense that the attacker sees through.
@@ -85,10 +86,15 @@ def transfer_setting(
     if grey_box or victim_recipe is not None:
         box = "grey" if victim_recipe is None else "black"
         victim = _extractor(images, key / "extractor" / "victim", victim_recipe or recipe, device, dtype)
+    elif kinds and recipe is not None and recipe in kinds:
+        victim = made[list(kinds).index(recipe)]
+    elif kinds and recipe is not None:
+        victim, box = _extractor(images, key / "extractor" / "victim", recipe, device, dtype), "black"
+    used = kinds[0] if kinds and recipe is None else recipe
     described: Json = {
         "kind": "transfer",
         "pretrained_on": {"name": name, "images": len(images), "digest": images.digest()},
-        "recipe": None if recipe is None else recipe.to_json(),
+        "recipe": None if used is None else used.to_json(),
         "dtype": dtype,
         "surrogates": [extractor.digest() for extractor in made],
         "box": box,
@@ -140,7 +146,7 @@ def scratch_setting(
 
     Args:
         train: the clean set.
-        recipe: of surrogates, and of victims unless another is given.
+        recipe: of surrogates, and of victims unless another is given; a black box if no surrogate has it.
         key: the surrogates' streams.
         surrogates: how many of them the attacker aims at.
         kinds: recipes of surrogates, one each, in place of so many of `recipe`.
@@ -160,7 +166,7 @@ def scratch_setting(
         "surrogate_recipe": recipe.to_json(),
         "surrogates": len(kinds) or surrogates,
         "dtype": dtype,
-        "box": "grey" if victim_recipe is None else "black",
+        "box": "black" if victim_recipe is not None or (kinds and recipe not in kinds) else "grey",
         **_told(kinds),
     }
     return Setting(known, described)
