@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from reference_frogs import NAME
+
 from certidote.benchmark.materials import prepare
 from certidote.benchmark.scales import EXTRACTOR, HEADS
 from certidote.results.files import write_text
@@ -21,13 +23,20 @@ SCRATCH_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Rung:
-    """One attack: options of `poison`, and of `replay`."""
+    """One attack.
+
+    Attributes:
+        poison: options of `poison`.
+        epsilon: in linf.
+        exported: the name of another rung, whose pack is written in the poisoning benchmark's form and read again; nothing is crafted.
+    """
 
     name: str
     attack: str
     data: str
-    poison: tuple[str, ...]
-    replay: tuple[str, ...] = ()
+    poison: tuple[str, ...] = ()
+    epsilon: str = "16/255"
+    exported: str = ""
 
 
 VICTIMS = str(Path(__file__).with_name("ladder-victims.toml").relative_to(Path(__file__).parents[1]))
@@ -36,11 +45,24 @@ VICTIMS = str(Path(__file__).with_name("ladder-victims.toml").relative_to(Path(_
 AUGMENTED = ("--option", "border=reflection")
 """Attackers augment as victims do: shifts of up to 4 pixels, mirrored at the border, and flips."""
 
+TRANSFER = (
+    "--scenario",
+    "transfer",
+    "--pretrain",
+    "extractor.npz",
+    "--recipe",
+    "compact",
+    "--targets",
+    "10",
+    "--num-poisons",
+    "25",
+)
+
 RUNGS = (
-    Rung(
-        "bullseye-polytope", "bullseye-polytope", "heads.npz",
-        ("--scenario", "transfer", "--pretrain", "extractor.npz", "--recipe", "compact", "--targets", "10", "--num-poisons", "25"),
-    ),
+    Rung("bullseye-polytope", "bullseye-polytope", "heads.npz", TRANSFER),
+    Rung("bullseye-polytope-exported", "bullseye-polytope", "heads.npz", exported="bullseye-polytope"),
+    Rung("poison-frogs", "poison-frogs", "heads.npz", TRANSFER, epsilon="8/255"),
+    Rung("poison-frogs-reference", NAME, "heads.npz", TRANSFER, epsilon="8/255"),
     Rung(
         "witches-brew", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
         ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1", *AUGMENTED),
@@ -58,8 +80,16 @@ RUNGS = (
 
 
 def certidote(*arguments: str) -> None:
+    """Our command line, with the benchmark's loop among the attacks."""
     print("certidote", " ".join(arguments), flush=True)
-    subprocess.run([sys.executable, "-m", "certidote.cli", *arguments], check=True)
+    subprocess.run([sys.executable, str(Path(__file__).with_name("reference_frogs.py")), *arguments], check=True)
+
+
+def through_files(pack: Path, data: str, folder: Path, out: Path) -> None:
+    """A pack's poisons written as the poisoning benchmark reads them, and read again."""
+    if not folder.exists():
+        certidote("pack", "export", str(pack), data, "--out", str(folder))
+    certidote("pack", "import", str(folder), data, "--out", str(out), "--scenario-of", str(pack))
 
 
 def main() -> None:
@@ -83,9 +113,12 @@ def main() -> None:
         pack, replayed = options.runs / f"{rung.name}-pack", options.runs / f"{rung.name}-replay"
         given = tuple(where(part) if part.endswith(".npz") else part for part in rung.poison)
         shared = ("--seed", str(options.seed), "--workers", options.workers)
-        if not pack.exists():
-            certidote("poison", rung.attack, where(rung.data), "--epsilon", "16/255", "--out", str(pack), *given, *shared)
-        certidote("replay", str(pack), where(rung.data), "--out", str(replayed), *rung.replay, *shared)
+        if not pack.exists() and rung.exported:
+            exported = options.runs / f"{rung.exported}-pack"
+            through_files(exported, where(rung.data), options.runs / f"{rung.exported}-files", pack)
+        elif not pack.exists():
+            certidote("poison", rung.attack, where(rung.data), "--epsilon", rung.epsilon, "--out", str(pack), *given, *shared)
+        certidote("replay", str(pack), where(rung.data), "--out", str(replayed), *shared)
         kept = options.out / rung.name
         kept.mkdir(parents=True, exist_ok=True)
         for file in ("replay.json", "trials.csv"):  # where they lay on this machine is nobody's business

@@ -6,7 +6,7 @@ import torch
 
 from certidote.attacks.gradient_matching import Matching
 from certidote.attacks.sleeper_agent import sleeper_agent
-from certidote.attacks.witches_brew import witches_brew_batch
+from certidote.attacks.witches_brew import matched
 from certidote.data.digits import SPLITS, load_digits
 from certidote.scenarios.scratch import ScratchScenario, knowledge, learner
 from certidote.streams import Key
@@ -53,7 +53,7 @@ def trial_keys() -> list[Key]:
 @cache
 def brewed() -> list[Poison]:
     """The eight trials, crafted with the fixture's numbers."""
-    return witches_brew_batch(targets().tasks(), clean_knowledge(), trial_keys(), MATCHING, restarts=1)
+    return matched(targets().tasks(), clean_knowledge(), trial_keys(), MATCHING, restarts=1)
 
 
 PAIRS = ((0, 1), (3, 8), (7, 2), (5, 6), (9, 4))

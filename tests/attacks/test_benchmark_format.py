@@ -22,7 +22,7 @@ from PIL import Image
 from certidote.attacks import benchmark_pickles
 from certidote.attacks.benchmark_export import export_pack, setups_file
 from certidote.attacks.benchmark_format import MEAN, STD, read_poisons, read_setups
-from certidote.attacks.benchmark_import import import_poisons
+from certidote.attacks.benchmark_import import import_poisons, import_trials
 from certidote.attacks.benchmark_pickles import as_array, read_benchmark
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
@@ -126,6 +126,52 @@ def test_a_pack_goes_to_the_benchmark_and_back(tmp_path: Path) -> None:
         )  # fmt: skip
     with pytest.raises(ValueError, match="exists already"):
         export_pack(made, TRAIN, TEST, tmp_path / "out")
+
+
+def test_all_trials_in_a_folder_become_one_pack_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    made = pack(*(target(row) for row in (5, 22, 40)))
+    folders = export_pack(made, TRAIN, TEST, tmp_path / "out")
+    for folder, name in zip(folders, ("run-1", "run-2", "run-10"), strict=True):
+        folder.rename(folder.with_name(name))
+    (tmp_path / "out" / "notes").mkdir()
+    back = import_trials(tmp_path / "out", TRAIN, TEST, "tiny")
+    assert len(back) == 3
+    for again, poison in zip(back.poisons, made.poisons, strict=True):
+        assert torch.equal(again.images, poison.images)
+        assert torch.equal(again.indices, poison.indices)
+        assert again.budget == poison.budget
+        assert isinstance(again.goal, Target)
+        assert isinstance(poison.goal, Target)
+        assert again.goal.test_index == poison.goal.test_index
+    assert back.notes[0] == f"trial 0: imported from the poisoning benchmark: {tmp_path / 'out' / 'run-1'}"
+
+
+def test_trials_that_need_different_budgets_share_the_larger_one(tmp_path: Path) -> None:
+    few, many = crafted(target(5), 3), crafted(target(22), 5)
+    half = replace(few, images=TRAIN.images[few.indices])
+    for number, poison in enumerate((half, many)):
+        alone = make_pack([poison], TRAIN, "tiny", {"attack": "test"})
+        export_pack(alone, TRAIN, TEST, tmp_path / "one")[0].rename(tmp_path / f"trial-{number}")
+        (tmp_path / "one").rmdir()
+    back = import_trials(tmp_path, TRAIN, TEST, "tiny")
+    assert back.budget == Budget(5, "linf", 8 / 255)
+    assert [len(poison.indices) for poison in back.poisons] == [3, 5]
+
+
+def test_of_several_trials_the_one_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    folders = export_pack(pack(target(5), target(22)), TRAIN, TEST, tmp_path / "out")
+    (folders[1] / "base_indices.pickle").write_bytes(pickle.dumps([999, 1, 2, 3, 4], 4))
+    with pytest.raises(
+        ValueError, match=r"trial-001': the poisoning benchmark: base image 999 of a training set of 80; give the data"
+    ):
+        import_trials(tmp_path / "out", TRAIN, TEST, "tiny")
+    with pytest.raises(ValueError, match="trial-000' holds the poisons of one trial; give a folder of such folders"):
+        import_trials(folders[0], TRAIN, TEST, "tiny")
+    with pytest.raises(ValueError, match="holds no poisons that are known: give one with .*, or a folder of such folders"):
+        import_trials(tmp_path, TRAIN, TEST, "tiny")
+    with pytest.raises(BudgetExceeded, match="trial-000"):
+        folders[1].rename(tmp_path / "away")
+        import_trials(tmp_path / "out", TRAIN, TEST, "tiny", epsilon=4 / 255)
 
 
 @pytest.mark.parametrize("place", [(10, 9), None])

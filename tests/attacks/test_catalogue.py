@@ -1,7 +1,7 @@
 """Contract of every attack that is listed: it is tested by being listed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -123,9 +123,9 @@ class Watched(ThroughDenoiser):
         super().__init__(load("none"), 0.0, 2)
         self.keys: list[Key] = []
 
-    def __call__(self, images: torch.Tensor, key: Key) -> torch.Tensor:
-        self.keys.append(key)
-        return super().__call__(images, key)
+    def together(self, parts: Sequence[torch.Tensor], keys: Sequence[Key]) -> torch.Tensor:
+        self.keys += keys
+        return super().together(parts, keys)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

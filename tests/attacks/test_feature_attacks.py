@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -133,10 +133,10 @@ class Watched(ThroughDenoiser):
         self.keys: list[Key] = []
         self.shown: list[torch.Tensor] = []
 
-    def __call__(self, images: torch.Tensor, key: Key) -> torch.Tensor:
-        self.keys.append(key)
-        self.shown.append(images.detach().clone())
-        return super().__call__(images, key)
+    def together(self, parts: Sequence[torch.Tensor], keys: Sequence[Key]) -> torch.Tensor:
+        self.keys += keys
+        self.shown += [part.detach().clone() for part in parts]
+        return super().together(parts, keys)
 
 
 @each_attack

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from reference_frogs import frozen_loop, reference_frogs
 
 from certidote.attacks.crafting import Trials
 from certidote.attacks.features import at_layers, maps_of
@@ -32,19 +33,6 @@ def distances(trials: Trials, images: torch.Tensor) -> torch.Tensor:
     return found[0] / found[1]
 
 
-def frozen_loop(trials: Trials, steps: int = 120) -> tuple[torch.Tensor, torch.Tensor]:
-    """The benchmark's loop: the image that is held is compared with the last one recorded, so one increase is never undone."""
-    objective, pixels = collision_objective(trials.target_features()), watermarked(trials)
-    rates, last, taken = (torch.full((len(pixels),), each) for each in (0.001, torch.inf, 0.0))
-    for _ in range(steps):
-        value, gradient = trials.look(pixels, 0, objective)
-        higher = value > last
-        moved = trials.projected(pixels - rates.view(-1, 1, 1, 1) * gradient)
-        pixels = torch.where(higher.view(-1, 1, 1, 1), pixels, moved)
-        rates, last, taken = torch.where(higher, 0.2 * rates, rates), torch.where(higher, last, value), taken + ~higher
-    return pixels, taken
-
-
 def in_pixels(poisons: list[Poison]) -> torch.Tensor:
     return as_pixels(torch.cat([poison.images for poison in poisons]))
 
@@ -53,9 +41,17 @@ def test_features_come_nearer_to_the_target_than_by_the_benchmark_s_loop() -> No
     """0.685 here, after 500 steps and by Adam too; the benchmark's loop 0.77, and it does not move again after the first projection."""
     trials = trials_at(0.1)
     assert float(distances(trials, in_pixels(crafted("poison-frogs", 8, 0.1))).median()) <= 0.69
-    frozen, taken = frozen_loop(trials)
+    frozen, taken = frozen_loop(trials, 120, 0.001, 0.3)
     assert float(taken.max()) == 1
     assert float(distances(trials, frozen).median()) > 0.72
+
+
+def test_the_benchmark_s_loop_as_an_attack_gives_what_the_loop_holds() -> None:
+    trials = trials_at(0.1)
+    poison = reference_frogs(trials.tasks[0], trials.knowledge, trials.keys[0])
+    first = replace(trials, tasks=trials.tasks[:1], rows=trials.rows[:1], keys=trials.keys[:1])
+    pixels, _ = frozen_loop(first, 120, 0.001, 0.3)
+    assert torch.equal(as_pixels(poison.images), as_pixels(first.poisons(pixels)[0].images))
 
 
 def test_every_poison_moves_many_times() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from certidote.attacks.gradient_matching import Aim, Matching, defended_objective, differentiated
 from certidote.attacks.shifts import Shifts, shifts_for
-from certidote.attacks.witches_brew import target_gradients, witches_brew, witches_brew_batch
+from certidote.attacks.witches_brew import matched, target_gradients, witches_brew
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.scenarios.scratch import evaluate
@@ -91,9 +91,9 @@ def test_crafting_together_gives_the_poisons_of_crafting_alone(monkeypatch: pyte
     knowledge = Knowledge((Double(clean_knowledge().surrogates[0]),))
     tasks, keys = [replace(task, budget=Budget(5, "linf", 0.4)) for task in targets().tasks()[:3]], trial_keys()[:3]
     matching = replace(SHORT, augmentation=shifts_for(digits()[0], 1 / 8, True, "fill"))
-    together = witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)
+    together = matched(tasks, knowledge, keys, matching, restarts=2)
     monkeypatch.setattr(MODULE, "problems_together", lambda *args: 3)  # three of six at a time: the second trial is cut
-    for trial, poison in enumerate(witches_brew_batch(tasks, knowledge, keys, matching, restarts=2)):
+    for trial, poison in enumerate(matched(tasks, knowledge, keys, matching, restarts=2)):
         assert torch.equal(poison.images, together[trial].images)
     alone = witches_brew(tasks[2], knowledge, keys[2], steps=10, step_size=0.16, restarts=2)
     assert torch.equal(alone.indices, together[2].indices)
@@ -105,7 +105,7 @@ def test_the_best_restart_is_kept_by_what_it_is_without_augmentation(monkeypatch
     """Each restart is there alone, as a run that is made to keep it; the chosen one has the smallest objective, in 8 bits."""
     tasks, keys = targets().tasks()[:2], trial_keys()[:2]
     matching = replace(SHORT, augmentation=shifts_for(digits()[0], 1 / 8, True, "fill"))
-    kept = witches_brew_batch(tasks, clean_knowledge(), keys, matching, restarts=3)
+    kept = matched(tasks, clean_knowledge(), keys, matching, restarts=3)
     ends = MODULE._descended
     every: list[list[Poison]] = []
     for wanted in range(3):
@@ -115,7 +115,7 @@ def test_the_best_restart_is_kept_by_what_it_is_without_augmentation(monkeypatch
 
         with monkeypatch.context() as patch:
             patch.setattr(MODULE, "_descended", only)
-            every.append(witches_brew_batch(tasks, clean_knowledge(), keys, matching, restarts=3))
+            every.append(matched(tasks, clean_knowledge(), keys, matching, restarts=3))
     values = torch.stack([gaps(poisons) for poisons in every])
     assert float((values.max(0).values - values.min(0).values).min()) > 1e-4
     for trial, best in enumerate(values.argmin(0).tolist()):
@@ -123,7 +123,7 @@ def test_the_best_restart_is_kept_by_what_it_is_without_augmentation(monkeypatch
 
 
 def test_more_restarts_never_leave_a_larger_gap() -> None:
-    one, three = (gaps(witches_brew_batch(targets().tasks(), clean_knowledge(), trial_keys(), SHORT, restarts=n)) for n in (1, 3))
+    one, three = (gaps(matched(targets().tasks(), clean_knowledge(), trial_keys(), SHORT, restarts=n)) for n in (1, 3))
     assert bool((three <= one + 1e-6).all())
     assert bool((three < one - 1e-3).any())
 
@@ -134,7 +134,7 @@ def test_more_restarts_never_leave_a_larger_gap() -> None:
 def crafted(defense: DifferentiableDefense | None, steps: int = 10, trials: int = 2) -> list[Poison]:
     knowledge = replace(clean_knowledge(), defense=defense)
     matching = replace(MATCHING, steps=steps, augmentation=Shifts())
-    return witches_brew_batch(targets().tasks()[:trials], knowledge, trial_keys()[:trials], matching, restarts=2)
+    return matched(targets().tasks()[:trials], knowledge, trial_keys()[:trials], matching, restarts=2)
 
 
 class Untouched:
@@ -158,7 +158,7 @@ def test_adaptive_poisons_reach_a_lower_defended_objective_than_unaware_ones() -
     denoiser = load("digits-linear-mmse")
     tasks, keys, matching = targets().tasks()[:4], trial_keys()[:4], replace(MATCHING, steps=40)
     unaware, aware = (
-        witches_brew_batch(tasks, replace(clean_knowledge(), defense=defense), keys, matching, restarts=1)
+        matched(tasks, replace(clean_knowledge(), defense=defense), keys, matching, restarts=1)
         for defense in (None, ThroughDenoiser(denoiser, 0.5))
     )
     assert all(torch.equal(mine.indices, other.indices) for mine, other in zip(aware, unaware, strict=True))
@@ -203,11 +203,11 @@ def test_what_cannot_be_crafted_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no surrogates given"):
         refused(knowledge=Knowledge(()))
     with pytest.raises(ValueError, match=r"0 tasks and 0 keys; give at least one task"):
-        witches_brew_batch([], clean_knowledge(), [], SHORT)
+        matched([], clean_knowledge(), [], SHORT)
     tasks = targets().tasks()[:2]
     with pytest.raises(ValueError, match=r"tasks crafted together must share one budget"):
         other = replace(tasks[1], budget=Budget(3, "linf", 0.1))
-        witches_brew_batch([tasks[0], other], clean_knowledge(), trial_keys()[:2], SHORT)
+        matched([tasks[0], other], clean_knowledge(), trial_keys()[:2], SHORT)
 
 
 def test_the_fixture_is_the_one_that_thresholds_were_measured_on() -> None:

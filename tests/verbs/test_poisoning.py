@@ -36,7 +36,7 @@ from certidote.training.pooled import trainer_for
 from certidote.training.recipe import RECIPES
 from certidote.types import Ballots, Target, Trigger, Untrusted
 from certidote.verbs import choices
-from certidote.verbs.poisoning import epsilon_named
+from certidote.verbs.attacking import epsilon_named
 from certidote.verbs.replaying import DEFENSE_HELP, _removed
 from commands import run
 
@@ -758,3 +758,31 @@ def test_packs_go_out_and_come_in_by_command(
     assert len(json.loads(capsys.readouterr().out)["trials"]) == 8
     found = certidote.replay(tmp_path / "in", "digits-5-9", out=tmp_path / "run", workers=0, dtype="float32", seed=1, recipe="mlp")
     assert found.record["attack"] == "bullseye"
+
+
+def test_poisons_that_went_out_and_in_are_as_successful_as_they_were(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All trials at once, on heads of the extractor of the pack that they left: the same victims, so the same numbers."""
+    files, back = tmp_path / "files", tmp_path / "back"
+    assert run(monkeypatch, "pack", "export", str(pack), "digits-5-9", "--out", str(files)) == 0
+    capsys.readouterr()
+    command = ("pack", "import", str(files), "digits-5-9", "--epsilon", "0.4347")
+    assert run(monkeypatch, *command, "--scenario-of", str(pack), "--out", str(back)) == 0
+    assert len(json.loads(capsys.readouterr().out)["trials"]) == 8
+    records = [
+        certidote.replay(folder, "digits-5-9", out=tmp_path / f"run-{folder.name}", workers=0, dtype="float32", seed=1).record
+        for folder in (pack, back)
+    ]
+    assert records[0]["results"] == records[1]["results"]
+    assert records[0]["results"]["poisoned"]["successes"] > 2
+    assert records[0]["victims"] == records[1]["victims"]
+
+    assert run(monkeypatch, *command, "--target", "3", "--out", str(tmp_path / "no")) == 2
+    assert "holds several trials; import one of its folders, or leave it out" in capsys.readouterr().err
+    unknown = tmp_path / "unknown"
+    assert run(monkeypatch, *command, "--out", str(unknown)) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, *command, "--scenario-of", str(unknown), "--out", str(tmp_path / "no")) == 2
+    assert "does not say what victims are; give one of 'certidote poison'" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

@@ -8,14 +8,14 @@ import difflib
 from collections.abc import Mapping
 from typing import Literal, TypeVar
 
-from certidote.attacks.bullseye_polytope import bullseye_polytope
-from certidote.attacks.convex_polytope import convex_polytope
+from certidote.attacks.bullseye_polytope import bullseye_polytope, bullseye_polytope_batch
+from certidote.attacks.convex_polytope import convex_polytope, convex_polytope_batch
 from certidote.attacks.hidden_trigger import hidden_trigger
 from certidote.attacks.label_consistent import label_consistent
-from certidote.attacks.poison_frogs import poison_frogs
+from certidote.attacks.poison_frogs import poison_frogs, poison_frogs_batch
 from certidote.attacks.sleeper_agent import sleeper_agent
-from certidote.attacks.witches_brew import witches_brew
-from certidote.types import Attack
+from certidote.attacks.witches_brew import witches_brew, witches_brew_batch
+from certidote.types import Attack, AttackTogether
 
 T = TypeVar("T")
 
@@ -28,6 +28,14 @@ ATTACKS: dict[str, Attack] = {
     "hidden-trigger": hidden_trigger,
     "sleeper-agent": sleeper_agent,
 }
+
+TOGETHER: dict[str, AttackTogether] = {
+    "poison-frogs": poison_frogs_batch,
+    "convex-polytope": convex_polytope_batch,
+    "bullseye-polytope": bullseye_polytope_batch,
+    "witches-brew": witches_brew_batch,
+}
+"""The same attacks for several trials at once, which is faster on small images; each takes its attack's options."""
 
 Aim = Literal["target", "hidden trigger", "visible trigger"]
 GOALS: dict[str, Aim] = {

@@ -7,6 +7,7 @@ checked here; `benchmark_import` holds it against a training set. Nothing is unp
 Source: Schwarzschild et al. (2021) and the repositories named at each function.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -181,6 +182,22 @@ def _setups(made: Any) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------ poison folders
 
 
+def trial_folders(path: Path) -> list[Path]:
+    """The folders in a folder that hold poisons, trial-2 before trial-10; none if it holds poisons itself, or is no folder."""
+
+    def holds(folder: Path) -> bool:
+        return folder.is_dir() and ((folder / POISONS).is_file() or all((folder / name).is_file() for name in LABEL_CONSISTENT))
+
+    if not path.is_dir() or holds(path):
+        return []
+    return sorted((each for each in path.iterdir() if holds(each)), key=_in_order)
+
+
+def _in_order(path: Path) -> list[tuple[int, str]]:
+    """Numbers in a name as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
 def read_poisons(path: Path) -> FoundPoisons:
     """What a folder or file of poisons says, in whichever dialect.
 
@@ -193,8 +210,8 @@ def read_poisons(path: Path) -> FoundPoisons:
         if POISONS in names:
             return _folder(path, names)
         raise ValueError(
-            f"folder {quoted(path)} holds no poisons that are known: give one with {POISONS}, {INDICES} and {TARGET} (or {SOURCE}), or one "
-            f"with {', '.join(LABEL_CONSISTENT)}"
+            f"folder {quoted(path)} holds no poisons that are known: give one with {POISONS}, {INDICES} and {TARGET} (or {SOURCE}), one "
+            f"with {', '.join(LABEL_CONSISTENT)}, or a folder of such folders"
         )
     if not path.exists():
         raise ValueError(f"there is no file or folder {quoted(path)}; give poisons of the benchmark or of a relative")

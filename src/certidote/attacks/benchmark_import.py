@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from certidote.attacks.benchmark_format import FoundPoisons, Levels, read_poisons
+from certidote.attacks.benchmark_format import FoundPoisons, Levels, read_poisons, trial_folders
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.attacks.selection import check_task
 from certidote.attacks.triggers import LARGEST_PATCH
+from certidote.data.checks import quoted
 from certidote.data.names import escaped
 from certidote.streams import Key
 from certidote.types import Budget, BudgetExceeded, Goal, ImageDataset, Poison, Target, Task, Trigger
@@ -26,6 +27,32 @@ TRUNCATED = 1
 
 MOST_UNASKED = 26
 """Levels that poisons may move without the user's having said so: epsilon 0.1 is the largest that the references use."""
+
+
+def import_trials(
+    path: Path, train: ImageDataset, test: ImageDataset, name: str, *, epsilon: float | None = None, attack: str = ""
+) -> PoisonPack:
+    """A pack of all trials in a folder of folders, as `export_pack` leaves them, in the order of their names. Arguments as `import_poisons`.
+
+    Their budget is the least that all of them keep.
+
+    Raises: as `import_poisons`, naming the folder; ValueError if there is none, or they do not make one pack.
+    """
+    folders = trial_folders(path)
+    if not folders:
+        read_poisons(path)  # says what it should be
+        raise ValueError(f"{quoted(path)} holds the poisons of one trial; give a folder of such folders")
+    packs = []
+    for folder in folders:
+        try:
+            packs.append(import_poisons(folder, train, test, name, epsilon=epsilon, attack=attack))
+        except ValueError as error:
+            raise type(error)(f"{quoted(folder)}: {error}") from None
+    trials = [pack.poisons[0] for pack in packs]
+    most, farthest = (max(getattr(trial.budget, part) for trial in trials) for part in ("num_poisons", "epsilon"))
+    shared = [replace(trial, budget=replace(trial.budget, num_poisons=most, epsilon=farthest)) for trial in trials]
+    notes = [f"trial {number}: {note}" for number, pack in enumerate(packs) for note in pack.notes]
+    return make_pack(shared, train, name, packs[0].recipe, notes)
 
 
 def import_poisons(

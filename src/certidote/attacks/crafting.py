@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from certidote.adam import Adam
-from certidote.attacks.adaptive import seen
+from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
 from certidote.attacks.features import averaged_maps, has_dropout
 from certidote.attacks.selection import check_batch, check_surrogates, check_task, choose_bases, device_of, target_of
 from certidote.streams import Key
-from certidote.types import Budget, Images, Knowledge, Poison, Task, as_pixels
+from certidote.types import Budget, Images, Knowledge, Parts, Poison, Task, as_pixels
 
 CIFAR10_STEP = 0.04 * 0.2
 """The polytope attacks' Adam step, 0.04 on pixels normalized with a standard deviation of 0.2, in [0, 1] pixel units."""
@@ -106,14 +106,6 @@ class Trials:
             raise ValueError("a surrogate's features of a target are all zero, so nothing can be aimed at; use a trained surrogate")
         return targets
 
-    def features(self, pixels: Images, path: tuple[str, int]) -> Iterator[Maps]:
-        """Features of poisons, once for each draw of the defense, whose noise is that of a trial's key with this path below it."""
-        parts = torch.split(pixels, self.budget.num_poisons)  # a trial's noise must not depend on what it is crafted with
-        keys = [key / path[0] / path[1] for key in self.keys]
-        views = [seen(part, self.knowledge.defense, key / "defense") for part, key in zip(parts, keys, strict=True)]
-        for draw, images in enumerate(zip(*views, strict=True)):
-            yield self._maps(torch.cat(images), keys[0] / "dropout" / draw)
-
     def _maps(self, images: Images, key: Key) -> Maps:
         """Features of images; of more than `IMAGES_TOGETHER` in parts, whose graphs are made again when gradients are asked for."""
         if len(images) <= IMAGES_TOGETHER:
@@ -132,20 +124,26 @@ class Trials:
 
         Surrogates get no gradients.
         """
-        values, gradients = [], []
-        with torch.enable_grad():
-            leaf = pixels.detach().requires_grad_()
-            for draw, maps in enumerate(self.features(leaf, ("look", step))):
-                value = objective(maps, draw)
-                gradients.append(torch.autograd.grad(value.sum(), [leaf])[0])
-                values.append(value.detach())
-        return torch.stack(values).mean(0), torch.stack(gradients).mean(0)
+        keys = [key / "look" / step for key in self.keys]
+
+        def value(images: Images, draw: int) -> Float[Tensor, "k"]:
+            return objective(self._maps(images, keys[0] / "dropout" / draw), draw)
+
+        return average(self._parts(pixels), self.knowledge.defense, [key / "defense" for key in keys], value)
 
     @torch.no_grad()
     def values(self, pixels: Images, step: int, objective: Objective) -> Float[Tensor, "k"]:
         """The objective's mean over draws that no gradient has seen; images are compared under those of one step."""
-        draws = enumerate(self.features(pixels, ("judge", step)))
-        return torch.stack([objective(maps, draw) for draw, maps in draws]).mean(0)
+        keys = [key / "judge" / step for key in self.keys]
+        found: list[Tensor] = []
+        for draws in seen(self._parts(pixels), self.knowledge.defense, [key / "defense" for key in keys]):
+            for images in draws:
+                found.append(objective(self._maps(images, keys[0] / "dropout" / len(found)), len(found)))
+        return torch.stack(found).mean(0)
+
+    def _parts(self, pixels: Images) -> Parts:
+        """The poisons of each trial, whose noise must not depend on what they are crafted with."""
+        return torch.split(pixels, self.budget.num_poisons)
 
     def poisons(self, pixels: Images) -> list[Poison]:
         """In 8 bits on the CPU, one for each trial, their budget verified."""

@@ -11,7 +11,7 @@ their graphs one batch after the other: memory is bounded by `batch_size` images
 Source: Geiping et al. (2021); `forest/witchcoven` of its code.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -355,19 +355,20 @@ class Descent:
             coins = tuple(torch.cat(parts) for parts in zip(*drawn, strict=True))
         values: list[Tensor] = []
         total = torch.zeros_like(leaf)
-        for images in draws(leaf, self.defense, keys):
+        for draws in views(leaf, self.defense, keys):
+            moved = draws
             if augmentation is not None and coins is not None:
-                images = augmentation.moved(images.flatten(0, 1), *coins).view(leaf.shape)
-            value, slopes = objective_and_gradient(aims, images.detach(), self.labels, self.matching)
-            values.append(value)
-            total += torch.autograd.grad(images, [leaf], slopes)[0]
+                moved = [augmentation.moved(images.flatten(0, 1), *coins).view(leaf.shape) for images in draws]
+            found = [objective_and_gradient(aims, images.detach(), self.labels, self.matching) for images in moved]
+            values += [value for value, _ in found]
+            total += torch.autograd.grad(moved, [leaf], [slopes for _, slopes in found])[0]
         return torch.stack(values).mean(0), total
 
 
-def draws(images: Problems, defense: DifferentiableDefense | None, keys: Sequence[Key]) -> list[Problems]:
-    """Each draw of the defense of all problems; the noise of a problem is that of its own key, whatever it is crafted with."""
-    views = [list(seen(own, defense, key / "defense")) for own, key in zip(images, keys, strict=True)]
-    return [torch.stack(draw) for draw in zip(*views, strict=True)]
+def views(images: Problems, defense: DifferentiableDefense | None, keys: Sequence[Key]) -> Iterator[list[Problems]]:
+    """Draws of the defense of all problems, some at a time; the noise of a problem is that of its own key, whatever it is crafted with."""
+    for draws in seen(list(images), defense, [key / "defense" for key in keys]):
+        yield [draw.view(images.shape) for draw in draws]
 
 
 def defended_objective(
@@ -386,5 +387,5 @@ def defended_objective(
     device = aims[0].surrogate.device
     pixels = as_pixels(images.flatten(0, 1).to(device)).view(images.shape)
     with torch.no_grad():
-        views = draws(pixels, defense, keys)
-    return torch.stack([objective(aims, view, labels.to(device), matching) for view in views]).mean(0).cpu()
+        draws = [draw for some in views(pixels, defense, keys) for draw in some]
+    return torch.stack([objective(aims, draw, labels.to(device), matching) for draw in draws]).mean(0).cpu()

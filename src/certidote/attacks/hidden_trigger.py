@@ -6,6 +6,7 @@ it moves features of surrogates, so the victim's extractor must resemble one of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import Literal
 
@@ -185,11 +186,11 @@ class _Crafting:
         for number, (part, theirs) in enumerate(parts):
             wanted = [features[theirs] for features in self.sources]
 
-            def distances(images: Images, wanted: Features = wanted) -> Float[Tensor, "n"]:
+            def distances(images: Images, _: int, wanted: Features = wanted) -> Float[Tensor, "n"]:
                 pairs = zip(self.knowledge.surrogates, wanted, strict=True)
                 return torch.stack([(each.penultimate(images) - aim).square().sum(1) for each, aim in pairs]).sum(0)
 
-            value, gradient = average(part, self.knowledge.defense, self.key / "seen" / step / number, distances)
+            value, gradient = average([part], self.knowledge.defense, [self.key / "seen" / step / number], distances)
             values.append(value)
             gradients.append(gradient)
         return torch.cat(values), torch.cat(gradients)
@@ -199,11 +200,11 @@ class _Crafting:
         """What `look` would give for every source, on the same draws."""
         rows = []
         for number, part in enumerate(torch.split(pixels, IMAGES_TOGETHER)):
-            draws = []
-            for images in seen(part, self.knowledge.defense, self.key / "seen" / step / number):
+            found = []
+            for images in chain.from_iterable(seen([part], self.knowledge.defense, [self.key / "seen" / step / number])):
                 pairs = zip(self.knowledge.surrogates, self.sources, strict=True)
-                draws.append(torch.stack([torch.cdist(each.penultimate(images), aim).square() for each, aim in pairs]).sum(0))
-            rows.append(torch.stack(draws).mean(0))
+                found.append(torch.stack([torch.cdist(each.penultimate(images), aim).square() for each, aim in pairs]).sum(0))
+            rows.append(torch.stack(found).mean(0))
         return torch.cat(rows)
 
 

@@ -76,7 +76,7 @@ def harder(
     device = device_of(surrogates)
     label = torch.tensor(task.goal.adversarial_label, device=device)
 
-    def losses(images: Images) -> Float[Tensor, "n"]:
+    def losses(images: Images, _: int) -> Float[Tensor, "n"]:
         wanted = label.expand(len(images))
         return torch.stack([cross_entropy(surrogate(images), wanted, reduction="none") for surrogate in surrogates]).mean(0)
 
@@ -85,7 +85,7 @@ def harder(
         pixels, stream = as_pixels(part), key / "ascent" / number
 
         def gradient(images: Images, step: int, stream: Key = stream) -> Images:
-            return average(images, knowledge.defense, stream / "seen" / step, losses)[1]
+            return average([images], knowledge.defense, [stream / "seen" / step], losses)[1]
 
         start = random_start(pixels, task.budget, stream / "start")
         moved = ascend(pixels, gradient, task.budget, start=start, steps=steps, step_size=length)

@@ -74,18 +74,42 @@ def witches_brew(
         0.1 on normalized pixels is one for each (`CIFAR10_STEPS`); the step is not multiplied by `batch_size` / 512, as the
         original's is.
     """
-    matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(task.train, shift, flip, border))
-    return witches_brew_batch([task], knowledge, [key], matching, restarts=restarts)[0]
+    options = {"steps": steps, "step_size": step_size, "restarts": restarts, "loss": loss, "match": match, "batch_size": batch_size}
+    return witches_brew_batch([task], knowledge, [key], shift=shift, flip=flip, border=border, **options)[0]  # type: ignore[arg-type]
 
 
 def witches_brew_batch(
-    tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], matching: Matching, *, restarts: int = 8
+    tasks: Sequence[Task],
+    knowledge: Knowledge,
+    keys: Sequence[Key],
+    *,
+    steps: int = 250,
+    step_size: float | tuple[float, ...] = CIFAR10_STEP,
+    restarts: int = 8,
+    loss: Loss = "similarity",
+    match: Match = "full",
+    batch_size: int = BATCH_SIZE,
+    shift: float = 1 / 8,
+    flip: bool = True,
+    border: Border = "fill",
 ) -> list[Poison]:
     """`witches_brew` for many trials in one loop: trial i has `tasks[i]` and `keys[i]`; trials share surrogates and training set.
 
     No trial influences another beyond the rounding of products that are computed together.
 
-    Raises: as `witches_brew`; ValueError if there are no tasks, not one key each, the budgets differ, or `restarts` is below 1.
+    Raises: as `witches_brew`; ValueError if there are no tasks, not one key each, or the budgets differ.
+    """
+    check_batch(tasks, keys)
+    matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(tasks[0].train, shift, flip, border))
+    return matched(tasks, knowledge, keys, matching, restarts=restarts)
+
+
+def matched(
+    tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], matching: Matching, *, restarts: int = 8
+) -> list[Poison]:
+    """`witches_brew_batch` with any augmentation.
+
+    Raises: as there; ValueError if `restarts` is below 1.
     """
     _check(tasks, keys, restarts)
     surrogates = differentiated(knowledge.surrogates, tasks[0].train)

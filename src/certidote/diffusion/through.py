@@ -1,11 +1,13 @@
 """What a member of a denoising defense sees of training images, as an adaptive attacker differentiates it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from certidote.diffusion.contract import check_sigma
 from certidote.streams import Key
-from certidote.types import Denoiser, Images
+from certidote.types import Denoiser, Images, Parts
 
 
 class ThroughDenoiser:
@@ -35,7 +37,13 @@ class ThroughDenoiser:
 
         Raises: as the denoiser, if it does not take images of this shape.
         """
+        return self.together([images], [key])
+
+    def together(self, parts: Parts, keys: Sequence[Key]) -> Images:
+        """One draw of each part, with the noise of its own key, by one denoiser call: all parts one behind the other."""
+        images = parts[0] if len(parts) == 1 else torch.cat(list(parts))
         if self.sigma == 0:
             return images
-        noise = torch.from_numpy(key.numpy().standard_normal(tuple(images.shape), dtype=np.float32)).to(images)
-        return self.denoiser(images + self.sigma * noise, torch.full((len(images),), self.sigma, dtype=torch.float32))
+        noise = [key.numpy().standard_normal(tuple(part.shape), dtype=np.float32) for part, key in zip(parts, keys, strict=True)]
+        noisy = images + self.sigma * torch.from_numpy(np.concatenate(noise)).to(images)
+        return self.denoiser(noisy, torch.full((len(images),), self.sigma, dtype=torch.float32))

@@ -1,6 +1,6 @@
 """What an attacker is asked for, may know and do, and what comes of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from numbers import Real
@@ -269,6 +269,19 @@ class DifferentiableDefense(Protocol):
         ...
 
 
+Parts = Sequence[Float[Tensor, "_ c h w"]]
+"""Several sets of images of one shape, [0, 1] pixels."""
+
+
+@runtime_checkable
+class DefendsTogether(Protocol):
+    """A `DifferentiableDefense` that is faster on several sets of images at once."""
+
+    def together(self, parts: Parts, keys: Sequence[Key]) -> Images:
+        """What it gives for each part with its own key, up to rounding, one part behind the other."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What the attacker knows.
@@ -291,3 +304,5 @@ class Knowledge:
 
 
 Attack = Callable[[Task, Knowledge, Key], Poison]
+AttackTogether = Callable[[Sequence[Task], Knowledge, Sequence[Key]], list[Poison]]
+"""An attack on several tasks at once; each poison is that of the attack alone, up to rounding."""

@@ -1,13 +1,16 @@
 """`pack`: what is in a poison pack; poisons of the poisoning benchmark and its relatives become packs, and packs become theirs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from certidote.verbs.choices import check_apart, training_and_test
 from certidote.verbs.options import Data, Force, Size, SkipCorrupt
+
+if TYPE_CHECKING:
+    from certidote.types import ImageDataset
 
 TestImages = Annotated[str, typer.Option(help="test images, which targets are among; default: the test split of DATA")]
 PackFolder = Annotated[Path, typer.Argument(help="a poison pack, as 'certidote poison' leaves it")]
@@ -44,7 +47,12 @@ def pack_info(pack: PackFolder) -> dict[str, Any]:
 
 
 def pack_import(
-    source: Annotated[Path, typer.Argument(help="poisons of the poisoning benchmark or a relative, a folder or file")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="poisons of the poisoning benchmark or a relative, a folder or file; or a folder of folders, a trial each"
+        ),
+    ],
     data: Data,
     *,
     out: Annotated[Path, typer.Option(help="folder of the poison pack; it appears when it is complete")],
@@ -54,6 +62,12 @@ def pack_import(
     ] = "",
     target: Annotated[int | None, typer.Option(help="row of the test image they are about, for files that do not say")] = None,
     attack: Annotated[str, typer.Option(help="what to call the attack")] = "",
+    scenario_of: Annotated[
+        Path | None,
+        typer.Option(
+            help="another pack of the same data: 'certidote replay' trains victims as it says (heads on its extractor, say)"
+        ),
+    ] = None,
     size: Size = "",
     skip_corrupt: SkipCorrupt = False,
     force: Force = False,
@@ -62,17 +76,45 @@ def pack_import(
 
     Nothing in these files is run: pickles are read without unpickling.
     """
-    from certidote.attacks.benchmark_import import import_poisons
+    from certidote.attacks.benchmark_format import trial_folders
+    from certidote.attacks.benchmark_import import import_poisons, import_trials
     from certidote.attacks.pack_files import check_target, write_pack
-    from certidote.verbs.poisoning import epsilon_named
+    from certidote.verbs.attacking import epsilon_named
 
     check_target(out, force)
     check_apart(out, data, test, str(source))
     bound = epsilon_named(epsilon, "linf") if epsilon else None
     train_set, (_, test_set) = training_and_test(data, test, size, skip_corrupt)
-    pack = import_poisons(source, train_set, test_set, data, epsilon=bound, target_index=target, attack=attack)
-    write_pack(pack, out, force=force)
+    if trial_folders(source):
+        if target is not None:
+            raise ValueError(
+                f"--target {target}, but {str(source)!r} holds several trials; import one of its folders, or leave it out"
+            )
+        pack = import_trials(source, train_set, test_set, data, epsilon=bound, attack=attack)
+    else:
+        pack = import_poisons(source, train_set, test_set, data, epsilon=bound, target_index=target, attack=attack)
+    beside: dict[str, bytes] = {}
+    if scenario_of is not None:
+        scenario, beside = _scenario(scenario_of, train_set)
+        pack = replace(pack, recipe={**pack.recipe, "scenario": scenario})
+    write_pack(pack, out, beside, force=force)
     return pack_info(out)
+
+
+def _scenario(path: Path, train_set: "ImageDataset") -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What victims are in another pack, and the files that belong to it. Raises: ValueError if that pack does not say, or is of other data."""
+    from certidote.attacks.pack_files import read_beside, read_pack
+    from certidote.scenarios.knowledge import EXTRACTOR
+
+    other = read_pack(path)
+    scenario = other.recipe.get("scenario")
+    if not isinstance(scenario, dict) or scenario.get("kind") not in ("transfer", "scratch"):
+        raise ValueError(f"--scenario-of {str(path)!r}: this pack does not say what victims are; give one of 'certidote poison'")
+    if other.data.digest != train_set.digest():
+        raise ValueError(
+            f"--scenario-of {str(path)!r}: this pack is of other data ({other.data.name!r}); give one of the same training set"
+        )
+    return scenario, {EXTRACTOR: read_beside(other, path, EXTRACTOR)} if EXTRACTOR in other.files else {}
 
 
 def pack_export(

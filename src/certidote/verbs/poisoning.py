@@ -6,12 +6,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certidote.verbs.attacking import (
+    attack_options,
+    budget_of,
+    check_goal_options,
+    check_goals,
+    check_knowledge_options,
+    check_setups,
+    checked_aim,
+    chosen_epsilon,
+    described_defense,
+    goals_of,
+    kinds_of,
+    seen_through,
+    triggers_of,
+)
 from certidote.verbs.choices import (
     check_apart,
     check_device,
     check_workers,
     command_line,
-    denoiser_named,
     recipe_named,
     trainer_named,
     training_and_test,
@@ -19,21 +33,15 @@ from certidote.verbs.choices import (
 from certidote.verbs.options import Data, Device, Force, Seed, Size, SkipCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from certidote.attacks.pack import PoisonPack
     from certidote.engine.local import Pool
     from certidote.scenarios.crafting import Crafting
-    from certidote.scenarios.goals import ListedGoal
     from certidote.scenarios.knowledge import Setting
     from certidote.scenarios.unfinished import Unfinished
     from certidote.streams import Key
-    from certidote.types import Budget, Goal, ImageDataset, Poison, Progress
-
-SCENARIOS = ("transfer", "scratch")
-DEFAULT_EPSILON = "16/255"
-"""In linf; the literature's."""
+    from certidote.types import ImageDataset, Poison, Progress
 
 SHOWN = 6
 """Poisons in one strip of the gallery."""
@@ -147,7 +155,7 @@ def poison(
     from contextlib import nullcontext
     from dataclasses import asdict
 
-    from certidote.attacks import ATTACKS, find
+    from certidote.attacks import ATTACKS, TOGETHER, find
     from certidote.attacks.pack import make_pack
     from certidote.attacks.pack_files import check_target, write_pack
     from certidote.data.names import escaped
@@ -167,28 +175,28 @@ def poison(
     check_workers(workers, "this process")
     number_format = resolve_dtype(dtype, device)
     function = find(ATTACKS, attack, "attack")
-    chosen_options = checked_options(attack, function, _options(option or [], options))
+    chosen_options = checked_options(attack, function, attack_options(option or [], options))
     if setups is not None:
         if goals is not None:
             raise ValueError("--setups and --goals both list the trials; give one of them")
-        _check_setups(target, true_class, adversarial_class, num_poisons, poison_fraction)
-    _check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class, goals)
-    kinds = _kinds(surrogate or [], surrogates)
-    _check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
-    visible = _checked_aim(attack, trigger, visible_trigger, chosen_options)
+        check_setups(target, true_class, adversarial_class, num_poisons, poison_fraction)
+    check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class, goals)
+    kinds = kinds_of(surrogate or [], surrogates)
+    check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
+    visible = checked_aim(attack, trigger, visible_trigger, chosen_options)
     listed = None if goals is None else listed_goals(goals, targets)
-    size_of_epsilon = _epsilon(epsilon, norm)
+    size_of_epsilon = chosen_epsilon(epsilon, norm)
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
-    seen = _through(through, sigma, draws, train_set, size, skip_corrupt)
+    seen = seen_through(through, sigma, draws, train_set, size, skip_corrupt)
     fixed = None if setups is None else fixed_trials(setups, train_set, test_set, targets)
     if fixed is not None:
         num_poisons, made_of = fixed.num_poisons, [bases.tolist() for bases in fixed.bases]
-    budget = _budget(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible)
+    budget = budget_of(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible)
     made: dict[str, Any] = {
         "attack": attack,
         "options": plain({**options_of(function), **chosen_options}),
-        "seen_through": _seen_through(through, seen),
+        "seen_through": described_defense(through, seen),
         "trigger": trigger or None,
         "trigger_side": trigger_side,
         "test": {"name": escaped(test_name), "digest": test_set.digest()},
@@ -205,13 +213,13 @@ def poison(
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
     if fixed is None:
-        wanted = _goals(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed)
+        wanted = goals_of(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed)
     elif trigger:
         pairs = [(goal.true_label, goal.adversarial_label) for goal in fixed.goals]
-        wanted = _triggers(trigger, trigger_side, pairs, train_set, key)
+        wanted = triggers_of(trigger, trigger_side, pairs, train_set, key)
     else:
         wanted = fixed.goals
-    _check_goals(train_set, wanted, budget)
+    check_goals(train_set, wanted, budget)
     progress = progress or Silent()
     with kept.working():
         number = len(kinds) or surrogates
@@ -221,7 +229,15 @@ def poison(
         progress.advance(number)
         progress.finish()
         crafting = Crafting(
-            function, chosen_options, train_set, wanted, budget, setting.knowledge, key, None if fixed is None else fixed.bases
+            function,
+            chosen_options,
+            train_set,
+            wanted,
+            budget,
+            setting.knowledge,
+            key,
+            None if fixed is None else fixed.bases,
+            TOGETHER.get(attack),
         )
         back_end = Pool(workers, device=device) if pool is None else nullcontext(pool)
         poisons = _crafted(crafting, kept, back_end, progress)
@@ -237,241 +253,6 @@ def poison(
             beside["gallery.html"] = _gallery(pack, train_set, attack).encode()
         write_pack(pack, out, beside, force=force)
     return Poisoned(pack, out)
-
-
-def epsilon_named(text: str, norm: str) -> float:
-    """ "16/255" or "0.06" as a number in [0, 1] pixel units.
-
-    Raises: ValueError if it is no number, or (linf) above 1 or the whole number 1, where 255ths may be meant.
-    """
-    from certidote.scenarios.crafting import parsed_value
-
-    value = parsed_value(text)
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"unknown norm {norm!r}; choose linf or l2")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"--epsilon {text}: give a number of [0, 1] pixel units, such as 16/255 or 0.06")
-    if norm == "linf" and value > 1:
-        hint = f"for {value:g} of 255 levels give {value:g}/255" if value <= 255 else "give a number such as 16/255"
-        raise ValueError(f"--epsilon {text} is above 1, the whole range of a pixel; {hint}")
-    if norm == "linf" and isinstance(value, int) and value == 1:
-        raise ValueError(f"--epsilon {text} may mean one of 255 levels or the whole range; write 1/255, or 1.0 for no constraint")
-    return float(value)
-
-
-def _epsilon(text: str, norm: str) -> float:
-    """The one given, or the default. Raises: as `epsilon_named`; ValueError if the norm has no default."""
-    if not text and norm == "l2":
-        raise ValueError(
-            "--norm l2 has no default epsilon; give --epsilon too: the longest movement of a whole image, [0, 1] pixel units"
-        )
-    return epsilon_named(text or DEFAULT_EPSILON, norm)
-
-
-def _options(given: list[str], file: Path | None) -> dict[str, Any]:
-    import tomllib
-
-    from certidote.scenarios.crafting import parsed_option
-
-    found: dict[str, Any] = {}
-    if file is not None:
-        try:
-            found = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"cannot read options {str(file)!r}: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"options {str(file)!r} are not valid TOML: {error}") from None
-    return found | dict(parsed_option(text) for text in given)
-
-
-def _check_goal_options(
-    targets: int | None, target: int | None, trigger: str, trigger_side: int | None, true_class: str, adversarial_class: str,
-    goals: Path | None,
-) -> None:  # fmt: skip
-    """Raises: ValueError for options of goals that make no sense together; better known before anything is read."""
-    if goals is not None and (target is not None or true_class or adversarial_class):
-        raise ValueError("--goals lists test images and classes; leave out --target, --true-class and --adversarial-class")
-    if trigger_side is not None and not trigger:
-        raise ValueError("--trigger-side goes with --trigger; leave it out")
-    if target is not None and targets is not None:
-        raise ValueError("--target names one test image, --targets a number of trials; give one of them")
-    if target is not None and trigger:
-        raise ValueError("--target and --trigger are two kinds of goals; give one of them")
-    if true_class and not trigger:
-        raise ValueError("--true-class goes with --trigger; the true class of a target is its label")
-    if adversarial_class and target is None and not trigger:
-        raise ValueError("--adversarial-class goes with --target or --trigger; classes of several targets are drawn")
-
-
-def _check_knowledge_options(
-    scenario: str, pretrain: str, grey_box: bool, victim_recipe: str, through: str, sigma: float | None, draws: int
-) -> None:
-    """Raises: ValueError for options of what the attacker knows that make no sense together."""
-    if scenario not in SCENARIOS:
-        raise ValueError(f"unknown scenario {scenario!r}; choose {' or '.join(SCENARIOS)}")
-    if scenario != "transfer" and (pretrain or grey_box):
-        raise ValueError(
-            "--pretrain and --grey-box are for --scenario transfer; from scratch the attacker never has the victims' weights"
-        )
-    if victim_recipe and grey_box:
-        raise ValueError("--grey-box gives victims an extractor of the same recipe, --victim-recipe another; give one of them")
-    if through and sigma is None:
-        raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
-    if not through and (sigma is not None or draws != 1):
-        raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
-
-
-def _check_setups(
-    target: int | None, true_class: str, adversarial_class: str, num_poisons: int | None, fraction: float | None
-) -> None:
-    """Raises: ValueError for what a setup file says itself."""
-    given = {
-        "--target": target is not None, "--true-class": true_class, "--adversarial-class": adversarial_class,
-        "--num-poisons": num_poisons is not None, "--poison-fraction": fraction is not None,
-    }  # fmt: skip
-    if any(given.values()):
-        option = next(name for name, value in given.items() if value)
-        raise ValueError(
-            f"--setups names targets, classes and base images, so {option} has no place beside it; leave one of them out"
-        )
-
-
-def _kinds(given: list[str], surrogates: int) -> tuple[str, ...]:
-    """The recipes that --surrogate names. Raises: ValueError if --surrogates says another number."""
-    if given and surrogates not in (1, len(given)):
-        raise ValueError(
-            f"--surrogates {surrogates}, but --surrogate names {len(given)} recipes, one for each model; leave --surrogates out"
-        )
-    return tuple(given)
-
-
-def _checked_aim(attack: str, trigger: str, visible: bool | None, options: dict[str, Any]) -> bool:
-    """Whether the budget allows a visible trigger.
-
-    Raises: ValueError for a trigger that the attack does not use, or one that it lacks.
-    """
-    from certidote.attacks import goal_of
-    from certidote.attacks.triggers import TRIGGERS
-
-    aim = goal_of(attack)
-    if aim == "target" and (trigger or visible):
-        raise ValueError(f"attack {attack!r} aims at one test image; leave out --trigger, or choose an attack that makes backdoors")
-    if aim != "target" and not trigger:
-        raise ValueError(f"attack {attack!r} makes a backdoor and needs a trigger: give --trigger, one of {', '.join(TRIGGERS)}")
-    if visible is not None:
-        return visible
-    return aim == "visible trigger" and options.get("constraint") != "linf_all"
-
-
-def _budget(
-    train_set: "ImageDataset", num_poisons: int | None, fraction: float | None, norm: str, epsilon: float, visible: bool
-) -> "Budget":
-    from certidote.types import Budget
-
-    if num_poisons is not None and fraction is not None:
-        raise ValueError("--num-poisons and --poison-fraction say the same; give one of them")
-    if fraction is not None and not 0 < fraction <= 1:
-        raise ValueError(f"--poison-fraction {fraction:g}; give a share of the training set above 0, at most 1 (0.01 for 1 %)")
-    if num_poisons is None:
-        share = 0.01 if fraction is None else fraction
-        num_poisons = max(1, round(share * len(train_set)))
-    longest = train_set.images[0].numel() ** 0.5
-    if norm == "l2" and epsilon >= longest:
-        raise ValueError(
-            f"--epsilon {epsilon:g} with --norm l2 is no constraint: no image of shape {train_set.image_shape} can move by more than "
-            f"{longest:.4g}; give less"
-        )
-    return Budget(num_poisons, norm, epsilon, visible)  # type: ignore[arg-type]
-
-
-def _goals(
-    train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, side: int | None,
-    true_class: str, adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
-) -> "tuple[Goal, ...]":  # fmt: skip
-    from certidote.scenarios.goals import choose_pairs, choose_targets, labels_of, target_at, targets_of
-
-    names = train_set.class_names
-    wanted = _label(adversarial_class, names, "--adversarial-class") if adversarial_class else None
-    if target is not None:
-        return (target_at(test_set, target, wanted, key / "targets"),)
-    if not trigger and listed is not None:
-        return targets_of(listed, test_set)
-    if not trigger:
-        return choose_targets(test_set, 10 if targets is None else targets, key / "targets", train_set)
-    pairs: list[tuple[int | None, int]]
-    if listed is not None:
-        pairs = [labels_of(goal, names) for goal in listed]
-    else:
-        true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
-        pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
-    return _triggers(trigger, side, pairs, train_set, key)
-
-
-def _triggers(
-    name: str, side: int | None, pairs: "Sequence[tuple[int | None, int]]", train_set: "ImageDataset", key: "Key"
-) -> "tuple[Goal, ...]":
-    """A trigger of this name for each pair of true and adversarial label.
-
-    Raises: ValueError if there is none of that name, or of that size, or it covers more of an image than triggers may.
-    """
-    from functools import partial
-    from inspect import signature
-
-    from certidote.attacks import find
-    from certidote.attacks.triggers import LARGEST_PATCH, TRIGGERS
-
-    make: Any = find(TRIGGERS, name, "trigger")
-    sized = "side" in signature(make).parameters
-    if side is not None:
-        if not sized:
-            raise ValueError(
-                f"--trigger-side {side}: the trigger {name!r} has one size only; leave it out, or choose another trigger"
-            )
-        make = partial(make, side=side)
-    made = tuple(make(train_set.image_shape, *pair, key / "trigger" / trial) for trial, pair in enumerate(pairs))
-    area = train_set.image_shape[1] * train_set.image_shape[2]
-    for covered in (int(trigger.mask.sum()) for trigger in made):
-        if covered > LARGEST_PATCH * area:
-            less = f"give --trigger-side of at most {int((LARGEST_PATCH * area) ** 0.5)}" if sized else "choose another --trigger"
-            raise ValueError(
-                f"--trigger {name} covers {covered} of {area} pixels, and a trigger may cover {LARGEST_PATCH:.0%} of an image; {less}"
-            )
-    return made
-
-
-def _label(name: str, names: tuple[str, ...], option: str) -> int:
-    if name not in names:
-        raise ValueError(f"{option} {name!r} is no class of the data; choose one of: {', '.join(names)}")
-    return names.index(name)
-
-
-def _check_goals(train_set: "ImageDataset", goals: "tuple[Goal, ...]", budget: "Budget") -> None:
-    """Whatever every attack refuses is refused before surrogates are trained."""
-    from certidote.attacks.selection import base_candidates, check_task
-    from certidote.types import Task
-
-    for goal in goals:
-        task = Task(train_set, goal, budget)
-        check_task(task)
-        base_candidates(task)
-
-
-def _through(name: str, sigma: float | None, draws: int, train_set: "ImageDataset", size: str, skip_corrupt: bool) -> Any:
-    if not name:
-        return None
-    from certidote.diffusion.through import ThroughDenoiser
-
-    assert sigma is not None, "checked"
-    return ThroughDenoiser(denoiser_named(name, train_set, "float32", size, skip_corrupt), sigma, draws)
-
-
-def _seen_through(name: str, seen: Any) -> dict[str, Any] | None:
-    """What a pack says about the defense that its attacker saw through."""
-    from certidote.data.names import escaped
-
-    if seen is None:
-        return None
-    return {"denoiser": escaped(name), "digest": seen.denoiser.card.digest, "sigma": seen.sigma, "draws": seen.draws}
 
 
 def _trusted(name: str, size: str, skip_corrupt: bool) -> "tuple[str, ImageDataset]":
@@ -526,19 +307,21 @@ def _crafted(
     crafting: "Crafting", kept: "Unfinished", back_end: "AbstractContextManager[Pool]", progress: "Progress"
 ) -> "list[Poison]":
     """The poisons of all trials; those that an interrupted run finished are read."""
-    from certidote.scenarios.crafting import craft_trial
+    from certidote.scenarios.crafting import craft_group
 
     number = len(crafting.goals)
     read = ((trial, kept.read(trial, goal, crafting.budget, crafting.train)) for trial, goal in enumerate(crafting.goals))
     found = {trial: poison for trial, poison in read if poison is not None}
     progress.start("poisons", number, len(found), unit="trials")
+    left = [group for group in crafting.groups() if not found.keys() >= set(group)]
+    answers: list[list[tuple[int, Poison]]]
     with back_end as pool:
-        for crafted in pool.each(craft_trial, crafting, [trial for trial in range(number) if trial not in found]):
-            finished: dict[int, Poison] = dict(crafted)
-            for trial, made in finished.items():
-                kept.keep(trial, made)
-            found |= finished
-            progress.advance(len(finished))
+        for answers in pool.each(craft_group, crafting, left):
+            for trial, made in (each for answer in answers for each in answer):
+                if trial not in found:
+                    kept.keep(trial, made)
+                    progress.advance()
+                    found[trial] = made
     progress.finish()
     return [found[trial] for trial in range(number)]
 

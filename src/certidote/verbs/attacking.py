@@ -1,0 +1,252 @@
+"""What the options of `poison` say about goals, budget and knowledge, and which of them make no sense together."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certidote.verbs.choices import denoiser_named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from certidote.scenarios.goals import ListedGoal
+    from certidote.streams import Key
+    from certidote.types import Budget, Goal, ImageDataset
+
+SCENARIOS = ("transfer", "scratch")
+DEFAULT_EPSILON = "16/255"
+"""In linf; the literature's."""
+
+
+def epsilon_named(text: str, norm: str) -> float:
+    """ "16/255" or "0.06" as a number in [0, 1] pixel units.
+
+    Raises: ValueError if it is no number, or (linf) above 1 or the whole number 1, where 255ths may be meant.
+    """
+    from certidote.scenarios.crafting import parsed_value
+
+    value = parsed_value(text)
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"unknown norm {norm!r}; choose linf or l2")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"--epsilon {text}: give a number of [0, 1] pixel units, such as 16/255 or 0.06")
+    if norm == "linf" and value > 1:
+        hint = f"for {value:g} of 255 levels give {value:g}/255" if value <= 255 else "give a number such as 16/255"
+        raise ValueError(f"--epsilon {text} is above 1, the whole range of a pixel; {hint}")
+    if norm == "linf" and isinstance(value, int) and value == 1:
+        raise ValueError(f"--epsilon {text} may mean one of 255 levels or the whole range; write 1/255, or 1.0 for no constraint")
+    return float(value)
+
+
+def chosen_epsilon(text: str, norm: str) -> float:
+    """The one given, or the default. Raises: as `epsilon_named`; ValueError if the norm has no default."""
+    if not text and norm == "l2":
+        raise ValueError(
+            "--norm l2 has no default epsilon; give --epsilon too: the longest movement of a whole image, [0, 1] pixel units"
+        )
+    return epsilon_named(text or DEFAULT_EPSILON, norm)
+
+
+def attack_options(given: list[str], file: Path | None) -> dict[str, Any]:
+    import tomllib
+
+    from certidote.scenarios.crafting import parsed_option
+
+    found: dict[str, Any] = {}
+    if file is not None:
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"cannot read options {str(file)!r}: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"options {str(file)!r} are not valid TOML: {error}") from None
+    return found | dict(parsed_option(text) for text in given)
+
+
+def check_goal_options(
+    targets: int | None, target: int | None, trigger: str, trigger_side: int | None, true_class: str, adversarial_class: str,
+    goals: Path | None,
+) -> None:  # fmt: skip
+    """Raises: ValueError for options of goals that make no sense together; better known before anything is read."""
+    if goals is not None and (target is not None or true_class or adversarial_class):
+        raise ValueError("--goals lists test images and classes; leave out --target, --true-class and --adversarial-class")
+    if trigger_side is not None and not trigger:
+        raise ValueError("--trigger-side goes with --trigger; leave it out")
+    if target is not None and targets is not None:
+        raise ValueError("--target names one test image, --targets a number of trials; give one of them")
+    if target is not None and trigger:
+        raise ValueError("--target and --trigger are two kinds of goals; give one of them")
+    if true_class and not trigger:
+        raise ValueError("--true-class goes with --trigger; the true class of a target is its label")
+    if adversarial_class and target is None and not trigger:
+        raise ValueError("--adversarial-class goes with --target or --trigger; classes of several targets are drawn")
+
+
+def check_knowledge_options(
+    scenario: str, pretrain: str, grey_box: bool, victim_recipe: str, through: str, sigma: float | None, draws: int
+) -> None:
+    """Raises: ValueError for options of what the attacker knows that make no sense together."""
+    if scenario not in SCENARIOS:
+        raise ValueError(f"unknown scenario {scenario!r}; choose {' or '.join(SCENARIOS)}")
+    if scenario != "transfer" and (pretrain or grey_box):
+        raise ValueError(
+            "--pretrain and --grey-box are for --scenario transfer; from scratch the attacker never has the victims' weights"
+        )
+    if victim_recipe and grey_box:
+        raise ValueError("--grey-box gives victims an extractor of the same recipe, --victim-recipe another; give one of them")
+    if through and sigma is None:
+        raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
+    if not through and (sigma is not None or draws != 1):
+        raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
+
+
+def check_setups(
+    target: int | None, true_class: str, adversarial_class: str, num_poisons: int | None, fraction: float | None
+) -> None:
+    """Raises: ValueError for what a setup file says itself."""
+    given = {
+        "--target": target is not None, "--true-class": true_class, "--adversarial-class": adversarial_class,
+        "--num-poisons": num_poisons is not None, "--poison-fraction": fraction is not None,
+    }  # fmt: skip
+    if any(given.values()):
+        option = next(name for name, value in given.items() if value)
+        raise ValueError(
+            f"--setups names targets, classes and base images, so {option} has no place beside it; leave one of them out"
+        )
+
+
+def kinds_of(given: list[str], surrogates: int) -> tuple[str, ...]:
+    """The recipes that --surrogate names. Raises: ValueError if --surrogates says another number."""
+    if given and surrogates not in (1, len(given)):
+        raise ValueError(
+            f"--surrogates {surrogates}, but --surrogate names {len(given)} recipes, one for each model; leave --surrogates out"
+        )
+    return tuple(given)
+
+
+def checked_aim(attack: str, trigger: str, visible: bool | None, options: dict[str, Any]) -> bool:
+    """Whether the budget allows a visible trigger.
+
+    Raises: ValueError for a trigger that the attack does not use, or one that it lacks.
+    """
+    from certidote.attacks import goal_of
+    from certidote.attacks.triggers import TRIGGERS
+
+    aim = goal_of(attack)
+    if aim == "target" and (trigger or visible):
+        raise ValueError(f"attack {attack!r} aims at one test image; leave out --trigger, or choose an attack that makes backdoors")
+    if aim != "target" and not trigger:
+        raise ValueError(f"attack {attack!r} makes a backdoor and needs a trigger: give --trigger, one of {', '.join(TRIGGERS)}")
+    if visible is not None:
+        return visible
+    return aim == "visible trigger" and options.get("constraint") != "linf_all"
+
+
+def budget_of(
+    train_set: "ImageDataset", num_poisons: int | None, fraction: float | None, norm: str, epsilon: float, visible: bool
+) -> "Budget":
+    from certidote.types import Budget
+
+    if num_poisons is not None and fraction is not None:
+        raise ValueError("--num-poisons and --poison-fraction say the same; give one of them")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ValueError(f"--poison-fraction {fraction:g}; give a share of the training set above 0, at most 1 (0.01 for 1 %)")
+    if num_poisons is None:
+        share = 0.01 if fraction is None else fraction
+        num_poisons = max(1, round(share * len(train_set)))
+    longest = train_set.images[0].numel() ** 0.5
+    if norm == "l2" and epsilon >= longest:
+        raise ValueError(
+            f"--epsilon {epsilon:g} with --norm l2 is no constraint: no image of shape {train_set.image_shape} can move by more than "
+            f"{longest:.4g}; give less"
+        )
+    return Budget(num_poisons, norm, epsilon, visible)  # type: ignore[arg-type]
+
+
+def goals_of(
+    train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, side: int | None,
+    true_class: str, adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
+) -> "tuple[Goal, ...]":  # fmt: skip
+    from certidote.scenarios.goals import choose_pairs, choose_targets, labels_of, target_at, targets_of
+
+    names = train_set.class_names
+    wanted = _label(adversarial_class, names, "--adversarial-class") if adversarial_class else None
+    if target is not None:
+        return (target_at(test_set, target, wanted, key / "targets"),)
+    if not trigger and listed is not None:
+        return targets_of(listed, test_set)
+    if not trigger:
+        return choose_targets(test_set, 10 if targets is None else targets, key / "targets", train_set)
+    pairs: list[tuple[int | None, int]]
+    if listed is not None:
+        pairs = [labels_of(goal, names) for goal in listed]
+    else:
+        true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
+        pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
+    return triggers_of(trigger, side, pairs, train_set, key)
+
+
+def triggers_of(
+    name: str, side: int | None, pairs: "Sequence[tuple[int | None, int]]", train_set: "ImageDataset", key: "Key"
+) -> "tuple[Goal, ...]":
+    """A trigger of this name for each pair of true and adversarial label.
+
+    Raises: ValueError if there is none of that name, or of that size, or it covers more of an image than triggers may.
+    """
+    from functools import partial
+    from inspect import signature
+
+    from certidote.attacks import find
+    from certidote.attacks.triggers import LARGEST_PATCH, TRIGGERS
+
+    make: Any = find(TRIGGERS, name, "trigger")
+    sized = "side" in signature(make).parameters
+    if side is not None:
+        if not sized:
+            raise ValueError(
+                f"--trigger-side {side}: the trigger {name!r} has one size only; leave it out, or choose another trigger"
+            )
+        make = partial(make, side=side)
+    made = tuple(make(train_set.image_shape, *pair, key / "trigger" / trial) for trial, pair in enumerate(pairs))
+    area = train_set.image_shape[1] * train_set.image_shape[2]
+    for covered in (int(trigger.mask.sum()) for trigger in made):
+        if covered > LARGEST_PATCH * area:
+            less = f"give --trigger-side of at most {int((LARGEST_PATCH * area) ** 0.5)}" if sized else "choose another --trigger"
+            raise ValueError(
+                f"--trigger {name} covers {covered} of {area} pixels, and a trigger may cover {LARGEST_PATCH:.0%} of an image; {less}"
+            )
+    return made
+
+
+def _label(name: str, names: tuple[str, ...], option: str) -> int:
+    if name not in names:
+        raise ValueError(f"{option} {name!r} is no class of the data; choose one of: {', '.join(names)}")
+    return names.index(name)
+
+
+def check_goals(train_set: "ImageDataset", goals: "tuple[Goal, ...]", budget: "Budget") -> None:
+    """Whatever every attack refuses is refused before surrogates are trained."""
+    from certidote.attacks.selection import base_candidates, check_task
+    from certidote.types import Task
+
+    for goal in goals:
+        task = Task(train_set, goal, budget)
+        check_task(task)
+        base_candidates(task)
+
+
+def seen_through(name: str, sigma: float | None, draws: int, train_set: "ImageDataset", size: str, skip_corrupt: bool) -> Any:
+    if not name:
+        return None
+    from certidote.diffusion.through import ThroughDenoiser
+
+    assert sigma is not None, "checked"
+    return ThroughDenoiser(denoiser_named(name, train_set, "float32", size, skip_corrupt), sigma, draws)
+
+
+def described_defense(name: str, seen: Any) -> dict[str, Any] | None:
+    """What a pack says about the defense that its attacker saw through."""
+    from certidote.data.names import escaped
+
+    if seen is None:
+        return None
+    return {"denoiser": escaped(name), "digest": seen.denoiser.card.digest, "sigma": seen.sigma, "draws": seen.draws}
