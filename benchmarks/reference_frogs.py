@@ -10,7 +10,7 @@ from torch import Tensor
 
 from certidote import cli
 from certidote.attacks import ATTACKS
-from certidote.attacks.crafting import Trials, check_trials, craft_in_groups
+from certidote.attacks.crafting import Objective, Trials, check_trials, craft_in_groups
 from certidote.attacks.poison_frogs import collision_objective
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task
@@ -25,8 +25,8 @@ def reference_frogs(
     """Feature collision by `frozen_loop`; parameters as `attacks.poison_frogs`."""
     check_trials([task], knowledge, [key], steps, step_size)
 
-    def craft(trials: Trials, _: slice) -> Images:
-        return frozen_loop(trials, steps, step_size, watermark)[0]
+    def craft(trials: Trials, _: slice) -> tuple[Images, Objective]:
+        return frozen_loop(trials, steps, step_size, watermark)[0], collision_objective(trials.target_features())
 
     return craft_in_groups([task], knowledge, [key], craft)[0]
 

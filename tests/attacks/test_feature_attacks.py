@@ -12,10 +12,11 @@ from jaxtyping import config
 
 from certidote.attacks import ATTACKS, crafting
 from certidote.attacks.bullseye_polytope import center_objective
-from certidote.attacks.convex_polytope import hull_objective
+from certidote.attacks.convex_polytope import hull_objective, residual
 from certidote.attacks.crafting import Maps, Objective, Trials
 from certidote.attacks.poison_frogs import collision_objective
 from certidote.attacks.selection import choose_bases
+from certidote.attacks.simplex import gram, nearest_in_hull
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.streams import Key, torch_seeded
@@ -94,6 +95,24 @@ def test_crafting_together_gives_the_poisons_of_crafting_alone(name: str, defens
         assert torch.equal(alone.images, together[trial].images)
         assert alone.goal is together[trial].goal
     assert len({tuple(poison.indices.tolist()) for poison in together}) == 4
+
+
+@each_attack
+def test_poisons_say_what_their_attack_reached(name: str) -> None:
+    """The objective of the stored images, by its formula, in groups of trials as alone; frogs' is the mean over a trial's poisons."""
+    extractor, poisons = Double(transfer_fixture().extractor), crafted(name)
+    for poison, goal in zip(poisons, transfer_fixture().goals, strict=True):
+        found = extractor.penultimate(as_pixels(poison.images))
+        wanted = extractor.penultimate(as_pixels(goal.image.unsqueeze(0)))
+        if name == "poison-frogs":
+            expected = float((found - wanted).square().sum(1).mean())
+        elif name == "bullseye-polytope":
+            expected = float((found.mean(0) - wanted[0]).norm() / wanted.norm())
+        else:
+            product = gram(found, wanted[0])
+            coefficients = nearest_in_hull(product.unsqueeze(0)).coefficients
+            expected = float(residual(found.unsqueeze(0), wanted, coefficients))
+        assert poison.objective == pytest.approx(expected, rel=1e-3)
 
 
 @each_attack

@@ -228,6 +228,7 @@ def test_reachable_sources_are_reached_and_all_surrogates_count() -> None:
         poison = hidden_trigger(task, Knowledge(tuple(known)), Key(0), optimizer="adam", step_size=0.01, steps=400, stop_ratio=1e-5)
         reached = [distance_of(task, poison, each, Key(0)) for each in (known, surrogates)]
         assert reached[0] < 0.02
+        assert poison.objective == pytest.approx(reached[0] / len(poison.indices), rel=1e-4)
         assert (reached[1] < 0.02) == (len(known) == 2)
 
 

@@ -51,7 +51,9 @@ def test_the_benchmark_s_loop_as_an_attack_gives_what_the_loop_holds() -> None:
     poison = reference_frogs(trials.tasks[0], trials.knowledge, trials.keys[0])
     first = replace(trials, tasks=trials.tasks[:1], rows=trials.rows[:1], keys=trials.keys[:1])
     pixels, _ = frozen_loop(first, 120, 0.001, 0.3)
-    assert torch.equal(as_pixels(poison.images), as_pixels(first.poisons(pixels)[0].images))
+    assert torch.equal(
+        as_pixels(poison.images), as_pixels(first.poisons(pixels, collision_objective(first.target_features()))[0].images)
+    )
 
 
 def test_every_poison_moves_many_times() -> None:

@@ -81,9 +81,9 @@ def bullseye_polytope_batch(
     check_trials(tasks, knowledge, keys, steps, step_size, dropout_draws)
     _check_views(tasks, views)
 
-    def craft(trials: Trials, group: slice) -> Images:
-        centers = trials.target_features(views[group] if views else None)
-        return adam(trials, center_objective(centers), steps=steps, step_size=step_size)
+    def craft(trials: Trials, group: slice) -> tuple[Images, Objective]:
+        objective = center_objective(trials.target_features(views[group] if views else None))
+        return adam(trials, objective, steps=steps, step_size=step_size), objective
 
     return craft_in_groups(tasks, knowledge, keys, craft, dropout_draws=dropout_draws)
 

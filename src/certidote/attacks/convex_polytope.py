@@ -66,8 +66,9 @@ def convex_polytope_batch(
     """
     check_trials(tasks, knowledge, keys, steps, step_size, dropout_draws)
 
-    def craft(trials: Trials, _: slice) -> Images:
-        return adam(trials, hull_objective(trials.target_features()), steps=steps, step_size=step_size)
+    def craft(trials: Trials, _: slice) -> tuple[Images, Objective]:
+        objective = hull_objective(trials.target_features())
+        return adam(trials, objective, steps=steps, step_size=step_size), objective
 
     return craft_in_groups(tasks, knowledge, keys, craft, dropout_draws=dropout_draws)
 

@@ -132,7 +132,7 @@ class Trials:
         return average(self._parts(pixels), self.knowledge.defense, [key / "defense" for key in keys], value)
 
     @torch.no_grad()
-    def values(self, pixels: Images, step: int, objective: Objective) -> Float[Tensor, "k"]:
+    def values(self, pixels: Images, step: int | str, objective: Objective) -> Float[Tensor, "k"]:
         """The objective's mean over draws that no gradient has seen; images are compared under those of one step."""
         keys = [key / "judge" / step for key in self.keys]
         found: list[Tensor] = []
@@ -145,11 +145,15 @@ class Trials:
         """The poisons of each trial, whose noise must not depend on what they are crafted with."""
         return torch.split(pixels, self.budget.num_poisons)
 
-    def poisons(self, pixels: Images) -> list[Poison]:
-        """In 8 bits on the CPU, one for each trial, their budget verified."""
-        images = torch.split(quantize(pixels, self.stored, self.budget).cpu(), self.budget.num_poisons)
+    def poisons(self, pixels: Images, objective: Objective) -> list[Poison]:
+        """In 8 bits on the CPU, one for each trial, their budget verified; with the objective of these images, the mean over a trial's poisons
+        if each has its own."""
+        stored = quantize(pixels, self.stored, self.budget)
+        reached = self.values(as_pixels(stored), "end", objective).view(len(self), -1).mean(1).tolist()
+        images = torch.split(stored.cpu(), self.budget.num_poisons)
         found = [
-            Poison(rows, image, task.goal, task.budget) for task, rows, image in zip(self.tasks, self.rows, images, strict=True)
+            Poison(rows, image, task.goal, task.budget, value)
+            for task, rows, image, value in zip(self.tasks, self.rows, images, reached, strict=True)
         ]
         for task, poison in zip(self.tasks, found, strict=True):
             poison.verify(task.train)
@@ -160,7 +164,7 @@ def craft_in_groups(
     tasks: Sequence[Task],
     knowledge: Knowledge,
     keys: Sequence[Key],
-    craft: Callable[[Trials, slice], Images],
+    craft: Callable[[Trials, slice], tuple[Images, Objective]],
     *,
     dropout_draws: int = 0,
 ) -> list[Poison]:
@@ -168,7 +172,7 @@ def craft_in_groups(
 
     Args:
         tasks, keys: one each for each trial; checked already.
-        craft: trials in memory together, and which of `tasks` they are -> the pixels of their poisons.
+        craft: trials in memory together, and which of `tasks` they are -> the pixels of their poisons, and what was made small.
     """
     rows = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
     together = 1 if dropout_draws else max(1, IMAGES_TOGETHER // tasks[0].budget.num_poisons)
@@ -176,7 +180,7 @@ def craft_in_groups(
     for first in range(0, len(tasks), together):
         group = slice(first, first + together)
         trials = Trials(tasks[group], rows[group], keys[group], knowledge, dropout_draws)
-        crafted += trials.poisons(craft(trials, group))
+        crafted += trials.poisons(*craft(trials, group))
     return crafted
 
 

@@ -124,11 +124,11 @@ def hidden_trigger(
     crafting = _Crafting(knowledge, sources, key)
     pixels, held = _descended(as_pixels(stored), budget, crafting, options)
     images = quantize(pixels, stored, budget)
+    final = crafting.look(as_pixels(images), held, steps)[0].cpu()
     if len(rows) > budget.num_poisons:
-        final, _ = crafting.look(as_pixels(images), held, steps)
-        kept = final.cpu().argsort(stable=True)[: budget.num_poisons].sort().values
-        rows, images = rows[kept], images.cpu()[kept]
-    poison = Poison(rows, images.cpu(), goal, budget)
+        kept = final.argsort(stable=True)[: budget.num_poisons].sort().values
+        rows, images, final = rows[kept], images.cpu()[kept], final[kept]
+    poison = Poison(rows, images.cpu(), goal, budget, float(final.mean()))
     poison.verify(task.train)
     return poison
 

@@ -88,14 +88,15 @@ def poison_frogs_batch(
         raise ValueError(f"l2_penalty={l2_penalty}; give a number of at least 0")
     check_choice("optimizer", optimizer, Optimizer)
 
-    def craft(trials: Trials, _: slice) -> Images:
+    def craft(trials: Trials, _: slice) -> tuple[Images, Objective]:
         objective = collision_objective(trials.target_features())
         targets = trials.targets.repeat_interleave(trials.budget.num_poisons, 0)
         start = trials.projected(watermark * targets + (1 - watermark) * trials.bases)
         if optimizer == "line-search":
-            return line_search(trials, objective, start, steps=steps, step_size=step_size, l2_penalty=l2_penalty).pixels
+            found = line_search(trials, objective, start, steps=steps, step_size=step_size, l2_penalty=l2_penalty)
+            return found.pixels, objective
         rates = [step_size * three_drops(step, steps) for step in range(steps)]
-        return _best_adam(trials, objective, start, rates, l2_penalty, signed=optimizer == "signed-adam")
+        return _best_adam(trials, objective, start, rates, l2_penalty, signed=optimizer == "signed-adam"), objective
 
     return craft_in_groups(tasks, knowledge, keys, craft)
 

@@ -149,7 +149,8 @@ class Poison:
 
     Attributes:
         objective: what the attack made small, for these images as they are stored; None if it does not say. Attacks that match
-            gradients: 1 - cos to the wanted gradient, averaged over surrogates (or the loss that was chosen instead).
+            gradients: 1 - cos to the wanted gradient, averaged over surrogates (or the loss that was chosen instead). Attacks on features:
+            what their docstring minimizes, without penalties; where each poison has its own, the mean. Through a defense: as it shows them.
     """
 
     indices: Int64[Tensor, "m"]
