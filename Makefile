@@ -26,6 +26,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/fractions_of_peak.py
 	$(BIN)/python benchmarks/certificates.py
 	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/crafting_together.py
 
 # CIFAR-10 as JPEG from CERTIDOTE_DATA or ../shared/data; about ten minutes on a machine that does nothing else.
 bench-cifar: $(VENV)/.installed-test

@@ -88,6 +88,11 @@ def through_files(pack: Path, data: str, folder: Path, out: Path) -> None:
     certidote("pack", "import", str(folder), data, "--out", str(out), "--scenario-of", str(pack))
 
 
+def place(name: str, data: Path, runs: Path) -> str:
+    """Of a data set that this script makes, or is given."""
+    return str(runs / name) if name.endswith(".npz") else str(data / name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rungs", nargs="*", help=f"default: all of {', '.join(rung.name for rung in RUNGS)}")
@@ -101,7 +106,7 @@ def main() -> None:
     prepare({EXTRACTOR, HEADS}, options.data, options.runs)
 
     def where(name: str) -> str:
-        return str(options.runs / name) if name.endswith(".npz") else str(options.data / name)
+        return place(name, options.data, options.runs)
 
     for rung in RUNGS:
         if options.rungs and rung.name not in options.rungs:

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import reference_frogs
 import torch
 from machine import facts
 from photographs import BATCH, counted
@@ -69,12 +70,23 @@ class Step:
 
     Attributes:
         arguments: of `certidote`, or of python if `script`.
+        reference: `certidote` as `reference_frogs` starts it, with one more attack.
     """
 
     stage: str
     arguments: tuple[str, ...]
     needs: Path | None = None
     script: bool = False
+    reference: bool = False
+
+    @property
+    def command(self) -> list[str]:
+        """To run it."""
+        if self.script:
+            return [sys.executable, *self.arguments]
+        if self.reference:
+            return [sys.executable, reference_frogs.__file__, *self.arguments]
+        return [sys.executable, "-m", "certidote.cli", *self.arguments]
 
 
 def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "tiny-imagenet-32") -> list[Step]:
@@ -101,17 +113,26 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
         made = ("--recipe", str(out / recipe), "--seed", "32", "--out", str(out / name))
         return Step("denoiser", ("denoiser", "train", images, *made, *common))
 
-    def attack(name: str, attacked: str, targets: int, *options: str) -> list[Step]:
-        pack, replayed = out / f"pack-{name}", out / f"replay-{name}"
-        number = "2" if small else str(targets)
+    def attack(name: str, attacked: str, targets: int, *options: str, reference: bool = False) -> list[Step]:
+        pack, number = out / f"pack-{name}", "2" if small else str(targets)
         crafted = ("poison", name, attacked, "--out", str(pack), "--targets", number, "--seed", "8", *options, *common)
-        return [
-            Step("attacks", crafted),
-            Step("attacks", ("replay", str(pack), attacked, "--out", str(replayed), "--seed", "8", *common), pack),
-        ]
+        return [Step("attacks", crafted, reference=reference), replayed(name, attacked)]
+
+    def replayed(name: str, attacked: str) -> Step:
+        pack, run = out / f"pack-{name}", out / f"replay-{name}"
+        return Step("attacks", ("replay", str(pack), attacked, "--out", str(run), "--seed", "8", *common), pack)
+
+    def exported(name: str, attacked: str) -> list[Step]:
+        """A pack that left in the poisoning benchmark's form and came back must be as successful as it was."""
+        pack, files, again = out / f"pack-{name}", out / f"files-{name}", f"{name}-exported"
+        back = ("pack", "import", str(files), attacked, "--out", str(out / f"pack-{again}"), "--scenario-of", str(pack))
+        left = Step("attacks", ("pack", "export", str(pack), attacked, "--out", str(files)), pack)
+        return [left, Step("attacks", back, files), replayed(again, attacked)]
 
     quick = ("--option", "steps=5") if small else ()
-    transfer = ("--scenario", "transfer", "--pretrain", others, "--recipe", victims, "--num-poisons", "25")
+    frozen = ("--scenario", "transfer", "--pretrain", others, "--recipe", victims)
+    transfer = (*frozen, "--num-poisons", "25")
+    frogs = (*frozen, "--num-poisons", "5", "--epsilon", "8/255")
     scratch = ("--scenario", "scratch", "--recipe", victims)
     augmented = ("--option", "border=reflection")  # as victims are
     utility = (
@@ -132,17 +153,19 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
         Step("utility", (str(Path(__file__).with_name("utility.py")), *utility), script=True),
         certify("whole", "whole-0.25", many, "0.25", wide, "100", "1000"),
         *attack("bullseye-polytope", heads, 10, *transfer, *quick),
+        *exported("bullseye-polytope", heads),
         *attack("witches-brew", many, 10, *scratch, "--option", "restarts=1", *augmented, *quick),
         *attack("sleeper-agent", many, 5, *scratch, "--trigger", "bernoulli", *augmented, *quick),
+        *attack("poison-frogs", heads, 10, *frogs, *quick),
+        *attack(reference_frogs.NAME, heads, 10, *frogs, *quick, reference=True),
     ]
 
 
 def run(step: Step, seconds: float, log: Path) -> tuple[int | None, float]:
     """The command's status (None if time ran out) and the seconds it took."""
     begin = time.perf_counter()
-    command = [sys.executable, *(() if step.script else ("-m", "certidote.cli")), *step.arguments]
     with open(log, "ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(step.command, stdout=file, stderr=subprocess.STDOUT)
         try:
             status: int | None = process.wait(max(1.0, seconds - STOP_SECONDS))
         except subprocess.TimeoutExpired:
@@ -213,7 +236,7 @@ class Campaign:
                 self._one(number, step, left, marker)
 
     def _one(self, number: int, step: Step, left: float, marker: Path) -> None:
-        print(f"{step.stage}: {'python' if step.script else 'certidote'} {' '.join(step.arguments)}", flush=True)
+        print(f"{step.stage}: {' '.join(step.command)}", flush=True)
         log = self.out / f"step-{number}.log"
         status, seconds = run(step, left, log)
         print(f"  {step.stage} {'stopped' if status is None else f'status {status}'} after {seconds:.0f} s", flush=True)

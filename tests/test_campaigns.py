@@ -5,9 +5,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import reference_frogs
 import typer
 
-from certidote.attacks import ATTACKS, GOALS, find
+from certidote.attacks import ATTACKS, find, goal_of
 from certidote.attacks.triggers import TRIGGERS
 from certidote.cli import groups
 from certidote.scenarios.crafting import checked_options, parsed_option
@@ -24,10 +25,11 @@ def parsed(arguments: tuple[str, ...]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("small", [False, True])
-def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path) -> None:
+def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ATTACKS, reference_frogs.NAME, reference_frogs.reference_frogs)
     steps = import_module("gpu_campaign").steps_of(tmp_path, tmp_path, "cpu", small)
     attacks = [step.arguments for step in steps if step.arguments[0] == "poison"]
-    assert len(attacks) == 3
+    assert len(attacks) == 5
     for step in steps:
         if step.script:
             continue
@@ -38,19 +40,39 @@ def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path) -> None
         check_poison(parsed(arguments))
 
 
-def test_commands_of_the_attack_ladder_exist() -> None:
+def test_a_rung_of_files_is_as_successful_as_the_one_that_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsal on digits, the frozen loop among the attacks; in this process, as the script does it."""
+    ladder = import_module("attack_ladder")
+    quick = ("--scenario", "transfer", "--targets", "2", "--num-poisons", "10", "--option", "steps=40", "--no-gallery")
+    monkeypatch.setattr(ladder, "RUNGS", (
+        ladder.Rung("frogs", "poison-frogs", "digits-5-9", quick, epsilon="0.1"),
+        ladder.Rung("frozen", reference_frogs.NAME, "digits-5-9", quick, epsilon="0.1"),
+        ladder.Rung("files", "poison-frogs", "digits-5-9", exported="frogs"),
+    ))  # fmt: skip
+    monkeypatch.setattr(ladder, "prepare", lambda *args: None)
+    monkeypatch.setattr(ladder, "place", lambda name, data, runs: name)
+    monkeypatch.setitem(ATTACKS, reference_frogs.NAME, reference_frogs.reference_frogs)
+    monkeypatch.setattr("sys.argv", ["ladder", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "kept")])
+    ladder.main()
+    found = {name: json.loads((tmp_path / "kept" / name / "replay.json").read_text()) for name in ("frogs", "frozen", "files")}
+    assert found["files"]["results"] == found["frogs"]["results"]
+    assert found["frogs"]["objective"]["median"] < 0.95 * found["frozen"]["objective"]["median"]
+    assert str(tmp_path) not in (tmp_path / "kept" / "files" / "replay.json").read_text()
+
+
+def test_commands_of_the_attack_ladder_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ATTACKS, reference_frogs.NAME, reference_frogs.reference_frogs)
     rungs = import_module("attack_ladder").RUNGS
-    assert len(rungs) == 4
-    for rung in rungs:
-        check_poison(parsed(("poison", rung.attack, rung.data, "--out", "pack", *rung.poison)))
-        parsed(("replay", "pack", rung.data, "--out", "run", *rung.replay))
+    assert len(rungs) == 7
+    for rung in (rung for rung in rungs if not rung.exported):
+        check_poison(parsed(("poison", rung.attack, rung.data, "--epsilon", rung.epsilon, "--out", "pack", *rung.poison)))
 
 
 def check_poison(values: dict[str, object]) -> None:
     """Names that the command looks up only after it has read the data."""
     attack = find(ATTACKS, values["attack"], "attack")
     checked_options(values["attack"], attack, dict(parsed_option(text) for text in values["option"] or []))
-    if GOALS[values["attack"]] != "target":
+    if goal_of(values["attack"]) != "target":
         find(TRIGGERS, values["trigger"], "trigger")
     load_recipe(values["recipe"])
 

@@ -41,7 +41,7 @@ class Kept:
 
 
 def crafting_of(scale: Scale, poisoning: Poisoning, seed: int) -> Json:
-    """Everything that decides poisons, but how many trials there are: the first ones are the same in packs of few and of many."""
+    """Everything that decides poisons, but how many trials there are: the first ones are the same in packs of few and of many, up to rounding."""
     attack, setup = poisoning.attack, scale.setups[poisoning.scenario]
     trigger = scale.triggers.get(attack)
     known, chosen = asdict(poisoning), asdict(setup)
