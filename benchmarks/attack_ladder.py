@@ -47,7 +47,7 @@ AUGMENTED = ("--option", "border=reflection")
 FROZEN = ("--scenario", "transfer", "--pretrain", "extractor.npz", "--recipe", "compact", "--targets", "10")
 TRANSFER = (*FROZEN, "--num-poisons", "25")
 FEW = (*FROZEN, "--num-poisons", "5")
-"""Feature collision with 25 poisons of 8/255 succeeds 10 times of 10 with either loop, which tells nothing about the loops."""
+"""So few that it takes more than a projected watermark to succeed, and loops can be told apart."""
 
 RUNGS = (
     Rung("bullseye-polytope", "bullseye-polytope", "heads.npz", TRANSFER),

@@ -1,93 +1,103 @@
-"""How large must epsilon be before an attacker who knows the defense breaks it? `python benchmarks/breakthrough.py`, minutes on one core.
+"""How large must epsilon be before an attacker who knows the defense breaks it? `python benchmarks/breakthrough.py`, an hour of a core; goes on after a kill.
 
-Bullseye Polytope on the digits transfer scenario, against heads fitted to images that were noised and denoised once. For each epsilon the
-same targets are attacked by somebody who does not know of the defense and by somebody who crafts through it (noise of their own). Prints
-successes behind the defense with Wilson intervals, and the smallest epsilon at which half of the adaptive attacks succeed; writes
-results/benchmarks/breakthrough.json.
+Every attack of the catalogue, white box, on the digits. For each epsilon the same targets are attacked by somebody who does not know of the defense and by
+somebody who crafts through it (noise of their own, surrogates behind it too); victims learn from images that were noised and denoised once.
+Cells and records are those of `certidote bench adaptive`, at other budgets: results/breakthrough/epsilon-E/POISONS/DEFENSE. `python benchmarks/results_page.py`
+makes the table of docs/attacks.md.
 """
 
 import argparse
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-from machine import keep
-
-from certidote.attacks.bullseye_polytope import bullseye_polytope_batch
-from certidote.diffusion.denoiser import load
-from certidote.diffusion.through import ThroughDenoiser
-from certidote.results.summary import wilson
-from certidote.scenarios.knowledge import sanitized_by
-from certidote.scenarios.transfer import TransferScenario, evaluate, make_scenario
-from certidote.streams import Key
-from certidote.types import Budget, DifferentiableDefense, Json, Knowledge, Task
+from certidote.benchmark import outcomes, records, runner
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.scales import SCALES, Scale
+from certidote.benchmark.tables import SCRATCH_ATTACKS, through, transfer_rows
+from certidote.engine.local import Pool
+from certidote.progress import progress_named
 
 EPSILONS = (0.1, 0.2, 0.3, 0.4347, 0.6)
-STEPS, STEP_SHARE = 150, 1 / 20
-"""Of Adam, and the size of one as a share of epsilon."""
-
+SIGMA, TRIALS = 0.5, 30
 BREAKS = 0.5
 """Share of successes from which on we say that an attack breaks through."""
+DIGITS = SCALES["digits"]
+
+
+def attacks() -> list[Poisoning]:
+    """One row for each attack, where it is meant for."""
+    return [*transfer_rows(["white-box"]), *(Poisoning(attack, "scratch") for attack in SCRATCH_ATTACKS)]
+
+
+def scale_at(epsilon: float) -> Scale:
+    """The digits with this budget, and step sizes in proportion to it."""
+    share = epsilon / float(DIGITS.epsilon)
+
+    def scaled(option: str) -> str:
+        name, value = option.split("=")
+        return f"{name}={float(value) * share:.6g}" if name == "step_size" else option
+
+    options = {attack: tuple(map(scaled, given)) for attack, given in DIGITS.options.items()}
+    return replace(DIGITS, name=f"epsilon-{epsilon:g}", epsilon=f"{epsilon:.6g}", options=options)
+
+
+@dataclass(frozen=True)
+class Attackers:
+    """Cells of one attack: of the unaware attacker without a defense and behind it, and of the adaptive one behind it."""
+
+    plain: Cell
+    unaware: Cell
+    adaptive: Cell
+
+    @staticmethod
+    def of(row: Poisoning) -> "Attackers":
+        return Attackers(Cell(row), Cell(row, "denoise", SIGMA), Cell(through(row, SIGMA), "denoise", SIGMA))
+
+    @property
+    def cells(self) -> tuple[Cell, Cell, Cell]:
+        return self.plain, self.unaware, self.adaptive
+
+
+@dataclass(frozen=True)
+class Breakthrough(runner.Campaign):
+    """A campaign whose records name this script."""
+
+    def command(self, cell: Cell) -> str:
+        asked = f"--attacks {cell.poisoning.attack} --epsilons {self.scale.epsilon} --trials {self.trials(cell.poisoning)} --seed {self.seed}"
+        return f"python benchmarks/breakthrough.py {asked}"
+
+
+def breaks_through(row: Poisoning, kept: Path, epsilons: tuple[float, ...] = EPSILONS) -> float | None:
+    """The smallest epsilon at which half of the adaptive attacks succeed; None if there is none here."""
+    for epsilon in sorted(epsilons):
+        found = records.read(records.folder_of(kept, scale_at(epsilon), Attackers.of(row).adaptive))
+        if found is not None and outcomes.rate(found).successes >= BREAKS * outcomes.rate(found).trials:
+            return epsilon
+    return None
 
 
 def main() -> None:
+    names = [row.attack for row in attacks()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--targets", type=int, default=10)
-    parser.add_argument("--poisons", type=int, default=10)
-    parser.add_argument("--sigma", type=float, default=0.5)
-    parser.add_argument("--denoiser", default="digits")
+    parser.add_argument("--attacks", nargs="*", default=names, choices=names)
     parser.add_argument("--epsilons", type=float, nargs="*", default=list(EPSILONS))
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/breakthrough.json"))
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs/breakthrough"))
+    parser.add_argument("--out", type=Path, default=Path("results/breakthrough"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    key = Key(options.seed)
-    scenario = make_scenario(key, num_targets=options.targets, num_poisons=options.poisons)
-    through = ThroughDenoiser(load(options.denoiser), options.sigma)
-    rows = [row_of(scenario, epsilon, through, key) for epsilon in sorted(options.epsilons)]
-    breaks = next((row["epsilon"] for row in rows if row["adaptive"]["behind"] >= BREAKS * options.targets), None)
-    print(
-        "no epsilon here breaks through" if breaks is None else f"half of the adaptive attacks succeed from epsilon {breaks:g} on"
-    )
-    asked = {name: getattr(options, name) for name in ("seed", "targets", "poisons", "sigma", "denoiser")}
-    keep(options.out, {**asked, "steps": STEPS, "rows": rows, "breaks_through_at": breaks})
-
-
-def row_of(scenario: TransferScenario, epsilon: float, through: ThroughDenoiser, key: Key) -> Json:
-    """Both attackers at one epsilon: successes on victims without a defense, and behind it."""
-    row: Json = {"epsilon": epsilon}
-    for name, defense in (("unaware", None), ("adaptive", through)):
-        row[name] = successes(replace(scenario, budget=replace(scenario.budget, epsilon=epsilon)), defense, through, key)
-        of = row[name]["trials"]
-        low, high = wilson(row[name]["behind"], of)
-        print(
-            f"epsilon {epsilon:.3f}, {name}: {row[name]['plain']}/{of} without a defense, {row[name]['behind']}/{of} behind it "
-            f"({low:.0%} to {high:.0%}; {row[name]['control']}/{of} without poisons)",
-            flush=True,
-        )
-    return row
-
-
-def successes(scenario: TransferScenario, known: DifferentiableDefense | None, through: ThroughDenoiser, key: Key) -> Json:
-    """Craft with what is known, and count."""
-    budget: Budget = scenario.budget
-    tasks = [Task(scenario.train, goal, budget) for goal in scenario.goals]
-    keys = [key / "trial" / trial / "attack" for trial in range(len(tasks))]
-    knowledge = Knowledge((scenario.extractor,), defense=known)
-    poisons = bullseye_polytope_batch(tasks, knowledge, keys, steps=STEPS, step_size=budget.epsilon * STEP_SHARE)
-    sanitizers = {"denoise": partial(sanitized_by, through.denoiser, through.sigma)}
-    found = evaluate(scenario, poisons, key, sanitizers=sanitizers)
-    behind = found.sanitized["denoise"]
-    return {
-        "trials": len(tasks),
-        "plain": int(found.plain.poisoned.success.sum()),
-        "behind": int(behind.poisoned.success.sum()),
-        "control": int(behind.control.success.sum()),
-        "margin_behind": float(np.median(behind.poisoned.margin - behind.control.margin)),
-        "clean_accuracy": float(behind.poisoned.clean_accuracy.mean()),
-    }
+    chosen = [row for row in attacks() if row.attack in options.attacks]
+    with Pool(options.workers) as pool:
+        for row in chosen:
+            for epsilon in options.epsilons:
+                campaign = Breakthrough(
+                    "breakthrough", scale_at(epsilon), options.trials, options.seed, "cpu", None, options.runs, options.out
+                )
+                runner.run(campaign, Attackers.of(row).cells, pool, progress_named("auto"))
+            found = breaks_through(row, options.out, tuple(options.epsilons))
+            said = "not here" if found is None else f"from epsilon {found:g} on"
+            print(f"{row.attack}: half of the adaptive attacks succeed {said}", flush=True)
 
 
 if __name__ == "__main__":

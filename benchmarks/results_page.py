@@ -4,10 +4,11 @@ import json
 import statistics
 from pathlib import Path
 
+from breakthrough import EPSILONS, Attackers, breaks_through, scale_at
+from breakthrough import attacks as attacked
 from pages import fill_table, share_at
-from scipy.stats import fisher_exact
 
-from certidote.results.summary import wilson
+from certidote.benchmark import outcomes, records
 from certidote.types import Json
 
 PAGE = Path("docs/results.md")
@@ -124,27 +125,37 @@ def attacks() -> str:
 
 
 def breakthrough() -> str:
-    """For docs/attacks.md. The record has counts, not which targets they are, so that attackers are compared as if unpaired."""
-    measured = record(RESULTS / "benchmarks" / "breakthrough.json")
-    if measured is None:
-        return MISSING
+    """For docs/attacks.md: each attack at each epsilon, and where half of the adaptive ones get through."""
     rows = []
-    for row in measured["rows"]:
-        counts = [(row[who][where], row[who]["trials"]) for where in ("plain", "behind") for who in ("unaware", "adaptive")]
-        shown = ["{}/{} ({:.0%} to {:.0%})".format(*count, *wilson(*count)) for count in counts]
-        by_chance = fisher_exact([(successes, trials - successes) for successes, trials in counts[2:]]).pvalue
-        control = f"{row['adaptive']['control']}/{row['adaptive']['trials']}"
-        rows.append([f"{row['epsilon']:g}", *shown, f"{by_chance:.2f}", control])
+    for attack in attacked():
+        breaks = breaks_through(attack, RESULTS / "breakthrough")
+        for epsilon in EPSILONS:
+            cells = Attackers.of(attack).cells
+            found = [records.read(records.folder_of(RESULTS / "breakthrough", scale_at(epsilon), cell)) for cell in cells]
+            if None in found:
+                continue
+            plain, unaware, adaptive = (each for each in found if each is not None)
+            shown = [shown_rate(outcomes.rate(each)) for each in (plain, unaware, adaptive)]
+            name = f"**{attack.attack}**" if epsilon == breaks else attack.attack
+            rows.append(
+                [name, f"{epsilon:g}", *shown, f"{outcomes.difference(unaware, adaptive):.2f}",
+                 shown_rate(outcomes.rate(adaptive, "control")), f"{outcomes.clean_accuracy(adaptive):.1%}"]
+            )  # fmt: skip
     header = [
+        "attack",
         "epsilon",
-        "unaware, no defense",
-        "adaptive, no defense",
+        "no defense",
         "unaware, behind it",
         "adaptive, behind it",
         "p, these two",
         "control behind it",
+        "accuracy",
     ]
-    return table(header, rows)
+    return table(header, rows) if rows else MISSING
+
+
+def shown_rate(found: outcomes.Rate) -> str:
+    return f"{found.successes}/{found.trials} ({found.low:.0%} to {found.high:.0%})"
 
 
 def main() -> None:

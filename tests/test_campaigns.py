@@ -1,6 +1,7 @@
 """Scripts that ask for hours of a GPU or a night: the commands they give must at least exist."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import typer
 
 from certidote.attacks import ATTACKS, find, goal_of
 from certidote.attacks.triggers import TRIGGERS
+from certidote.benchmark import records
 from certidote.cli import groups
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.training.recipe import load_recipe
@@ -78,20 +80,34 @@ def check_poison(values: dict[str, object]) -> None:
 
 
 def test_breakthrough_counts_both_attackers_at_each_epsilon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A rehearsal: two steps, one target, and a denoiser in closed form."""
-    script = import_module("breakthrough")
-    monkeypatch.setattr(script, "STEPS", 2)
-    monkeypatch.setattr(script.torch, "set_num_threads", lambda threads: None)  # of the other tests
-    out = tmp_path / "record.json"
-    command = ("--targets", "1", "--epsilons", "0.5", "0.1", "--denoiser", "digits-linear-mmse", "--out", str(out))
-    monkeypatch.setattr("sys.argv", ["breakthrough", *command])
+    """A rehearsal: two epsilons, two targets, a few steps. Records are read back into the table, paired by target."""
+    script, page = import_module("breakthrough"), import_module("results_page")
+    few = {**script.DIGITS.options, "bullseye-polytope": ("steps=20", "step_size=0.02")}
+    monkeypatch.setattr(script, "DIGITS", replace(script.DIGITS, options=few))
+    kept = tmp_path / "results" / "breakthrough"
+    command = ("--attacks", "bullseye-polytope", "--trials", "2", "--runs", str(tmp_path / "runs"), "--out", str(kept))
+    monkeypatch.setattr("sys.argv", ["breakthrough", *command, "--epsilons", "0.1", "0.6"])
     script.main()
-    record = json.loads(out.read_text())
-    assert [row["epsilon"] for row in record["rows"]] == [0.1, 0.5]
-    for row in record["rows"]:
-        assert {name: (row[name]["trials"], row[name]["control"]) for name in ("unaware", "adaptive")} == {
-            "unaware": (1, 0),
-            "adaptive": (1, 0),
-        }
-    reached = [row["epsilon"] for row in record["rows"] if row["adaptive"]["behind"] >= 1]
-    assert record["breaks_through_at"] == (reached[0] if reached else None)
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
+    (row,) = [each for each in script.attacks() if each.attack == "bullseye-polytope"]
+    shown = page.breakthrough().splitlines()[2:]
+    assert [line.split(" | ")[1] for line in shown] == ["0.1", "0.6"]
+    for line, epsilon in zip(shown, (0.1, 0.6), strict=True):
+        cells = script.Attackers.of(row).cells
+        found = [records.read(records.folder_of(kept, script.scale_at(epsilon), cell)) for cell in cells]
+        counts = [sum(each.successes()) for each in found if each is not None]
+        assert [rate.split("/")[0] for rate in line.split(" | ")[2:5]] == [str(count) for count in counts]
+        assert found[2].record["recipe"]["seen_through"]["sigma"] == script.SIGMA
+        assert found[1].record["recipe"]["seen_through"] is None
+        asked = f"--attacks bullseye-polytope --epsilons {epsilon:g} --trials 2 --seed 0"
+        assert all(each.record["command"] == f"python benchmarks/breakthrough.py {asked}" for each in found)
+    reached = [epsilon for epsilon, line in zip((0.1, 0.6), shown, strict=True) if line.split(" | ")[4][0] != "0"]
+    assert script.breaks_through(row, kept) == (reached[0] if reached else None)
+    assert [line.startswith("| **") for line in shown] == [epsilon in reached[:1] for epsilon in (0.1, 0.6)]
+
+
+def test_steps_grow_with_epsilon() -> None:
+    script = import_module("breakthrough")
+    assert script.scale_at(0.4347).options == script.DIGITS.options
+    assert script.scale_at(2 * 0.4347).options["bullseye-polytope"] == ("steps=150", "step_size=0.04")
+    assert len(script.attacks()) == len(ATTACKS)

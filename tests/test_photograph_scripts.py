@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference_frogs
 import typer
 
 from certidote.attacks import ATTACKS
@@ -33,7 +34,7 @@ def test_every_step_of_the_campaign_is_a_command_that_names_what_there_is(
     small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign = benchmark("gpu_campaign", monkeypatch)
-    packs, runs = set(), {}
+    packs, files, runs = set(), set(), {}
     for step in campaign.steps_of(tmp_path, tmp_path, "cpu", small):
         assert step.stage in campaign.STAGES
         if step.script:
@@ -51,7 +52,15 @@ def test_every_step_of_the_campaign_is_a_command_that_names_what_there_is(
             packs.add(given["out"])
             assert given["recipe"] in RECIPES
             assert given["trigger"] in ("", *TRIGGERS)
-            checked_options(given["attack"], ATTACKS[given["attack"]], dict(map(parsed_option, given["option"] or ())))
+            attack = reference_frogs.reference_frogs if step.reference else ATTACKS[given["attack"]]
+            checked_options(given["attack"], attack, dict(map(parsed_option, given["option"] or ())))
+        if name == "pack export":
+            assert step.needs == given["pack"] in packs
+            files.add(given["out"])
+        if name == "pack import":
+            assert step.needs == given["source"] in files
+            assert given["scenario_of"] in packs
+            packs.add(given["out"])
         if name == "replay":
             assert step.needs == given["pack"] in packs
 
@@ -77,7 +86,7 @@ def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
     def run(step: "campaign.Step", seconds: float, log: Path) -> tuple[int | None, float]:
         arguments = step.arguments
         tried.append("script" if step.script else arguments[0])
-        if arguments[0] == "poison" and "poison" not in fails:
+        if arguments[0] in ("poison", "pack") and arguments[0] not in fails:
             Path(arguments[arguments.index("--out") + 1]).mkdir()
         return (2 if arguments[0] in fails else 0), 1.0
 
@@ -91,8 +100,8 @@ def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
     tried.clear()
     fails.clear()
     campaign.main()
-    assert tried == ["poison", "replay"] * 3
-    assert capsys.readouterr().out.splitlines()[-1].count("attacks") == 6
+    assert tried == ["poison", "replay", "pack", "pack", "replay", *["poison", "replay"] * 4]
+    assert capsys.readouterr().out.splitlines()[-1].count("attacks") == 13
     changed = tmp_path / "runs" / "step-0.json"
     changed.write_text(json.dumps({**json.loads(changed.read_text()), "arguments": ["certify", "other"]}))
     tried.clear()
@@ -160,18 +169,6 @@ def test_targets_that_were_lost_before_the_attack_are_counted(tmp_path: Path, mo
     header, _, aimed, backdoor = page.attacks().splitlines()
     place = header.split(" | ").index("lost before")
     assert (aimed.split(" | ")[place], backdoor.split(" | ")[place]) == ("4 of 10", "40% of images")
-
-
-def test_attackers_at_one_epsilon_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fisher's exact test of 5 and 7 of 10: 0.65."""
-    page = benchmark("results_page", monkeypatch)
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
-    (tmp_path / "benchmarks").mkdir()
-    one, other = ({"trials": 10, "plain": 7, "behind": behind, "control": 0} for behind in (5, 7))
-    (tmp_path / "benchmarks" / "breakthrough.json").write_text(
-        json.dumps({"rows": [{"epsilon": 0.4, "unaware": one, "adaptive": other}]})
-    )
-    assert page.breakthrough().splitlines()[-1].endswith("| 5/10 (24% to 76%) | 7/10 (40% to 89%) | 0.65 | 0/10 |")
 
 
 def test_only_packaged_denoisers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
