@@ -15,6 +15,7 @@ from certidote.diffusion import fit
 from certidote.diffusion.fit import DenoiserRecipe, train_network
 from certidote.diffusion.network import Architecture
 from certidote.diffusion.unfinished import Unfinished, kept_training
+from certidote.engine.lock import alone
 from certidote.streams import Key
 from certidote.types import Silent
 
@@ -172,3 +173,19 @@ def test_a_killed_command_goes_on_with_its_own_root_and_number_of_steps(tmp_path
     assert finished.card.details["key"] == kept["key"]
     assert not state.exists()
     assert (out / "config.json").exists()
+
+
+def test_two_trainings_do_not_share_a_place(tmp_path: Path) -> None:
+    """The second is refused while the first is at work, in one line; nothing of the first is touched."""
+    out, state = tmp_path / "denoiser", tmp_path / "denoiser.unfinished"
+    with alone(state, "training a denoiser"):
+        command = [sys.executable, "-W", "ignore", "-m", "certidote.cli", "denoiser", "train", "digits:trusted", "--out", str(out)]
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["denoiser.unfinished.lock"]
+    assert refused.returncode == 2
+    assert (
+        refused.stderr == f"error: another process is training a denoiser in {str(state)!r}; wait for it, or choose another --out\n"
+    )
+    assert not list(tmp_path.iterdir())
+    with alone(state, "training a denoiser"):
+        pass

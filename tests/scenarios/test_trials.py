@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from certidote.attacks import ATTACKS
 from certidote.attacks.pack import PoisonPack, make_pack
 from certidote.data.tiny import tiny
 from certidote.defenses import certified
@@ -23,7 +24,7 @@ from certidote.diffusion.closed_form import Identity
 from certidote.engine.jobs import Job, Payload, work
 from certidote.results.replay import certified_line
 from certidote.scenarios.assembled import assembled
-from certidote.scenarios.crafting import checked_options, parsed_option
+from certidote.scenarios.crafting import checked_options, options_of, parsed_option
 from certidote.scenarios.goals import choose_pairs, choose_targets, target_at
 from certidote.scenarios.privacy import certified_poisons
 from certidote.scenarios.removed import Asked, removed_of_trial
@@ -390,6 +391,36 @@ def test_options_have_their_parameters_types() -> None:
     for given in ("steps=5.5", "steps=true", "steps=none", "rate=high", "rate=[1, 'a']"):
         with pytest.raises(ValueError, match=r"^option (steps|rate)="):
             options(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *((name, "steps=0") for name in ATTACKS),
+        *((name, "step_size=-0.1") for name in ATTACKS),
+        ("witches-brew", "step_size=[0.1, 0, 0.1]"),
+        ("witches-brew", "restarts=0"),
+        ("sleeper-agent", "retrains=-1"),
+        ("sleeper-agent", "batch_size=0"),
+        ("witches-brew", "shift=2"),
+        ("poison-frogs", "watermark=1.5"),
+        ("poison-frogs", "l2_penalty=inf"),
+        ("bullseye-polytope", "dropout_draws=-1"),
+        ("label-consistent", "amplitude_train=0"),
+        ("hidden-trigger", "decay=0"),
+        ("hidden-trigger", "stop_ratio=1"),
+    ],
+)
+def test_numbers_that_no_attack_can_use_are_refused_with_the_option_s_name_and_default(name: str, option: str) -> None:
+    with pytest.raises(ValueError, match=rf"^option {option.partition('=')[0]}=.*; its default is ") as refused:
+        checked_options(name, ATTACKS[name], dict([parsed_option(option)]))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_defaults_of_attacks_are_within_their_ranges(name: str) -> None:
+    given = {option: value for option, value in options_of(ATTACKS[name]).items() if option != "views" and value is not None}
+    assert checked_options(name, ATTACKS[name], given) == given
 
 
 # --------------------------------------------------------------------------------------------------------------- assembled

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from certidote.attacks.crafting import CIFAR10_STEP, Maps, Objective, Trials, adam, check_trials, craft_in_groups
 from certidote.attacks.features import maps_of
+from certidote.attacks.ranges import Count, CountOrNone, Length
 from certidote.attacks.selection import check_task, target_of
 from certidote.streams import Key
 from certidote.types import FeatureExtractor, Images, Knowledge, Poison, Task
@@ -24,10 +25,10 @@ def bullseye_polytope(
     knowledge: Knowledge,
     key: Key,
     *,
-    steps: int = 1_200,
-    step_size: float = CIFAR10_STEP,
+    steps: Count = 1_200,
+    step_size: Length = CIFAR10_STEP,
     views: UInt8[Tensor, "v c h w"] | None = None,
-    dropout_draws: int = 0,
+    dropout_draws: CountOrNone = 0,
 ) -> Poison:
     """Poisons around the target in feature space: min over p of mean_m ||mean_j phi_m(p_j) - phi_m(x_t)|| / ||phi_m(x_t)||.
 
@@ -66,10 +67,10 @@ def bullseye_polytope_batch(
     knowledge: Knowledge,
     keys: Sequence[Key],
     *,
-    steps: int = 1_200,
-    step_size: float = CIFAR10_STEP,
+    steps: Count = 1_200,
+    step_size: Length = CIFAR10_STEP,
     views: Sequence[UInt8[Tensor, "_ c h w"]] | None = None,
-    dropout_draws: int = 0,
+    dropout_draws: CountOrNone = 0,
 ) -> list[Poison]:
     """`bullseye_polytope` for many trials in one loop: trial i has `tasks[i]`, `keys[i]` and, if given, `views[i]`.
 

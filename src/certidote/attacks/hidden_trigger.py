@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 from jaxtyping import Float, Int64, UInt8
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -20,6 +21,7 @@ from certidote.adam import Adam
 from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
 from certidote.attacks.crafting import IMAGES_TOGETHER
+from certidote.attacks.ranges import Count, Factor, Length
 from certidote.attacks.selection import (
     base_candidates,
     check_choice,
@@ -72,15 +74,15 @@ def hidden_trigger(
     knowledge: Knowledge,
     key: Key,
     *,
-    steps: int = 5_000,
-    step_size: float = 0.001,
-    decay: float = 0.95,
-    decay_every: int = 2_000,
+    steps: Count = 5_000,
+    step_size: Length = 0.001,
+    decay: Factor = 0.95,
+    decay_every: Count = 2_000,
     optimizer: Optimizer = "descent",
     pairing: Pairing = "assignment",
-    pair_every: int = 20,
-    stop_ratio: float = 0.01,
-    crafted_per_kept: int = 1,
+    pair_every: Count = 20,
+    stop_ratio: Annotated[float, Ge(0), Lt(1)] = 0.01,
+    crafted_per_kept: Count = 1,
 ) -> Poison:
     """Poisons near patched source images in feature space: min over p of sum_i sum_m ||phi_m(p_i) - phi_m(s_a(i))||^2.
 

@@ -16,6 +16,7 @@ from certidote.ascent import ascend, random_start
 from certidote.attacks.adaptive import average
 from certidote.attacks.budget import quantize
 from certidote.attacks.crafting import IMAGES_TOGETHER
+from certidote.attacks.ranges import Count, Factor, Length
 from certidote.attacks.selection import check_choice, check_task, choose_bases, classifiers_of, device_of, trigger_of
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task, Trigger, as_pixels
@@ -28,9 +29,9 @@ def label_consistent(
     knowledge: Knowledge,
     key: Key,
     *,
-    steps: int = 20,
-    step_size: float | None = None,
-    amplitude_train: float = 1.0,
+    steps: Count = 20,
+    step_size: Length | None = None,
+    amplitude_train: Factor = 1.0,
     constraint: Constraint = "linf_content_only",
 ) -> Poison:
     """Base images made hard by projected gradient ascent on the loss of their own label, and then the trigger pasted on them.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from certidote.adam import three_drops
 from certidote.attacks.crafting import Maps, Objective, Trials, adam_iterates, check_trials, craft_in_groups
+from certidote.attacks.ranges import Count, Length, Share, Weight
 from certidote.attacks.selection import check_choice
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task
@@ -29,10 +30,10 @@ def poison_frogs(
     knowledge: Knowledge,
     key: Key,
     *,
-    steps: int = 120,
-    step_size: float = 0.001,
-    watermark: float = 0.3,
-    l2_penalty: float = 0.0,
+    steps: Count = 120,
+    step_size: Length = 0.001,
+    watermark: Share = 0.3,
+    l2_penalty: Weight = 0.0,
     optimizer: Optimizer = "line-search",
 ) -> Poison:
     """Poisons at the target in feature space: min over each p of sum_m ||phi_m(p) - phi_m(x_t)||^2 + l2_penalty / 2 ||p - b||^2.
@@ -71,10 +72,10 @@ def poison_frogs_batch(
     knowledge: Knowledge,
     keys: Sequence[Key],
     *,
-    steps: int = 120,
-    step_size: float = 0.001,
-    watermark: float = 0.3,
-    l2_penalty: float = 0.0,
+    steps: Count = 120,
+    step_size: Length = 0.001,
+    watermark: Share = 0.3,
+    l2_penalty: Weight = 0.0,
     optimizer: Optimizer = "line-search",
 ) -> list[Poison]:
     """`poison_frogs` for many trials in one loop: trial i has `tasks[i]` and `keys[i]`; no trial influences another.

@@ -24,6 +24,7 @@ from certidote.attacks.gradient_matching import (
     defended_objective,
     differentiated,
 )
+from certidote.attacks.ranges import Count, CountOrNone, Length, Share
 from certidote.attacks.selection import base_candidates, check_choice, check_task, choose_bases, source_rows, trigger_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
@@ -37,14 +38,14 @@ def sleeper_agent(
     knowledge: Knowledge,
     key: Key,
     *,
-    steps: int = 250,
-    step_size: float | tuple[float, ...] = CIFAR10_STEP,
-    retrains: int = 4,
+    steps: Count = 250,
+    step_size: Length | tuple[Length, ...] = CIFAR10_STEP,
+    retrains: CountOrNone = 4,
     selection: Selection = "gradient-norm",
     loss: Loss = "similarity",
     match: Match = "full",
-    batch_size: int = BATCH_SIZE,
-    shift: float = 1 / 8,
+    batch_size: Count = BATCH_SIZE,
+    shift: Share = 1 / 8,
     flip: bool = True,
     border: Border = "fill",
 ) -> Poison:

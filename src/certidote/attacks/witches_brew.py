@@ -23,6 +23,7 @@ from certidote.attacks.gradient_matching import (
     differentiated,
     problems_together,
 )
+from certidote.attacks.ranges import Count, Length, Share
 from certidote.attacks.selection import check_batch, check_task, choose_bases, target_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
@@ -34,13 +35,13 @@ def witches_brew(
     knowledge: Knowledge,
     key: Key,
     *,
-    steps: int = 250,
-    step_size: float | tuple[float, ...] = CIFAR10_STEP,
-    restarts: int = 8,
+    steps: Count = 250,
+    step_size: Length | tuple[Length, ...] = CIFAR10_STEP,
+    restarts: Count = 8,
     loss: Loss = "similarity",
     match: Match = "full",
-    batch_size: int = BATCH_SIZE,
-    shift: float = 1 / 8,
+    batch_size: Count = BATCH_SIZE,
+    shift: Share = 1 / 8,
     flip: bool = True,
     border: Border = "fill",
 ) -> Poison:
@@ -83,13 +84,13 @@ def witches_brew_batch(
     knowledge: Knowledge,
     keys: Sequence[Key],
     *,
-    steps: int = 250,
-    step_size: float | tuple[float, ...] = CIFAR10_STEP,
-    restarts: int = 8,
+    steps: Count = 250,
+    step_size: Length | tuple[Length, ...] = CIFAR10_STEP,
+    restarts: Count = 8,
     loss: Loss = "similarity",
     match: Match = "full",
-    batch_size: int = BATCH_SIZE,
-    shift: float = 1 / 8,
+    batch_size: Count = BATCH_SIZE,
+    shift: Share = 1 / 8,
     flip: bool = True,
     border: Border = "fill",
 ) -> list[Poison]:

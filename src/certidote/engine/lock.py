@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 try:
@@ -62,6 +64,22 @@ class DriverLock:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
+
+
+@contextmanager
+def alone(place: Path, doing: str) -> Iterator[None]:
+    """The right to write here while the block lasts.
+
+    Raises: ValueError if another process has it, saying what it is doing.
+    """
+    try:
+        lock = DriverLock(place)
+    except InUse:
+        raise ValueError(f"another process is {doing} in {str(place)!r}; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def in_use(ledger: Path) -> bool:

@@ -83,7 +83,7 @@ def checked_options(name: str, attack: Attack, given: Mapping[str, Any]) -> dict
     Raises: ValueError for an option that the attack does not have, naming the nearest, a value of another type, or an option that no
         text can give (views of a target, say).
     """
-    known, types, found = options_of(attack), get_type_hints(attack), {}
+    known, types, found = options_of(attack), get_type_hints(attack, include_extras=True), {}
     for option, value in given.items():
         if option not in known:
             near = get_close_matches(option, known, n=1, cutoff=0.3)

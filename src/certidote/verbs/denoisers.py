@@ -37,6 +37,7 @@ def denoiser_train(
     from certidote.diffusion.denoiser import check_target, save
     from certidote.diffusion.fit import load_recipe, train_network, training_of, within_minutes
     from certidote.diffusion.unfinished import kept_training, place_beside, remove
+    from certidote.engine.lock import alone
     from certidote.numerics import resolve_dtype
     from certidote.streams import Key, fresh_root
 
@@ -48,26 +49,27 @@ def denoiser_train(
     check_device(device)
     used_recipe = load_recipe(recipe)
     images = load(data, "train", size=size, skip_corrupt=skip_corrupt)
-    kept = None if force else kept_training(unfinished)
-    # what "auto" finds may differ from one day to the next
-    number_format = kept["dtype"] if kept is not None and dtype == "auto" else resolve_dtype(dtype, device)
-    if kept is not None and minutes is not None:  # how many steps fit was measured when it began
-        steps, batch = kept["recipe"]["steps"], kept["recipe"]["batch"]
-        used_recipe = replace(used_recipe, steps=steps, batch=batch)
-    elif minutes is not None:
-        used_recipe = within_minutes(images, used_recipe, minutes, number_format, device)
-    if kept is not None and seed is None:
-        seed = int(kept["key"][0])
-    key = Key(fresh_root() if seed is None else seed) / "denoiser"
-    if force and kept_training(unfinished) not in (None, training_of(images, used_recipe, key, number_format)):
+    with alone(unfinished, "training a denoiser"):
+        kept = None if force else kept_training(unfinished)
+        # what "auto" finds may differ from one day to the next
+        number_format = kept["dtype"] if kept is not None and dtype == "auto" else resolve_dtype(dtype, device)
+        if kept is not None and minutes is not None:  # how many steps fit was measured when it began
+            steps, batch = kept["recipe"]["steps"], kept["recipe"]["batch"]
+            used_recipe = replace(used_recipe, steps=steps, batch=batch)
+        elif minutes is not None:
+            used_recipe = within_minutes(images, used_recipe, minutes, number_format, device)
+        if kept is not None and seed is None:
+            seed = int(kept["key"][0])
+        key = Key(fresh_root() if seed is None else seed) / "denoiser"
+        if force and kept_training(unfinished) not in (None, training_of(images, used_recipe, key, number_format)):
+            remove(unfinished)
+        trained = train_network(
+            images, None, used_recipe, key, progress, name=out.name, dtype=number_format, device=device, unfinished=unfinished
+        )
+        if images.notes:
+            trained.card.details["data_notes"] = list(images.notes)
+        save(trained, out, force)
         remove(unfinished)
-    trained = train_network(
-        images, None, used_recipe, key, progress, name=out.name, dtype=number_format, device=device, unfinished=unfinished
-    )
-    if images.notes:
-        trained.card.details["data_notes"] = list(images.notes)
-    save(trained, out, force)
-    remove(unfinished)
     return trained
 
 
