@@ -67,6 +67,33 @@ def test_all_methods_are_drawn_on_one_axis(kept: Path) -> None:
         assert (kept / link).is_file()
 
 
+@pytest.mark.parametrize(("share", "radius"), [(0.95, 0.0), (0.9, 0.0), (0.7, 0.2), (0.5, 0.4), (0.1, 1.5)])
+def test_reach_is_where_the_curve_falls_to_the_share(share: float, radius: float) -> None:
+    """0.9 up to 0.2, 0.6 up to 0.4, 0.5 up to 0.7, then 0.2 up to the cap."""
+    curve = [[0.0, 0.9], [0.2, 0.6], [0.4, 0.5], [0.7, 0.2]]
+    assert figure2.reach({"results": {"certified_accuracy": curve, "cap": 1.5}}, share) == radius
+
+
+def test_how_far_half_of_an_undefended_model_s_accuracy_is_kept() -> None:
+    """From the kept records, each method at the sigma that carries it farthest."""
+    curves = Curves(ROOT / "results" / "bench", DIGITS)
+    accuracy = figure2.undefended(curves)
+    assert accuracy is not None
+    text = figure2.reaches(curves)
+    for method in METHODS:
+        by_sigma = {}
+        for sigma in DIGITS.sigmas:
+            record = curves.record(method, sigma)
+            assert record is not None
+            held = [start for start, share in record["results"]["certified_accuracy"] if share <= accuracy / 2]
+            by_sigma[sigma] = held[0] if held else record["results"]["cap"]
+            if record["results"]["certified_accuracy"][0][1] <= accuracy / 2:
+                by_sigma[sigma] = 0.0
+        best = max(by_sigma, key=by_sigma.__getitem__)
+        assert f"{method.label} {by_sigma[best]:.2f} (sigma {best:g})" in text
+    assert figure2.in_short(Curves(Path("nowhere"), DIGITS)) == ""
+
+
 def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
     curves = Curves(tmp_path / "bench", DIGITS)
     assert (figure2.draw(curves), figure2.block(curves, tmp_path)) == ("", "")

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from certidote import verbs
-from certidote.benchmark import materials
+from certidote.benchmark import materials, outcomes, records
+from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.costs import in_words
 from certidote.benchmark.runner import recipe_of
 from certidote.benchmark.scales import Scale
+from certidote.benchmark.tables import SCRATCH_ATTACKS
 from certidote.benchmark.wording import table
 from certidote.engine.evidence import COMPRESSED, pack
 from certidote.engine.workers import Workers
@@ -195,7 +197,64 @@ def block(curves: Curves, page: Path) -> str:
     """Picture and table for the page in this folder; "" if the paper's algorithm was not run at any sigma."""
     if not is_run(curves):
         return ""
-    return f"![Certified accuracy against the radius, one panel for each sigma]({picture(curves.scale)})\n\n{_table(curves, page)}"
+    shown = f"![Certified accuracy against the radius, one panel for each sigma]({picture(curves.scale)})\n\n{_table(curves, page)}"
+    return shown + reaches(curves)
+
+
+def undefended(curves: Curves) -> float | None:
+    """Clean accuracy of one model without a defense, on the same images and by the same recipe: the control of an attack from scratch; None if
+    none was measured."""
+    for attack in SCRATCH_ATTACKS:
+        found = records.read(records.folder_of(curves.kept, curves.scale, Cell(Poisoning(attack, "scratch"))))
+        if found is not None and not found.refused:
+            return outcomes.clean_accuracy(found, "control")
+    return None
+
+
+def reach(record: Json, share: float) -> float:
+    """The radius up to which certified accuracy is above this share; 0 if it never is."""
+    curve = record["results"]["certified_accuracy"]
+    ends = [start for start, _ in curve[1:]] + [record["results"]["cap"]]
+    return max((end for (_, height), end in zip(curve, ends, strict=True) if height > share), default=0.0)
+
+
+def farthest(curves: Curves, accuracy: float) -> dict[str, tuple[float, float]]:
+    """By name of the method, how far it keeps half of this accuracy at its best sigma, and that sigma."""
+    found = {}
+    for method in METHODS:
+        made = [(sigma, record) for sigma in curves.scale.sigmas if (record := curves.record(method, sigma)) is not None]
+        if made:
+            found[method.name] = max((reach(record, accuracy / 2), sigma) for sigma, record in made)
+    return found
+
+
+def reaches(curves: Curves) -> str:
+    """How far each method keeps half of what an undefended model has; "" if that was not measured."""
+    accuracy = undefended(curves)
+    if accuracy is None:
+        return ""
+    found = farthest(curves, accuracy)
+    shown = [
+        f"{method.label} {found[method.name][0]:.2f} (sigma {found[method.name][1]:g})"
+        for method in METHODS
+        if method.name in found
+    ]
+    return (
+        f"\nLargest radius up to which certified accuracy is above half of the accuracy of one model without a defense ({accuracy:.1%}), each "
+        f"method at its best sigma and with as many models: {', '.join(shown)}.\n"
+    )
+
+
+def in_short(curves: Curves) -> str:
+    """For the front page: ours beside the paper's algorithm; "" if that was not measured."""
+    accuracy = undefended(curves)
+    found = {} if accuracy is None else farthest(curves, accuracy)
+    if not {"ours", "paper"} <= found.keys():
+        return ""
+    return (
+        f" Half of the accuracy of a model without a defense is kept up to radius {found['ours'][0]:.2f} by ours, {found['paper'][0]:.2f} by the "
+        "paper's algorithm, each at its best sigma."
+    )
 
 
 def _table(curves: Curves, page: Path) -> str:

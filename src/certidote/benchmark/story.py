@@ -90,7 +90,7 @@ def front_page(text: str, kept: Path, docs: Path) -> str:
             f"![Certified accuracy against the radius]({docs.name}/{figure2.picture(curves[-1])})\n\n*What is proved, on {IMAGES[curves[-1].name]}: the share "
             "of test images whose answer is right and stays the same whatever anyone changes in the training set within the radius, by the paper's "
             "algorithm, ours, noise without a denoiser, and votes over parts. The triangle is the largest radius that so many models can prove "
-            f"([{docs.name}/results.md]({docs.name}/results.md)).*\n"
+            f"([{docs.name}/results.md]({docs.name}/results.md)).{figure2.in_short(figure2.Curves(kept, curves[-1]))}*\n"
         )
     before, rest = text.split(begin)
     return before + begin + "\n".join(parts) + end + rest.split(end)[1]
