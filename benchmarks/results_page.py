@@ -60,17 +60,25 @@ def speed() -> str:
 
 
 def certificates() -> str:
-    rows = []
+    rows, pictures = [], []
     for sigma in SIGMAS:
         made = record(RESULTS / "cifar10" / f"sigma-{sigma:g}" / "certificate.json")
         if made is not None:
             found = made["results"]
             shares = [f"{share_at(found['certified_accuracy'], radius):.2%}" for radius in RADII]
+            folder = f"../results/cifar10/sigma-{sigma:g}"
+            pictures.append(f"![Certified accuracy against the radius at sigma {sigma:g}]({folder}/certified_accuracy.svg)\n")
             rows.append(
-                [f"{sigma:g}", f"{found['member_accuracy']:.2%}", f"{found['vote_accuracy']:.2%}", *shares, f"{found['cap']:.3f}"]
+                [
+                    f"[{sigma:g}]({folder}/certificate.json)",
+                    f"{found['member_accuracy']:.2%}",
+                    f"{found['vote_accuracy']:.2%}",
+                    *shares,
+                    f"{found['cap']:.3f}",
+                ]
             )
     header = ["sigma", "one model", "vote", *(f"certified at {radius:g}" for radius in RADII), "largest possible radius"]
-    return table(header, rows) if rows else MISSING
+    return "\n".join([table(header, rows), *pictures]) if rows else MISSING
 
 
 def utility() -> str:
