@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import math
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from certidote.adam import Adam
+from certidote.data.toml import read_toml
 from certidote.diffusion.augment import AUGMENTATION_FIELDS, Augmentation
 from certidote.diffusion.closed_form import KernelPosteriorMean, LinearMMSE, Wiener
 from certidote.diffusion.contract import image_hashes
@@ -122,9 +122,10 @@ def load_recipe(name_or_path: str) -> DenoiserRecipe:
     path = Path(name_or_path)
     if path.suffix != ".toml" or not path.is_file():
         raise ValueError(f"unknown denoiser recipe {name_or_path!r}; give auto, or the path of a .toml file")
+    value = read_toml(path, "denoiser recipe")
     try:
-        return DenoiserRecipe.from_json(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+        return DenoiserRecipe.from_json(value)
+    except TypeError as error:
         raise ValueError(f"denoiser recipe {name_or_path!r} cannot be read: {error}") from None
 
 

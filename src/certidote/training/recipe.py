@@ -5,13 +5,13 @@ was chosen on the digits, their test images included (so accuracies measured the
 """
 
 import difflib
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from certidote.data.toml import read_toml
 from certidote.training.models import ARCHITECTURES
 from certidote.training.own import is_own
 from certidote.types import Json
@@ -185,12 +185,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     if path.suffix != ".toml":
         names = ", ".join(sorted(RECIPES))
         raise ValueError(f"unknown recipe {name_or_path!r}; choose one of: {names}, or give a path to a .toml file")
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read recipe {name_or_path!r}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {name_or_path!r} is not valid TOML: {error}") from error
+    value = read_toml(path, "recipe")
     try:
         return Recipe.from_json(value)
     except ValueError as error:

@@ -47,18 +47,10 @@ def chosen_epsilon(text: str, norm: str) -> float:
 
 
 def attack_options(given: list[str], file: Path | None) -> dict[str, Any]:
-    import tomllib
-
+    from certidote.data.toml import read_toml
     from certidote.scenarios.crafting import parsed_option
 
-    found: dict[str, Any] = {}
-    if file is not None:
-        try:
-            found = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"cannot read options {str(file)!r}: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"options {str(file)!r} are not valid TOML: {error}") from None
+    found = {} if file is None else read_toml(file, "options")
     return found | dict(parsed_option(text) for text in given)
 
 
