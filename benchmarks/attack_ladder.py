@@ -81,11 +81,11 @@ def certidote(*arguments: str) -> None:
             raise
 
 
-def through_files(pack: Path, data: str, folder: Path, out: Path) -> None:
+def through_files(pack: Path, data: str, folder: Path, out: Path, attack: str) -> None:
     """A pack's poisons written as the poisoning benchmark reads them, and read again."""
     if not folder.exists():
         certidote("pack", "export", str(pack), data, "--out", str(folder))
-    certidote("pack", "import", str(folder), data, "--out", str(out), "--scenario-of", str(pack))
+    certidote("pack", "import", str(folder), data, "--out", str(out), "--scenario-of", str(pack), "--attack", attack)
 
 
 def place(name: str, data: Path, runs: Path) -> str:
@@ -116,7 +116,7 @@ def main() -> None:
         shared = ("--seed", str(options.seed), "--workers", options.workers)
         if not pack.exists() and rung.exported:
             exported = options.runs / f"{rung.exported}-pack"
-            through_files(exported, where(rung.data), options.runs / f"{rung.exported}-files", pack)
+            through_files(exported, where(rung.data), options.runs / f"{rung.exported}-files", pack, rung.attack)
         elif not pack.exists():
             certidote("poison", rung.attack, where(rung.data), "--epsilon", rung.epsilon, "--out", str(pack), *given, *shared)
         certidote("replay", str(pack), where(rung.data), "--out", str(replayed), *shared)

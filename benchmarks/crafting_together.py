@@ -79,7 +79,7 @@ def seconds_of(name: str, tasks: list[Task], known: Knowledge, keys: list[Key], 
             ATTACKS[name](task, known, key, **options)
 
     def together() -> None:
-        TOGETHER[name](tasks, known, keys, **options)
+        TOGETHER[ATTACKS[name]](tasks, known, keys, **options)
 
     turns = [(_timed(alone), _timed(together)) for _ in range(2)]
     return min(one for one, _ in turns), min(all_ for _, all_ in turns)

@@ -41,8 +41,8 @@ def frozen_loop(trials: Trials, steps: int, step_size: float, watermark: float) 
     objective = collision_objective(trials.target_features())
     targets = trials.targets.repeat_interleave(trials.budget.num_poisons, 0)
     pixels = watermark * targets + (1 - watermark) * trials.bases
-    recorded = torch.full((len(pixels),), torch.inf)
-    rates, taken = torch.full((len(pixels), 1, 1, 1), step_size), torch.zeros(len(pixels), dtype=torch.int64)
+    recorded, rates = pixels.new_full((len(pixels),), torch.inf), pixels.new_full((len(pixels), 1, 1, 1), step_size)
+    taken = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
     for step in range(steps):
         value, gradient = trials.look(pixels, step, objective)
         lower = value <= recorded

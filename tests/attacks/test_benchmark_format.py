@@ -3,6 +3,7 @@
 import codecs
 import io
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -172,6 +173,31 @@ def test_of_several_trials_the_one_that_does_not_fit_is_named(tmp_path: Path) ->
     with pytest.raises(BudgetExceeded, match="trial-000"):
         folders[1].rename(tmp_path / "away")
         import_trials(tmp_path / "out", TRAIN, TEST, "tiny", epsilon=4 / 255)
+
+
+@pytest.mark.parametrize("missing", ["poisons.pickle", "target.pickle", "base_indices.pickle", "everything"])
+def test_a_trial_that_lacks_a_file_is_not_left_out_without_a_word(missing: str, tmp_path: Path) -> None:
+    folders = export_pack(pack(*(target(row) for row in (5, 22, 40))), TRAIN, TEST, tmp_path / "out")
+    for file in folders[1].iterdir():
+        if missing in (file.name, "everything"):
+            file.unlink()
+    with pytest.raises(ValueError, match="trial-001"):
+        import_trials(tmp_path / "out", TRAIN, TEST, "tiny")
+
+
+def test_a_trial_that_is_there_twice_is_refused_and_a_target_that_is_there_twice_is_noted(tmp_path: Path) -> None:
+    one, other = crafted(target(5)), crafted(target(5), 4)
+    for number, poison in enumerate((one, other)):
+        alone = make_pack([poison], TRAIN, "tiny", {"attack": "test"})
+        export_pack(alone, TRAIN, TEST, tmp_path / "one")[0].rename(tmp_path / f"trial-{number}")
+        (tmp_path / "one").rmdir()
+    back = import_trials(tmp_path, TRAIN, TEST, "tiny")
+    assert back.notes[-1] == "trials 0, 1 are about test image 5, so they are not independent"
+    shutil.copytree(tmp_path / "trial-0", tmp_path / "trial-2")
+    with pytest.raises(
+        ValueError, match=r"trial-0' and .*trial-2' hold the same poisons, which are one trial; take one of them out"
+    ):
+        import_trials(tmp_path, TRAIN, TEST, "tiny")
 
 
 @pytest.mark.parametrize("place", [(10, 9), None])

@@ -117,10 +117,10 @@ def test_every_attack_leaves_its_surrogates_as_they_are(name: str, defense: Thro
 
 
 class Watched(ThroughDenoiser):
-    """Noise of zero, two draws of it, and a record of the keys that they were asked for under."""
+    """Noise of zero, five draws of it asked for, and a record of the keys that they were asked for under."""
 
     def __init__(self) -> None:
-        super().__init__(load("none"), 0.0, 2)
+        super().__init__(load("none"), 0.0, 5)
         self.keys: list[Key] = []
 
     def together(self, parts: Sequence[torch.Tensor], keys: Sequence[Key]) -> torch.Tensor:
@@ -131,13 +131,14 @@ class Watched(ThroughDenoiser):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_through_noise_of_zero_is_the_unaware_one(name: str, norm: Norm) -> None:
-    """Bit by bit, though it has looked through its two draws in each of six steps."""
+    """Bit by bit, though it has looked through it in each of six steps. The mean of five equal gradients need not be one of them, so all draws are one."""
     watched = Watched()
     unaware, at_zero = (
         ATTACKS[name](tiny_task(name, norm), Knowledge((Patches(),), lambda data, key: (Patches(),), defense), Key(0), steps=6)
         for defense in (None, watched)
     )
-    assert len(set(watched.keys)) >= 12
+    assert len(set(watched.keys)) >= 6
+    assert watched.draws == 1
     assert torch.equal(at_zero.indices, unaware.indices)
     assert torch.equal(at_zero.images, unaware.images)
 

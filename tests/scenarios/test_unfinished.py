@@ -47,6 +47,17 @@ def test_what_was_finished_is_read_under_the_same_root(tmp_path: Path) -> None:
     assert Unfinished(tmp_path / "work", ASKED, None, False).root != first.root
 
 
+def test_force_takes_nothing_from_a_process_that_is_at_work(tmp_path: Path) -> None:
+    working = Unfinished(tmp_path / "work", ASKED, None, False)
+    with working.working():
+        working.keep(3, poison())
+        other = Unfinished(tmp_path / "work", ASKED, 5, True)
+        with pytest.raises(ValueError, match="another process is crafting"), other.working():
+            raise AssertionError("two may not work here")
+        assert working.read(3, GOAL, BUDGET, TRAIN) is not None
+        working.keep(4, poison())
+
+
 def test_other_work_is_refused_or_replaced(tmp_path: Path) -> None:
     first = interrupted(tmp_path / "work")
     for asked, seed in (({**ASKED, "attack": "b"}, None), (ASKED, 5)):

@@ -780,6 +780,8 @@ def test_poisons_that_went_out_and_in_are_as_successful_as_they_were(
 
     assert run(monkeypatch, *command, "--target", "3", "--out", str(tmp_path / "no")) == 2
     assert "holds several trials; import one of its folders, or leave it out" in capsys.readouterr().err
+    assert run(monkeypatch, *command, "--scenario-of", str(back), "--out", str(back), "--force") == 2
+    assert "is the input itself, which is never written to" in capsys.readouterr().err
     unknown = tmp_path / "unknown"
     assert run(monkeypatch, *command, "--out", str(unknown)) == 0
     capsys.readouterr()

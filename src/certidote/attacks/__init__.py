@@ -29,13 +29,13 @@ ATTACKS: dict[str, Attack] = {
     "sleeper-agent": sleeper_agent,
 }
 
-TOGETHER: dict[str, AttackTogether] = {
-    "poison-frogs": poison_frogs_batch,
-    "convex-polytope": convex_polytope_batch,
-    "bullseye-polytope": bullseye_polytope_batch,
-    "witches-brew": witches_brew_batch,
+TOGETHER: dict[Attack, AttackTogether] = {
+    poison_frogs: poison_frogs_batch,
+    convex_polytope: convex_polytope_batch,
+    bullseye_polytope: bullseye_polytope_batch,
+    witches_brew: witches_brew_batch,
 }
-"""The same attacks for several trials at once, which is faster on small images; each takes its attack's options."""
+"""By attack, the same one for several trials at once, which is faster on small images; each takes its attack's options."""
 
 Aim = Literal["target", "hidden trigger", "visible trigger"]
 GOALS: dict[str, Aim] = {

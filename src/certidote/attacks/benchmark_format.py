@@ -183,14 +183,19 @@ def _setups(made: Any) -> list[dict[str, Any]]:
 
 
 def trial_folders(path: Path) -> list[Path]:
-    """The folders in a folder that hold poisons, trial-2 before trial-10; none if it holds poisons itself, or is no folder."""
+    """The folders in a folder that hold files of the benchmark's or a relative's, trial-2 before trial-10; none if it holds such files itself, or
+    is no folder. A folder that lacks some of its files, or is named like a trial and lacks all, is among them: readers refuse it."""
+    known = {POISONS, INDICES, TARGET, SOURCE, NORMS, *LABEL_CONSISTENT}
 
     def holds(folder: Path) -> bool:
-        return folder.is_dir() and ((folder / POISONS).is_file() or all((folder / name).is_file() for name in LABEL_CONSISTENT))
+        return any((folder / name).is_file() for name in known)
 
     if not path.is_dir() or holds(path):
         return []
-    return sorted((each for each in path.iterdir() if holds(each)), key=_in_order)
+    folders = [each for each in path.iterdir() if each.is_dir()]
+    if not any(map(holds, folders)):
+        return []
+    return sorted((each for each in folders if holds(each) or each.name.startswith("trial")), key=_in_order)
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:

@@ -49,10 +49,35 @@ def import_trials(
         except ValueError as error:
             raise type(error)(f"{quoted(folder)}: {error}") from None
     trials = [pack.poisons[0] for pack in packs]
+    _check_different(trials, folders)
     most, farthest = (max(getattr(trial.budget, part) for trial in trials) for part in ("num_poisons", "epsilon"))
     shared = [replace(trial, budget=replace(trial.budget, num_poisons=most, epsilon=farthest)) for trial in trials]
-    notes = [f"trial {number}: {note}" for number, pack in enumerate(packs) for note in pack.notes]
+    notes = [f"trial {number}: {note}" for number, pack in enumerate(packs) for note in pack.notes] + _shared_targets(trials)
     return make_pack(shared, train, name, packs[0].recipe, notes)
+
+
+def _check_different(trials: Sequence[Poison], folders: Sequence[Path]) -> None:
+    """Raises: ValueError if two folders hold the same poisons: they would count as two trials."""
+    for later, poison in enumerate(trials):
+        for earlier in range(later):
+            other = trials[earlier]
+            if torch.equal(other.indices, poison.indices) and torch.equal(other.images, poison.images):
+                raise ValueError(
+                    f"{quoted(folders[earlier])} and {quoted(folders[later])} hold the same poisons, which are one trial; take one of them out"
+                )
+
+
+def _shared_targets(trials: Sequence[Poison]) -> list[str]:
+    """A note for each test image that several trials are about."""
+    about: dict[int, list[int]] = {}
+    for number, poison in enumerate(trials):
+        if isinstance(poison.goal, Target):
+            about.setdefault(poison.goal.test_index, []).append(number)
+    return [
+        f"trials {', '.join(map(str, numbers))} are about test image {row}, so they are not independent"
+        for row, numbers in about.items()
+        if len(numbers) > 1
+    ]
 
 
 def import_poisons(

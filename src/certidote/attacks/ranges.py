@@ -3,13 +3,14 @@
 from math import inf
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 Count = Annotated[int, Ge(1)]
 CountOrNone = Annotated[int, Ge(0)]
 """0 for none."""
 Length = Annotated[float, Gt(0), Lt(inf)]
 """Above 0 and finite."""
+Lengths = Annotated[tuple[Length, ...], MinLen(1)]
 Weight = Annotated[float, Ge(0), Lt(inf)]
 Share = Annotated[float, Ge(0), Le(1)]
 """From 0 to 1."""

@@ -180,6 +180,8 @@ def reading(grammar: Grammar, where: str, read: Callable[["Machine"], Any]) -> A
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = "it refers to what is not there"
         shown = ascii(reason[:SHOWN])[1:-1]
         raise Refused(f"{where} is damaged or no pickle of {grammar.what} ({shown}); {grammar.advice}") from error
 

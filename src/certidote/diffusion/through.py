@@ -21,7 +21,7 @@ class ThroughDenoiser:
         Args:
             denoiser: must accept `sigma`.
             sigma: noise std, [0, 1] pixel units; 0 is no defense, images pass as they are.
-            draws: independent draws that one step of an attack averages over.
+            draws: independent draws that one step of an attack averages over; at sigma 0, where all are alike, there is one.
         Raises: ValueError if `sigma` is neither 0 nor in the denoiser's range, or `draws` is below 1.
         """
         if sigma != 0:
@@ -30,7 +30,7 @@ class ThroughDenoiser:
             raise ValueError(f"draws={draws}; an attacker looks at 1 draw of the defense at least")
         self.denoiser = denoiser
         self.sigma = sigma
-        self.draws = draws
+        self.draws = draws if sigma else 1
 
     def __call__(self, images: Images, key: Key) -> Images:
         """One draw: (n, c, h, w) pixels -> (n, c, h, w) estimates of the clean images; at sigma 0 the images themselves.

@@ -130,7 +130,7 @@ def _of_type(option: str, value: Any, kind: Any, default: Any) -> Any:
             f"option {option}={value!r}: {option} is for Python only, as no text can give its value; leave it out"
         ) from None
     except ValidationError as error:
-        said = error.errors()[0]["msg"]
+        said = max(error.errors(), key=lambda each: len(each["loc"]))["msg"]  # of several types, the one that fits farthest
         raise ValueError(f"option {option}={value!r}: {said[0].lower()}{said[1:]}; its default is {default!r}") from None
 
 

@@ -74,8 +74,6 @@ class Unfinished:
 
         Raises: ValueError if another process is at work here.
         """
-        if self._stale:
-            shutil.rmtree(self.folder)
         self.folder.mkdir(exist_ok=True)
         try:
             lock = DriverLock(self.folder / CONFIG)
@@ -83,6 +81,8 @@ class Unfinished:
             raise ValueError(f"another process is crafting in {str(self.folder)!r}; wait for it, or choose another --out") from None
         done = False
         try:
+            if self._stale:
+                self._clear()
             if not (self.folder / CONFIG).is_file():
                 with replacing(self.folder / CONFIG) as file:
                     file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
@@ -92,6 +92,12 @@ class Unfinished:
             lock.release()
             if done or not any(self.folder.glob("trial-*.npz")):
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _clear(self) -> None:
+        """Another command's work, once nobody is at work here."""
+        for entry in self.folder.iterdir():
+            if entry.name != f"{CONFIG}.lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def read(self, trial: int, goal: Goal, budget: Budget, train: ImageDataset) -> Poison | None:
         """The poison of a finished trial, its budget verified; None if it is not there, or damaged."""

@@ -48,9 +48,10 @@ def chosen_epsilon(text: str, norm: str) -> float:
 
 def attack_options(given: list[str], file: Path | None) -> dict[str, Any]:
     from certidote.data.toml import read_toml
-    from certidote.scenarios.crafting import parsed_option
+    from certidote.scenarios.crafting import parsed_option, parsed_value
 
-    found = {} if file is None else read_toml(file, "options")
+    read = {} if file is None else read_toml(file, "options")
+    found = {name: parsed_value(value) if isinstance(value, str) else value for name, value in read.items()}
     return found | dict(parsed_option(text) for text in given)
 
 
@@ -61,6 +62,8 @@ def check_goal_options(
     """Raises: ValueError for options of goals that make no sense together; better known before anything is read."""
     if goals is not None and (target is not None or true_class or adversarial_class):
         raise ValueError("--goals lists test images and classes; leave out --target, --true-class and --adversarial-class")
+    if targets is not None and targets < 1:
+        raise ValueError(f"--targets {targets}; give at least 1, the number of trials")
     if trigger_side is not None and not trigger:
         raise ValueError("--trigger-side goes with --trigger; leave it out")
     if target is not None and targets is not None:
@@ -108,6 +111,8 @@ def check_setups(
 
 def kinds_of(given: list[str], surrogates: int) -> tuple[str, ...]:
     """The recipes that --surrogate names. Raises: ValueError if --surrogates says another number."""
+    if surrogates < 1:
+        raise ValueError(f"--surrogates {surrogates}; an attacker needs at least 1 model to aim at")
     if given and surrogates not in (1, len(given)):
         raise ValueError(
             f"--surrogates {surrogates}, but --surrogate names {len(given)} recipes, one for each model; leave --surrogates out"

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from certidote.verbs.choices import check_apart, training_and_test
 from certidote.verbs.options import Data, Force, Size, SkipCorrupt
-
-if TYPE_CHECKING:
-    from certidote.types import ImageDataset
 
 TestImages = Annotated[str, typer.Option(help="test images, which targets are among; default: the test split of DATA")]
 PackFolder = Annotated[Path, typer.Argument(help="a poison pack, as 'certidote poison' leaves it")]
@@ -82,9 +79,14 @@ def pack_import(
     from certidote.verbs.attacking import epsilon_named
 
     check_target(out, force)
-    check_apart(out, data, test, str(source))
+    check_apart(out, data, test, str(source), *([] if scenario_of is None else [str(scenario_of)]))
+    scenario, beside, digest = (None, {}, "") if scenario_of is None else _scenario(scenario_of)
     bound = epsilon_named(epsilon, "linf") if epsilon else None
     train_set, (_, test_set) = training_and_test(data, test, size, skip_corrupt)
+    if digest and train_set.digest() != digest:
+        raise ValueError(
+            f"--scenario-of {str(scenario_of)!r}: this pack is of another training set than {data!r}; give one of the same"
+        )
     if trial_folders(source):
         if target is not None:
             raise ValueError(
@@ -93,16 +95,14 @@ def pack_import(
         pack = import_trials(source, train_set, test_set, data, epsilon=bound, attack=attack)
     else:
         pack = import_poisons(source, train_set, test_set, data, epsilon=bound, target_index=target, attack=attack)
-    beside: dict[str, bytes] = {}
-    if scenario_of is not None:
-        scenario, beside = _scenario(scenario_of, train_set)
+    if scenario is not None:
         pack = replace(pack, recipe={**pack.recipe, "scenario": scenario})
     write_pack(pack, out, beside, force=force)
     return pack_info(out)
 
 
-def _scenario(path: Path, train_set: "ImageDataset") -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What victims are in another pack, and the files that belong to it. Raises: ValueError if that pack does not say, or is of other data."""
+def _scenario(path: Path) -> tuple[dict[str, Any], dict[str, bytes], str]:
+    """What victims are in another pack, the files that belong to it, and the digest of its data. Raises: ValueError if that pack does not say."""
     from certidote.attacks.pack_files import read_beside, read_pack
     from certidote.scenarios.knowledge import EXTRACTOR
 
@@ -110,11 +110,8 @@ def _scenario(path: Path, train_set: "ImageDataset") -> tuple[dict[str, Any], di
     scenario = other.recipe.get("scenario")
     if not isinstance(scenario, dict) or scenario.get("kind") not in ("transfer", "scratch"):
         raise ValueError(f"--scenario-of {str(path)!r}: this pack does not say what victims are; give one of 'certidote poison'")
-    if other.data.digest != train_set.digest():
-        raise ValueError(
-            f"--scenario-of {str(path)!r}: this pack is of other data ({other.data.name!r}); give one of the same training set"
-        )
-    return scenario, {EXTRACTOR: read_beside(other, path, EXTRACTOR)} if EXTRACTOR in other.files else {}
+    files = {EXTRACTOR: read_beside(other, path, EXTRACTOR)} if EXTRACTOR in other.files else {}
+    return scenario, files, other.data.digest
 
 
 def pack_export(

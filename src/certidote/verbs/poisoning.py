@@ -237,7 +237,7 @@ def poison(
             setting.knowledge,
             key,
             None if fixed is None else fixed.bases,
-            TOGETHER.get(attack),
+            TOGETHER.get(function),
         )
         back_end = Pool(workers, device=device) if pool is None else nullcontext(pool)
         poisons = _crafted(crafting, kept, back_end, progress)
