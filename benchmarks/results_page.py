@@ -146,7 +146,7 @@ def breakthrough() -> str:
             shown = [shown_rate(outcomes.rate(each)) for each in (plain, unaware, adaptive)]
             name = f"**{attack.attack}**" if epsilon == breaks else attack.attack
             rows.append(
-                [name, f"{epsilon:g}", *shown, f"{outcomes.difference(unaware, adaptive):.2f}",
+                [name, f"{epsilon:g}", *shown, shown_chance(outcomes.difference(unaware, adaptive)),
                  shown_rate(outcomes.rate(adaptive, "control")), f"{outcomes.clean_accuracy(adaptive):.1%}"]
             )  # fmt: skip
     header = [
@@ -160,6 +160,10 @@ def breakthrough() -> str:
         "accuracy",
     ]
     return table(header, rows) if rows else MISSING
+
+
+def shown_chance(p: float) -> str:
+    return f"{p:.2f}" if p >= 0.005 else f"{p:.0e}"
 
 
 def shown_rate(found: outcomes.Rate) -> str:
