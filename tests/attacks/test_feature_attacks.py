@@ -163,7 +163,9 @@ def test_a_defense_has_new_noise_in_each_step_and_never_sees_the_target(name: st
     """Gradients of three steps, two trials and two draws: twelve streams; a line search compares both ends under others."""
     tasks, keys, defense = [small_task(3, seed) for seed in (0, 1)], [Key(0), Key(1)], Watched(2)
     BATCHES[name](tasks, Knowledge((Linear(0, 16, 6),), defense=defense), keys, steps=3)
-    judged = [key for key in defense.keys if "judge" in key.path]
+    judged = [key for key in defense.keys if "judge" in key.path and "end" not in key.path]
+    ended = [key for key in defense.keys if "end" in key.path]  # what the stored poisons reached
+    assert len(ended) == len(set(ended)) == 4
     looked = [key for key in defense.keys if "judge" not in key.path]
     assert len(looked) == len(set(looked)) == 12
     assert len(judged) == 2 * len(set(judged)) == (24 if name == "poison-frogs" else 0)

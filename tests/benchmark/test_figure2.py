@@ -11,7 +11,8 @@ from certidote import verbs
 from certidote.benchmark import figure2, pages
 from certidote.benchmark.figure2 import METHODS, Curves
 from certidote.benchmark.scales import SCALES
-from certidote.engine.evidence import COMPRESSED
+from certidote.engine.evidence import Evidence
+from certidote.results.audit import audit
 
 ROOT = Path(__file__).parents[2]
 DIGITS = SCALES["digits"]
@@ -38,7 +39,8 @@ def test_the_papers_algorithm_is_run_as_it_is_written(kept: Path) -> None:
     assert (record["sigma"], record["test_input"], record["n0"], record["n"]) == (0.5, "noised-denoised", 3, 12)
     assert record["denoiser"]["name"] == "digits"
     assert record["command"] == "certidote bench figure2 --scale digits --cell paper-0.5 --seed 0"
-    assert (folder / COMPRESSED).is_file()
+    with Evidence(folder) as ledger:
+        assert [each.text for each in audit(record, ledger) if each.verdict == "wrong"] == []
     assert str(kept.parent) not in (folder / "certificate.json").read_text()
 
 

@@ -20,6 +20,7 @@ from certidote.benchmark.scales import Scale
 from certidote.benchmark.tables import SCRATCH_ATTACKS
 from certidote.benchmark.wording import table
 from certidote.engine.evidence import COMPRESSED, pack
+from certidote.engine.ledger import Ledger
 from certidote.engine.workers import Workers
 from certidote.reporting import svg
 from certidote.reporting.figures import Curve, Panel, radius_panels
@@ -121,9 +122,12 @@ def run(
             label=f"{method.label}, sigma {sigma:g}",
         )  # fmt: skip
         assert isinstance(made, verbs.Certified)
-        record = made.record | {
-            "command": f"certidote bench figure2 --scale {scale.name} --cell {method.name}-{sigma:g} --seed {seed}"
-        }
+        command = f"certidote bench figure2 --scale {scale.name} --cell {method.name}-{sigma:g} --seed {seed}"
+        with Ledger(
+            out / "ledger.sqlite"
+        ) as ledger:  # where things lay on this machine is nobody's business, in neither of the two
+            ledger.replace("completed", {**ledger.get("completed"), "command": command})
+        record = made.record | {"command": command}
         if data is not None:
             record = json.loads(json.dumps(record).replace(json.dumps(f"{data}/")[1:-1], ""))
         folder = curves.folder(method, sigma)
