@@ -67,15 +67,17 @@ class DriverLock:
 
 
 @contextmanager
-def alone(place: Path, doing: str) -> Iterator[None]:
+def alone(place: Path, doing: str, called: Path | None = None) -> Iterator[None]:
     """The right to write here while the block lasts.
 
+    Args:
+        called: what the message names instead of `place`.
     Raises: ValueError if another process has it, saying what it is doing.
     """
     try:
         lock = DriverLock(place)
     except InUse:
-        raise ValueError(f"another process is {doing} in {str(place)!r}; wait for it, or choose another --out") from None
+        raise ValueError(f"another process is {doing} in {str(called or place)!r}; wait for it, or choose another --out") from None
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import torch
 
 from certidote.data.atomic import replacing
 from certidote.data.npz import read_exactly
-from certidote.engine.lock import DriverLock, InUse
+from certidote.engine.lock import alone
 from certidote.streams import fresh_root
 from certidote.types import Budget, Goal, ImageDataset, Json, Poison, digest_of
 
@@ -75,22 +75,19 @@ class Unfinished:
         Raises: ValueError if another process is at work here.
         """
         self.folder.mkdir(exist_ok=True)
+        mine = done = False
         try:
-            lock = DriverLock(self.folder / CONFIG)
-        except InUse:
-            raise ValueError(f"another process is crafting in {str(self.folder)!r}; wait for it, or choose another --out") from None
-        done = False
-        try:
-            if self._stale:
-                self._clear()
-            if not (self.folder / CONFIG).is_file():
-                with replacing(self.folder / CONFIG) as file:
-                    file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
-            yield
-            done = True
+            with alone(self.folder / CONFIG, "crafting", self.folder):
+                mine = True
+                if self._stale:
+                    self._clear()
+                if not (self.folder / CONFIG).is_file():
+                    with replacing(self.folder / CONFIG) as file:
+                        file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
+                yield
+                done = True
         finally:
-            lock.release()
-            if done or not any(self.folder.glob("trial-*.npz")):
+            if mine and (done or not any(self.folder.glob("trial-*.npz"))):
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _clear(self) -> None:
