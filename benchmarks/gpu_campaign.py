@@ -115,7 +115,21 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
 
     def attack(name: str, attacked: str, targets: int, *options: str, reference: bool = False) -> list[Step]:
         pack, number = out / f"pack-{name}", "2" if small else str(targets)
-        crafted = ("poison", name, attacked, "--out", str(pack), "--targets", number, "--seed", "8", *options, *common)
+        crafted = (
+            "poison",
+            name,
+            attacked,
+            "--out",
+            str(pack),
+            "--targets",
+            number,
+            "--seed",
+            "8",
+            "--dtype",
+            "auto",
+            *options,
+            *common,
+        )
         return [Step("attacks", crafted, reference=reference), replayed(name, attacked)]
 
     def replayed(name: str, attacked: str) -> Step:

@@ -8,16 +8,17 @@ import pytest
 
 from certidote import verbs
 from certidote.data.digits import load_some_digits
+from certidote.scenarios.crafting import Crafting, craft_group
 from certidote.scenarios.fixed import fixed_trials
-from certidote.types import Target, Trigger
+from certidote.types import Poison, Target, Trigger
 
 TRAIN, TEST = (load_some_digits(range(5, 10), split) for split in ("train", "test"))
 CLASS_2 = (TRAIN.labels == 2).nonzero().squeeze(1)[:9].tolist()
 
 
-def written(path: Path, bases: list[list[int]]) -> Path:
-    """Setups about the first test images of other classes than 2, in order."""
-    targets = (TEST.labels != 2).nonzero().squeeze(1).tolist()
+def written(path: Path, bases: list[list[int]], first: int = 0) -> Path:
+    """Setups about test images of other classes than 2, in order."""
+    targets = (TEST.labels != 2).nonzero().squeeze(1).tolist()[first:]
     names = ("target index", "target class", "base class", "base indices")
     rows = [(row, int(TEST.labels[row]), 2, each) for row, each in zip(targets, bases, strict=False)]
     path.write_bytes(pickle.dumps([dict(zip(names, row, strict=True)) for row in rows], 4))
@@ -47,6 +48,34 @@ def test_backdoors_have_the_classes_and_base_images_of_the_file(tmp_path: Path) 
     trues = [int(TEST.labels[row]) for row in (TEST.labels != 2).nonzero().squeeze(1).tolist()[:2]]
     assert [(goal.true_label, goal.adversarial_label) for goal in goals] == [(true, 2) for true in trues]
     assert all(isinstance(goal, Trigger) and goal.patch.shape == (1, 2, 2) for goal in goals)
+
+
+def test_more_base_images_than_are_named_are_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path / "setups.pickle", [CLASS_2[:3]])
+    monkeypatch.setattr("certidote.verbs.poisoning._setting", None)
+    options: dict[str, Any] = {"setups": file, "trigger": "checker", "trigger_side": 2, "option": ["crafted_per_kept=2"]}
+    with pytest.raises(ValueError, match="asks for more base images than are kept, but --setups names them; leave one of them out"):
+        verbs.poison("hidden-trigger", "digits-5-9", out=tmp_path / "pack", **options)
+
+
+def test_finished_trials_are_not_taken_for_those_of_other_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same base images twice, for other targets: what an interrupted run left belongs to its own."""
+
+    def interrupted(crafting: Crafting, trials: range) -> list[tuple[int, Poison]]:
+        if 1 in trials:
+            raise KeyboardInterrupt
+        return craft_group(crafting, trials)
+
+    options: dict[str, Any] = {"epsilon": "0.3", "option": ["steps=2"], "seed": 1, "gallery": False, "out": tmp_path / "pack"}
+    files = [written(tmp_path / f"{first}.pickle", [CLASS_2[:3], CLASS_2[3:6]], first) for first in (0, 2)]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("certidote.scenarios.crafting.craft_group", interrupted)
+        verbs.poison("bullseye-polytope", "digits-5-9", setups=files[0], **options)
+    with pytest.raises(ValueError, match="holds unfinished trials of another command"):
+        verbs.poison("bullseye-polytope", "digits-5-9", setups=files[1], **options)
+    assert len(verbs.poison("bullseye-polytope", "digits-5-9", setups=files[0], **options).pack) == 2
 
 
 def test_setups_of_another_data_set_are_refused(tmp_path: Path) -> None:

@@ -75,6 +75,42 @@ def test_other_work_is_refused_or_replaced(tmp_path: Path) -> None:
         Unfinished(tmp_path / "mine", ASKED, None, True)
 
 
+def test_models_are_trained_once_and_again_if_damaged(tmp_path: Path) -> None:
+    state, trained = {"weight": torch.rand(3, 2, generator=torch.Generator().manual_seed(0))}, []
+
+    def train() -> dict[str, torch.Tensor]:
+        trained.append(1)
+        return state
+
+    def get() -> bool:
+        kept = Unfinished(tmp_path / "work", ASKED, None, False)
+        with pytest.raises(KeyboardInterrupt), kept.working():
+            found = kept.model("surrogate-0", train)
+            raise KeyboardInterrupt
+        return found.keys() == state.keys() and torch.equal(found["weight"], state["weight"])
+
+    assert get()
+    assert get()
+    assert len(trained) == 1
+    (file,) = (tmp_path / "work").glob("model-*")
+    content = file.read_bytes()
+    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b"", content[64:]):
+        trained.clear()
+        file.write_bytes(damaged)
+        assert get()
+        assert len(trained) == 1
+        assert file.read_bytes() == content
+
+
+def test_what_is_refused_leaves_no_models_behind(tmp_path: Path) -> None:
+    """The next attempt will be another command, of which they are no part."""
+    kept = Unfinished(tmp_path / "work", ASKED, None, False)
+    with pytest.raises(ValueError, match="no"), kept.working():
+        kept.model("extractor-0", lambda: {"weight": torch.zeros(2)})
+        raise ValueError("no")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failure_before_the_first_trial_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no"), Unfinished(tmp_path / "work", ASKED, None, False).working():
         raise ValueError("no")

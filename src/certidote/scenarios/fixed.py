@@ -9,7 +9,7 @@ from torch import Tensor
 
 from certidote.attacks.benchmark_format import read_setups
 from certidote.attacks.selection import check_task
-from certidote.types import Budget, Goal, ImageDataset
+from certidote.types import Budget, Goal, ImageDataset, Json
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,13 @@ class Fixed:
     @property
     def num_poisons(self) -> int:
         return len(self.bases[0])
+
+    def to_json(self) -> Json:
+        """Targets with the labels wanted for them, and base images: what a run that goes on must find unchanged."""
+        return {
+            "targets": [[getattr(goal, "test_index", None), goal.true_label, goal.adversarial_label] for goal in self.goals],
+            "bases": [bases.tolist() for bases in self.bases],
+        }
 
 
 def fixed_trials(path: Path, train: ImageDataset, test: ImageDataset, count: int | None = None) -> Fixed:

@@ -3,6 +3,7 @@
 In a white-box trial the victims' extractor is the attacker's own, weights included, so it travels with the poisons.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from certidote.numerics import DType
+from certidote.scenarios.shelf import State
 from certidote.streams import Key
 from certidote.training.extractor import ConvExtractor, pretrain, weights_digest
 from certidote.training.model_dir import filled, state_of
@@ -79,7 +81,12 @@ class ExtractorCard(BaseModel):
 
 
 def pretrained(
-    data: ImageDataset, key: Key, recipe: Recipe | None = None, device: str = "cpu", dtype: DType = "float32"
+    data: ImageDataset,
+    key: Key,
+    recipe: Recipe | None = None,
+    device: str = "cpu",
+    dtype: DType = "float32",
+    shelved: Callable[[Callable[[], State]], State] = lambda train: train(),
 ) -> Extractor:
     """An extractor fitted to trusted images, on the CPU.
 
@@ -89,20 +96,27 @@ def pretrained(
         recipe: of an architecture in the catalogue; None for the small one for images of few pixels.
         device: where it is trained.
         dtype: of training by a recipe; features are float32 in any case, as the small extractor's training is.
+        shelved: what trains it -> its weights, which may have been there already; the small extractor's never are.
     Raises: ValueError if training diverges, or the images do not fit the architecture.
     """
     if recipe is None:
         return pretrain(data, key)
     if recipe.architecture not in ARCHITECTURES:
         raise ValueError(f"extractors have an architecture of the catalogue, not {recipe.architecture!r}; choose another recipe")
-    view = View(data.pixels().to(device), data.labels.to(device), data.num_classes, Lineage(start="trusted"))
-    stack = trainer_for(recipe, dtype).fit([view], [key], key / "common")
-    if bool(stack.failed[0]):
-        raise ValueError("pre-training diverged (weights are not finite); lower the learning rate in a recipe file and try again")
-    model = stack.member(0)
-    assert isinstance(model, nn.Module)
+
+    def trained() -> State:
+        view = View(data.pixels().to(device), data.labels.to(device), data.num_classes, Lineage(start="trusted"))
+        stack = trainer_for(recipe, dtype).fit([view], [key], key / "common")
+        if bool(stack.failed[0]):
+            raise ValueError(
+                "pre-training diverged (weights are not finite); lower the learning rate in a recipe file and try again"
+            )
+        model = stack.member(0)
+        assert isinstance(model, nn.Module)
+        return state_of(model)
+
     # As it will be read again: how weights lie in memory decides how convolutions round.
-    again = load(save(state_of(model)))
+    again = load(save(shelved(trained)))
     return TrainedExtractor(filled(recipe.architecture, data.image_shape, data.num_classes, again), recipe.architecture)
 
 

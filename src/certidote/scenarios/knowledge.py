@@ -4,7 +4,7 @@ Each way also says, as JSON, how it was made, and gives the files that must trav
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,6 +13,7 @@ from certidote.diffusion.through import ThroughDenoiser
 from certidote.numerics import DType
 from certidote.scenarios.frozen import Extractor, Headed, card_of, check_features, kept, pretrained, weights_of
 from certidote.scenarios.scratch import knowledge, learner
+from certidote.scenarios.shelf import Shelf, State, trained_anew
 from certidote.scenarios.victims import as_it_is, view_of
 from certidote.streams import Key
 from certidote.training.head import HeadTrainer
@@ -51,6 +52,7 @@ def transfer_setting(
     through: ThroughDenoiser | None = None,
     dtype: DType = "float32",
     device: str = "cpu",
+    shelf: Shelf = trained_anew,
 ) -> Setting:
     """Extractors pre-trained on trusted images; victims fit heads on frozen features of one of them.
 
@@ -69,6 +71,7 @@ def transfer_setting(
         through: the defense that the attacker sees through.
         dtype: of training by recipes; features are float32.
         device: where extractors are trained, and the attacker's stay, so that poisons are crafted there.
+        shelf: where extractors are that were trained before, as "extractor-0" and so on, and "extractor-victim".
     Raises: ValueError if the images' shapes differ, or `surrogates` is below 1.
     """
     _check_count(surrogates)
@@ -79,30 +82,34 @@ def transfer_setting(
             "give images of one shape, with --size say"
         )
     each: Sequence[Recipe | None] = kinds or [recipe] * surrogates
-    made = [_extractor(images, key / "extractor" / k, kind, device, dtype) for k, kind in enumerate(each)]
-    for extractor in made:
-        check_features(extractor, as_pixels(train.images[:1]))
+
+    def extractor(name: int | str, kind: Recipe | None) -> Extractor:
+        return _extractor(images, key / "extractor" / name, kind, device, dtype, partial(shelf, f"extractor-{name}"))
+
+    made = [extractor(k, kind) for k, kind in enumerate(each)]
+    for one in made:
+        check_features(one, as_pixels(train.images[:1]))
     victim, box = made[0], "white"
     if grey_box or victim_recipe is not None:
         box = "grey" if victim_recipe is None else "black"
-        victim = _extractor(images, key / "extractor" / "victim", victim_recipe or recipe, device, dtype)
+        victim = extractor("victim", victim_recipe or recipe)
     elif kinds and recipe is not None and recipe in kinds:
         victim = made[list(kinds).index(recipe)]
     elif kinds and recipe is not None:
-        victim, box = _extractor(images, key / "extractor" / "victim", recipe, device, dtype), "black"
+        victim, box = extractor("victim", recipe), "black"
     used = kinds[0] if kinds and recipe is None else recipe
     described: Json = {
         "kind": "transfer",
         "pretrained_on": {"name": name, "images": len(images), "digest": images.digest()},
         "recipe": None if used is None else used.to_json(),
         "dtype": dtype,
-        "surrogates": [extractor.digest() for extractor in made],
+        "surrogates": [one.digest() for one in made],
         "box": box,
         "victim": card_of(victim, train.image_shape),
         **_told(kinds),
     }
     files = {EXTRACTOR: weights_of(victim)}
-    headed = [_headed(extractor.to(device), train, key / "extractor" / k / "head", through) for k, extractor in enumerate(made)]
+    headed = [_headed(one.to(device), train, key / "extractor" / k / "head", through) for k, one in enumerate(made)]
     return Setting(Knowledge(tuple(headed), defense=through), described, files)
 
 
@@ -120,13 +127,24 @@ _EXTRACTORS: dict[tuple[object, ...], Extractor] = {}
 EXTRACTORS = 4
 
 
-def _extractor(images: ImageDataset, key: Key, recipe: Recipe | None, device: str, dtype: DType) -> Extractor:
-    """`pretrained`, once in a process for all that ask for the same: many attacks on one scenario have one extractor, which takes minutes."""
+def _extractor(
+    images: ImageDataset,
+    key: Key,
+    recipe: Recipe | None,
+    device: str,
+    dtype: DType,
+    shelved: Callable[[Callable[[], State]], State],
+) -> Extractor:
+    """`pretrained`, once in a process for all that ask for the same: many attacks on one scenario have one extractor, which takes minutes.
+
+    Args:
+        shelved: a shelf that knows the name.
+    """
     asked = images.digest(), key, recipe, device, dtype
     if asked not in _EXTRACTORS:
         for oldest in list(_EXTRACTORS)[: max(0, len(_EXTRACTORS) - EXTRACTORS + 1)]:
             del _EXTRACTORS[oldest]
-        _EXTRACTORS[asked] = pretrained(images, key, recipe, device, dtype)
+        _EXTRACTORS[asked] = pretrained(images, key, recipe, device, dtype, shelved)
     return copy.deepcopy(_EXTRACTORS[asked])
 
 
@@ -141,6 +159,7 @@ def scratch_setting(
     through: ThroughDenoiser | None = None,
     dtype: DType = "float32",
     device: str = "cpu",
+    shelf: Shelf = trained_anew,
 ) -> Setting:
     """Surrogates trained from scratch on the clean set; victims are trained from scratch too.
 
@@ -153,12 +172,13 @@ def scratch_setting(
         victim_recipe: of victims (black box).
         through: the defense that the attacker sees through, and trains surrogates through.
         dtype, device: of training.
+        shelf: where surrogates are that were trained before, as "surrogate-0" and so on.
     Raises: ValueError if one diverges, or `surrogates` is below 1.
     """
     _check_count(surrogates)
     sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
     known = knowledge(
-        train, learner(list(kinds) or [recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device), key, through
+        train, learner(list(kinds) or [recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device), key, through, shelf
     )
     described: Json = {
         "kind": "scratch",

@@ -6,9 +6,14 @@ white and grey box surrogates share the victims' recipe and have other seeds, in
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar, cast
 
+from safetensors.torch import load, save
+from torch import nn
+
 from certidote.numerics import DType
+from certidote.scenarios.shelf import Shelf, State, trained_anew
 from certidote.scenarios.victims import (
     BackdoorOutcome,
     Comparison,
@@ -21,6 +26,7 @@ from certidote.scenarios.victims import (
     view_of,
 )
 from certidote.streams import Key
+from certidote.training.model_dir import filled, state_of
 from certidote.training.models import ModelStack
 from certidote.training.pooled import trainer_for
 from certidote.training.recipe import Recipe
@@ -30,7 +36,6 @@ from certidote.types import (
     ImageDataset,
     Knowledge,
     Poison,
-    Retrain,
     Surrogate,
     Target,
     Task,
@@ -73,18 +78,27 @@ class Learner:
     dtype: DType
     device: str
 
-    def __call__(self, data: ImageDataset, key: Key) -> tuple[Surrogate, ...]:
-        models: list[Surrogate] = []
+    def __call__(self, data: ImageDataset, key: Key, shelf: Shelf = trained_anew) -> tuple[Surrogate, ...]:
+        """Surrogates of this set; those on the shelf, as "surrogate-0" and so on, are not trained again."""
+        models = []
         for number, recipe in enumerate(self.recipes):
-            own = key / "surrogate" / number
-            trainer = trainer_for(recipe, self.dtype)
-            view = view_of(Untrusted(data), self.sanitize, own / "noise", trainer.start, self.device)
-            stack = trainer.fit([view], [own], key / "common")
-            assert isinstance(stack, ModelStack)
-            if bool(stack.failed[0]):
-                raise ValueError(f"surrogate {number} diverged; lower the learning rate of its recipe ({recipe.learning_rate:g})")
-            models.append(cast(Surrogate, stack.member(0)))
+            state = shelf(f"surrogate-{number}", partial(self._trained, number, data, key))
+            # As they will be read again: how weights lie in memory decides how convolutions round.
+            model = filled(recipe.architecture, data.image_shape, data.num_classes, load(save(state)))
+            models.append(cast(Surrogate, model.to(self.device)))
         return tuple(models)
+
+    def _trained(self, number: int, data: ImageDataset, key: Key) -> State:
+        recipe, own = self.recipes[number], key / "surrogate" / number
+        trainer = trainer_for(recipe, self.dtype)
+        view = view_of(Untrusted(data), self.sanitize, own / "noise", trainer.start, self.device)
+        stack = trainer.fit([view], [own], key / "common")
+        assert isinstance(stack, ModelStack)
+        if bool(stack.failed[0]):
+            raise ValueError(f"surrogate {number} diverged; lower the learning rate of its recipe ({recipe.learning_rate:g})")
+        model = stack.member(0)
+        assert isinstance(model, nn.Module)
+        return state_of(model)
 
 
 def learner(recipes: Sequence[Recipe], *, sanitize: Sanitizer = as_it_is, dtype: DType = "float32", device: str = "cpu") -> Learner:
@@ -99,15 +113,18 @@ def learner(recipes: Sequence[Recipe], *, sanitize: Sanitizer = as_it_is, dtype:
     return Learner(tuple(recipes), sanitize, dtype, device)
 
 
-def knowledge(train: ImageDataset, learn: Retrain, key: Key, defense: DifferentiableDefense | None = None) -> Knowledge:
+def knowledge(
+    train: ImageDataset, learn: Learner, key: Key, defense: DifferentiableDefense | None = None, shelf: Shelf = trained_anew
+) -> Knowledge:
     """What an attacker knows who has the clean set: surrogates trained on it, and how to train more.
 
     Args:
         learn: from `learner`.
         key: decides the surrogates' coins; not a key that decides victims'.
         defense: that the attacker sees through; surrogates are trained through it if `learn` says so.
+        shelf: where surrogates are that were trained before.
     """
-    return Knowledge(learn(train, key / "surrogates"), learn, defense)
+    return Knowledge(learn(train, key / "surrogates", shelf), learn, defense)
 
 
 def evaluate(

@@ -1,26 +1,35 @@
-"""Trials of a pack that are crafted already, kept beside it until all are: crafting goes on after a kill with the same command."""
+"""What of a pack is made already, kept beside it until all is: crafting goes on after a kill with the same command.
+
+The weights of the attacker's models, each once it is trained, and the trials.
+"""
 
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from certidote.data.atomic import replacing
 from certidote.data.npz import read_exactly
 from certidote.engine.lock import alone
+from certidote.scenarios.shelf import State
 from certidote.streams import fresh_root
 from certidote.types import Budget, Goal, ImageDataset, Json, Poison, digest_of
 
 CONFIG = "config.json"
+TRIAL, MODEL = "trial-", "model-"
+"""What names of files begin with; a model's holds the SHA-256 of the rest, 64 hex digits, and then a safetensors archive."""
 
 
 class Unfinished:
-    """A folder with the root of the random streams and one file for each finished trial.
+    """A folder with the root of the random streams and one file for each trained model and each finished trial.
 
     Attributes:
         root: of all random streams: the recorded one, the given one, or a fresh one.
@@ -70,12 +79,12 @@ class Unfinished:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """The right to write here. If the block ends well, or no trial was finished, the folder is removed.
+        """The right to write here. If the block ends well, or is refused before any trial was finished, the folder is removed.
 
         Raises: ValueError if another process is at work here.
         """
         self.folder.mkdir(exist_ok=True)
-        mine = done = False
+        mine = done = refused = False
         try:
             with alone(self.folder / CONFIG, "crafting", self.folder):
                 mine = True
@@ -84,10 +93,15 @@ class Unfinished:
                 if not (self.folder / CONFIG).is_file():
                     with replacing(self.folder / CONFIG) as file:
                         file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
-                yield
+                try:
+                    yield
+                except ValueError:  # of the user's input, who will want to give another with the same --out
+                    refused = True
+                    raise
                 done = True
         finally:
-            if mine and (done or not any(self.folder.glob("trial-*.npz"))):
+            trials, models = (any(self.folder.glob(pattern)) for pattern in (f"{TRIAL}*", f"{MODEL}*"))
+            if mine and (done or not (trials or (models and not refused))):
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _clear(self) -> None:
@@ -95,6 +109,19 @@ class Unfinished:
         for entry in self.folder.iterdir():
             if entry.name != f"{CONFIG}.lock":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def model(self, name: str, train: Callable[[], State]) -> State:
+        """A `Shelf`: weights that were trained before, or else are trained now and kept, in one step; damaged ones count as missing."""
+        path = self.folder / f"{MODEL}{name}"
+        with suppress(OSError, SafetensorError):
+            content = path.read_bytes()
+            if content[:64] == sha256(content[64:]).hexdigest().encode():
+                return load(content[64:])
+        state = train()
+        content = save(state)
+        with replacing(path) as file:
+            file.write(sha256(content).hexdigest().encode() + content)
+        return state
 
     def read(self, trial: int, goal: Goal, budget: Budget, train: ImageDataset) -> Poison | None:
         """The poison of a finished trial, its budget verified; None if it is not there, or damaged."""
@@ -122,4 +149,4 @@ class Unfinished:
             file.write(content.getvalue())
 
     def _path(self, trial: int) -> Path:
-        return self.folder / f"trial-{trial:05d}.npz"
+        return self.folder / f"{TRIAL}{trial:05d}.npz"

@@ -159,7 +159,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "conservative": Recipe(
         architecture="resnet-18", epochs=40, batch_size=128, learning_rate=0.1, weight_decay=5e-4, warm_up=0.0, drops=(14, 24, 35),
-        crop=4, flip=True,
+        crop=4, subpixel=True, flip=True,
     ),
     "benchmark": Recipe(
         architecture="resnet-18", epochs=200, batch_size=128, learning_rate=0.1, nesterov=False, weight_decay=2e-4, warm_up=0.0,
@@ -168,7 +168,7 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 """The first two are tuned for a few hundred to some thousands of small images, "compact" and "compact-wide" on photographs of 32x32 pixels
 with two processor cores (on training images held out), "airbench" has the numbers of its source and wants a GPU. "conservative" is how victims of Witches' Brew are trained
-(Geiping et al. 2021), "benchmark" how those of the poisoning benchmark are from scratch (Schwarzschild et al. 2021): photographs of
+(Geiping et al. 2021), shifts by fractions of a pixel included, "benchmark" how those of the poisoning benchmark are from scratch (Schwarzschild et al. 2021): photographs of
 32x32 pixels, on a GPU. Differs from these: shifted images are filled by reflection, not with one color."""
 
 

@@ -8,6 +8,7 @@ from certidote.verbs.choices import denoiser_named
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from certidote.scenarios.fixed import Fixed
     from certidote.scenarios.goals import ListedGoal
     from certidote.streams import Key
     from certidote.types import Budget, Goal, ImageDataset
@@ -53,6 +54,32 @@ def attack_options(given: list[str], file: Path | None) -> dict[str, Any]:
     read = {} if file is None else read_toml(file, "options")
     found = {name: parsed_value(value) if isinstance(value, str) else value for name, value in read.items()}
     return found | dict(parsed_option(text) for text in given)
+
+
+def check_options_fit(options: dict[str, Any], train_set: "ImageDataset", *, bases_named: bool) -> None:
+    """Options that the attack would refuse only once surrogates are trained.
+
+    Args:
+        options: as the attack gets them, each in its range.
+        bases_named: whether the trials name their base images.
+    Raises: ValueError for step sizes of other than one or all channels, dropout that no surrogate has, or more base images than are named.
+    """
+    steps, channels = options.get("step_size"), train_set.image_shape[0]
+    if isinstance(steps, tuple) and len(steps) not in (1, channels):
+        raise ValueError(
+            f"option step_size has {len(steps)} numbers, and images of the training set have {channels} channels; give one number, "
+            "or one for each channel"
+        )
+    if options.get("dropout_draws"):
+        raise ValueError(
+            f"option dropout_draws={options['dropout_draws']}: no network that a recipe names has dropout, so there is none to draw; "
+            "leave it out, or craft from Python with surrogates of your own"
+        )
+    if bases_named and options.get("crafted_per_kept", 1) != 1:
+        raise ValueError(
+            f"option crafted_per_kept={options['crafted_per_kept']} asks for more base images than are kept, but --setups names them; "
+            "leave one of them out"
+        )
 
 
 def check_goal_options(
@@ -157,6 +184,18 @@ def budget_of(
             f"{longest:.4g}; give less"
         )
     return Budget(num_poisons, norm, epsilon, visible)  # type: ignore[arg-type]
+
+
+def wanted_goals(
+    fixed: "Fixed | None", train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str,
+    side: int | None, true_class: str, adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
+) -> "tuple[Goal, ...]":  # fmt: skip
+    """The goal of each trial: those of a setup file, with --trigger its pairs of classes; or drawn, or listed."""
+    if fixed is None:
+        return goals_of(train_set, test_set, targets, target, trigger, side, true_class, adversarial_class, key, listed)
+    if trigger:
+        return triggers_of(trigger, side, [(goal.true_label, goal.adversarial_label) for goal in fixed.goals], train_set, key)
+    return fixed.goals
 
 
 def goals_of(

@@ -12,14 +12,14 @@ from certidote.verbs.attacking import (
     check_goal_options,
     check_goals,
     check_knowledge_options,
+    check_options_fit,
     check_setups,
     checked_aim,
     chosen_epsilon,
     described_defense,
-    goals_of,
     kinds_of,
     seen_through,
-    triggers_of,
+    wanted_goals,
 )
 from certidote.verbs.choices import (
     check_apart,
@@ -190,8 +190,9 @@ def poison(
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
     seen = seen_through(through, sigma, draws, train_set, size, skip_corrupt)
     fixed = None if setups is None else fixed_trials(setups, train_set, test_set, targets)
+    check_options_fit(chosen_options, train_set, bases_named=fixed is not None)
     if fixed is not None:
-        num_poisons, made_of = fixed.num_poisons, [bases.tolist() for bases in fixed.bases]
+        num_poisons = fixed.num_poisons
     budget = budget_of(train_set, num_poisons, poison_fraction, norm, size_of_epsilon, visible)
     made: dict[str, Any] = {
         "attack": attack,
@@ -205,26 +206,22 @@ def poison(
     asked = {
         **made, "data": train_set.digest(), "budget": asdict(budget), "device": device, "dtype": number_format,
         "goals": [targets, target, adversarial_class, true_class],
-        **({} if fixed is None else {"setups": made_of}),
-        "scenario": [trusted and trusted[1].digest(), recipe, surrogates, grey_box, victim_recipe, *kinds],
+        **({} if fixed is None else {"setups": fixed.to_json()}),
+        "scenario": [trusted and trusted[1].digest(), surrogates, grey_box, *(_read(name) for name in (recipe, victim_recipe, *kinds))],
     }  # fmt: skip
     if listed is not None:
         asked["listed"] = [goal.model_dump() for goal in listed]
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
-    if fixed is None:
-        wanted = goals_of(train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed)
-    elif trigger:
-        pairs = [(goal.true_label, goal.adversarial_label) for goal in fixed.goals]
-        wanted = triggers_of(trigger, trigger_side, pairs, train_set, key)
-    else:
-        wanted = fixed.goals
+    wanted = wanted_goals(
+        fixed, train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed
+    )
     check_goals(train_set, wanted, budget)
     progress = progress or Silent()
     with kept.working():
         number = len(kinds) or surrogates
         progress.start("surrogates", number, unit="models")
-        attacker = {"surrogates": surrogates, "through": seen, "dtype": number_format, "device": device}
+        attacker = {"surrogates": surrogates, "through": seen, "dtype": number_format, "device": device, "shelf": kept.model}
         setting = _setting(train_set, trusted, recipe, victim_recipe, kinds, grey_box, attacker, key)
         progress.advance(number)
         progress.finish()
@@ -253,6 +250,13 @@ def poison(
             beside["gallery.html"] = _gallery(pack, train_set, attack).encode()
         write_pack(pack, out, beside, force=force)
     return Poisoned(pack, out)
+
+
+def _read(recipe: str) -> Any:
+    """What a recipe's name stands for, so that an edited file is another recipe."""
+    from certidote.training.recipe import load_recipe
+
+    return recipe if recipe in ("", "auto") else load_recipe(recipe).to_json()
 
 
 def _trusted(name: str, size: str, skip_corrupt: bool) -> "tuple[str, ImageDataset]":
