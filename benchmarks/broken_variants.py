@@ -59,12 +59,15 @@ HIDDEN = _of("hidden_trigger", "test_triggered_images_are_taken_for_the_poisons_
 FROGS_UP = ("pixels - rates * gradient + backward", "pixels + rates * gradient + backward")
 FROGS_STUCK = (
     "    lower = moved_value + _penalty(trials, moved, l2_penalty) < value + _penalty(trials, pixels, l2_penalty)\n",
-    "    lower = (moved_value + _penalty(trials, moved, l2_penalty) < value + _penalty(trials, pixels, l2_penalty)) & (taken == step)\n",
+    "    lower = (moved_value + _penalty(trials, moved, l2_penalty) < value + _penalty(trials, pixels, l2_penalty)) & (taken < 2)\n",
 )
 ADAM_UP = ("[gradient.sign() if signed else gradient]", "[-gradient]")
 TRUE_LABEL = ("torch.tensor([task.goal.adversarial_label]))", "torch.tensor([target_of(task).true_label]))")
 DESCENT = ("images + step_size * direction", "images - step_size * direction")
-UNPATCHED = ("as_pixels(goal.stamped(train.images[source_rows", "as_pixels((train.images[source_rows")
+UNPATCHED = (
+    'as_pixels(goal.stamped(train.images[source_rows(train, goal, "training")], key))',
+    'as_pixels(train.images[source_rows(train, goal, "training")])',
+)
 
 VARIANTS = (
     Broken("rounding keeps the budget", "no clipping to whole levels", f"{ATTACKS}/budget.py",
@@ -74,9 +77,9 @@ VARIANTS = (
            "max=(bases + budget.epsilon).clamp_max(1)", "max=bases + budget.epsilon",
            _of("budget", "test_projection_agrees_with_brute_force_in_float64")),
     Broken("Poison Frogs: distance of features", "flipped sign", f"{ATTACKS}/poison_frogs.py", *FROGS_UP, FROGS),
-    Broken("Poison Frogs: distance of features", "no step after one that was refused, as the benchmark's loop",
+    Broken("Poison Frogs: distance of features", "poisons stand still after two steps, as most do in the benchmark's loop",
            f"{ATTACKS}/poison_frogs.py", *FROGS_STUCK, FROGS),
-    Broken("Poison Frogs: poisons keep moving", "no step after one that was refused, as the benchmark's loop",
+    Broken("Poison Frogs: poisons keep moving", "poisons stand still after two steps, as most do in the benchmark's loop",
            f"{ATTACKS}/poison_frogs.py", *FROGS_STUCK, _of("poison_frogs", "test_every_poison_moves_many_times")),
     Broken("Convex Polytope: coefficients are optimal", "equal coefficients", f"{ATTACKS}/simplex.py",
            "    done = gap <= TOLERANCE * objective + floor\n", "    done = torch.ones_like(gap, dtype=torch.bool)\n",

@@ -162,6 +162,25 @@ def breakthrough() -> str:
     return table(header, rows) if rows else MISSING
 
 
+def broken_variants() -> str:
+    measured = record(RESULTS / "benchmarks" / "broken_variants.json")
+    if measured is None:
+        return MISSING
+    header = ["what the tests guard", "what is broken", "seen", "the first failure"]
+    return table(
+        header,
+        [
+            [
+                row["guard"],
+                row["variant"],
+                "yes" if row["seen"] else "**no**",
+                f"`{row['failure'].replace('|', '/').replace('`', '')[:90]}`",
+            ]
+            for row in measured["variants"]
+        ],
+    )
+
+
 def shown_chance(p: float) -> str:
     return f"{p:.2f}" if p >= 0.005 else f"{p:.0e}"
 
@@ -172,6 +191,7 @@ def shown_rate(found: outcomes.Rate) -> str:
 
 def main() -> None:
     fill_table(Path("docs/attacks.md"), "breakthrough", breakthrough())
+    fill_table(Path("docs/attacks.md"), "broken variants", broken_variants())
     fill_table(PAGE, "denoisers", denoisers())
     fill_table(PAGE, "speed", speed())
     fill_table(PAGE, "certificate", certificates())

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from certidote import cli, verbs
+from certidote.data.digits import load_digits
+from commands import run
 
 SMALL = {"sigma": 0.5, "denoiser": "none", "workers": 0, "dtype": "float32", "recipe": "mlp"}
 
@@ -105,3 +107,26 @@ def test_noise_goes_on_the_images_themselves_not_on_transformed_ones(tmp_path: P
         verbs.certify("digits", out=tmp_path / "run", test_input="noised-denoised", **given)
     assert not (tmp_path / "run").exists()
     assert verbs.certify("digits", out=tmp_path / "run", dry_run=True, **given)
+
+
+@pytest.mark.filterwarnings("default")
+def test_trusted_images_of_one_class_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on stderr, in the plan, and in the record; the run goes on."""
+    rows = tmp_path / "trusted.txt"
+    labels = load_digits("train").labels
+    rows.write_text("\n".join(map(str, (labels == 3).nonzero()[:40, 0].tolist())))
+    command = ("certify", "digits", "--sigma", "0.5", "--models", "11", "--n0", "1", "--denoiser", "none", "--trusted", str(rows))
+    warning = "40 of the 40 trusted images are of class '3', where about 4 would be if they were taken from all alike: models learn"
+    assert run(monkeypatch, *command, "--out", str(tmp_path / "run"), "--dry-run") == 0
+    said = capsys.readouterr()
+    assert warning in said.out
+    assert said.err == ""
+    whole = (*command, "--out", str(tmp_path / "run"), "--workers", "0", "--progress", "quiet", "--recipe", "mlp")
+    assert run(monkeypatch, *whole) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"note: {warning}")
+    assert len(said.err.splitlines()) == 1
+    record = json.loads((tmp_path / "run" / "certificate.json").read_text(encoding="utf-8"))
+    assert record["data"]["notes"][-1].startswith(warning)

@@ -8,6 +8,7 @@ import errno
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -357,7 +358,21 @@ def groups() -> "dict[str, typer.Typer]":
 
 
 def main() -> None:
-    """Entry point. Expected errors are one line on stderr and status 2; CERTIDOTE_TRACEBACK=1 shows where they come from."""
+    """Entry point. Expected errors are one line on stderr and status 2; CERTIDOTE_TRACEBACK=1 shows where they come from. Warnings are one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        _main()
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: object = None, line: str | None = None
+) -> None:
+    ours = category is UserWarning and "certidote" in Path(filename).parts
+    where = "" if ours else f"{category.__name__} of {filename}, line {lineno}: "
+    print(f"note: {where}{message}", file=sys.stderr)
+
+
+def _main() -> None:
     try:  # imports included: Ctrl-C may come at any moment
         sys.exit(groups()[""](prog_name="certidote", standalone_mode=False) or 0)
     except KeyboardInterrupt:

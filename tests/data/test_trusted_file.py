@@ -1,10 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from certidote.data.tiny import tiny
-from certidote.data.trusted import trusted_rows
+from certidote.data.trusted import crowded, trusted_rows
 from certidote.streams import Key
 from certidote.types import ImageDataset
 
@@ -50,3 +52,20 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.txt", tmp_path):
         with pytest.raises(ValueError, match="cannot be read"):
             trusted_rows(path, DATA, "photos")
+
+
+def test_crowded_trusted_images_are_told_from_those_drawn_from_all() -> None:
+    """No false alarm among 2,000 draws of 5 to 200 rows; always an alarm for 40 rows of two of ten classes."""
+    labels = torch.arange(1_000) % 10
+    names = [f"class {label}" for label in range(10)]
+    generator = np.random.default_rng(0)
+    for _ in range(2_000):
+        rows = generator.choice(1_000, size=int(generator.integers(5, 201)), replace=False)
+        assert crowded(rows.tolist(), labels, names) == []
+    for _ in range(100):
+        pair = generator.choice(10, size=2, replace=False)
+        among = np.flatnonzero(np.isin(labels.numpy(), pair))
+        (said,) = crowded(generator.choice(among, size=40, replace=False).tolist(), labels, names)
+        assert "of the 40 trusted images are of class" in said
+    assert crowded((), labels, names) == []
+    assert crowded([0, 10, 20], labels, names) == []  # three of one class: one of 100 such draws

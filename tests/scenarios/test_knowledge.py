@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from certidote import verbs
+from certidote.ascent import ascend
 from certidote.attacks.label_consistent import harder
 from certidote.attacks.triggers import label_consistent_corner
 from certidote.data import load
@@ -47,6 +48,37 @@ def test_surrogates_are_trained_in_the_number_format_asked_for_and_give_float32(
         assert short.knowledge.retrain is not None
         again = short.knowledge.retrain(DATA, Key(1) / "surrogates")
         assert torch.equal(again[0].penultimate(images), short.knowledge.surrogates[0].penultimate(images))
+
+
+def test_robust_surrogates_withstand_what_plain_ones_do_not(tmp_path: Path) -> None:
+    """Accuracy on training images after an ascent of epsilon 0.2 on the very model, 2 to 3 % and 45 to 47 % with three seeds; the pack says how its surrogates were trained."""
+    digits, recipe = load("digits"), Recipe(architecture="mlp-128", epochs=8, batch_size=100, learning_rate=0.3)
+    budget, images, labels = Budget(1, "linf", 0.2), digits.pixels()[:300], digits.labels[:300]
+
+    def accuracy(robust: float) -> float:
+        known = scratch_setting(digits, recipe, Key(1), robust=robust).knowledge
+        assert known.retrain is not None
+        (model,), (again,) = known.surrogates, known.retrain(digits, Key(1) / "surrogates")
+        assert torch.equal(model(images), again(images)), "retraining is robust too"
+
+        def gradient(moved: torch.Tensor, _: int) -> torch.Tensor:
+            leaf = moved.requires_grad_()
+            return torch.autograd.grad(torch.nn.functional.cross_entropy(model(leaf), labels), [leaf])[0]
+
+        hard = ascend(images, gradient, budget, start=images, steps=10, step_size=0.05)
+        return float((model(hard).argmax(1) == labels).double().mean())
+
+    assert accuracy(0.0) < 0.1 < 0.35 < accuracy(0.2)
+    options: dict[str, Any] = {
+        "scenario": "scratch",
+        "trigger": "label-consistent",
+        "targets": 1,
+        "num_poisons": 3,
+        "recipe": "mlp",
+    }
+    out = tmp_path / "pack"
+    pack = verbs.poison("label-consistent", "digits", out=out, robust_surrogates="0.1", seed=1, gallery=False, **options).pack
+    assert pack.recipe["scenario"]["robust"] == 0.1
 
 
 def test_attackers_of_transfer_learning_know_the_classes_under_attack() -> None:

@@ -39,7 +39,7 @@ def label_consistent(
     Args:
         task: its goal is a trigger; bases are drawn from the adversarial class if the task names none.
         knowledge: surrogate classifiers in eval mode, whose mean loss grows. The original takes an adversarially trained one
-            (`training.adversarial`), so that images leave their class to the eye too and for any victim. For victims that are known to
+            (`training.adversarial`; `--robust-surrogates` from scratch), so that images leave their class to the eye too and for any victim. For victims that are known to
             be like a plain surrogate, a plain one is nearer.
         key: decides base images, random starts, places of the trigger if they are not fixed, and noise of a defense.
         steps: of the ascent, from a point drawn uniformly from the ball; 20 as in the poisoning benchmark.

@@ -3,10 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxtyping import Int64
+from scipy.stats import chisquare
+from torch import Tensor
+
 from certidote.data.checks import quoted
 from certidote.types import ImageDataset
 
 MAX_BYTES = 64 << 20
+CROWDED, BY_CHANCE = 0.2, 1e-6
+"""It is said that trusted images are of other classes than all images from this distance in total variation on, if to draw such a set would have
+a chance below this."""
 
 
 def trusted_rows(file: Path, data: ImageDataset, name: str) -> tuple[int, ...]:
@@ -32,6 +39,30 @@ def trusted_rows(file: Path, data: ImageDataset, name: str) -> tuple[int, ...]:
     if not found:
         raise ValueError(f"{quoted(file)} names no image; write one path or row number a line, or leave --trusted out")
     return tuple(sorted(found))
+
+
+def crowded(rows: Sequence[int], labels: Int64[Tensor, "n"], class_names: Sequence[str]) -> list[str]:
+    """A warning, if trusted images are of other classes than the rest: what carries no noise then tells the class, and models learn that.
+
+    Args:
+        rows: that are trusted.
+        labels: of all images.
+        class_names: of the labels 0, 1 and so on.
+    """
+    if not len(rows):
+        return []
+    of_all = labels.bincount(minlength=len(class_names)).double()
+    theirs = labels[list(rows)].bincount(minlength=len(class_names)).double()
+    expected, there = of_all / of_all.sum() * len(rows), of_all > 0
+    apart = float((theirs - expected).abs().sum()) / 2 / len(rows)
+    if apart < CROWDED or chisquare(theirs[there].numpy(), expected[there].numpy()).pvalue > BY_CHANCE:
+        return []
+    most = int((theirs - expected).argmax())
+    return [
+        f"{int(theirs[most]):,} of the {len(rows):,} trusted images are of class {class_names[most]!r}, where about {float(expected[most]):.0f} "
+        "would be if they were taken from all alike: models learn the class from the missing noise, and accuracy may collapse; better "
+        "trust images of all classes"
+    ]
 
 
 def _lines(file: Path) -> Sequence[tuple[int, str]]:

@@ -65,7 +65,7 @@ class ActivationClustering:
             warnings.warn(
                 "method 'smaller' removes the smaller cluster of every class, up to half of a clean training set; 'relative-size' and "
                 "'silhouette' can also remove nothing",
-                stacklevel=3,
+                stacklevel=1,
             )
 
     def describe(self) -> Json:

@@ -160,6 +160,7 @@ def scratch_setting(
     dtype: DType = "float32",
     device: str = "cpu",
     shelf: Shelf = trained_anew,
+    robust: float = 0.0,
 ) -> Setting:
     """Surrogates trained from scratch on the clean set; victims are trained from scratch too.
 
@@ -173,12 +174,17 @@ def scratch_setting(
         through: the defense that the attacker sees through, and trains surrogates through.
         dtype, device: of training.
         shelf: where surrogates are that were trained before, as "surrogate-0" and so on.
+        robust: the linf epsilon that surrogates are trained to withstand, [0, 1] pixel units; 0 for plain ones. Victims are plain.
     Raises: ValueError if one diverges, or `surrogates` is below 1.
     """
     _check_count(surrogates)
     sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
     known = knowledge(
-        train, learner(list(kinds) or [recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device), key, through, shelf
+        train,
+        learner(list(kinds) or [recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device, robust=robust),
+        key,
+        through,
+        shelf,
     )
     described: Json = {
         "kind": "scratch",
@@ -188,6 +194,7 @@ def scratch_setting(
         "dtype": dtype,
         "box": "black" if victim_recipe is not None or (kinds and recipe not in kinds) else "grey",
         **_told(kinds),
+        **({"robust": robust} if robust else {}),
     }
     return Setting(known, described)
 

@@ -26,6 +26,7 @@ from certidote.scenarios.victims import (
     view_of,
 )
 from certidote.streams import Key
+from certidote.training.adversarial import adversarial_trainer
 from certidote.training.model_dir import filled, state_of
 from certidote.training.models import ModelStack
 from certidote.training.pooled import trainer_for
@@ -77,6 +78,7 @@ class Learner:
     sanitize: Sanitizer
     dtype: DType
     device: str
+    robust: float = 0.0
 
     def __call__(self, data: ImageDataset, key: Key, shelf: Shelf = trained_anew) -> tuple[Surrogate, ...]:
         """Surrogates of this set; those on the shelf, as "surrogate-0" and so on, are not trained again."""
@@ -90,7 +92,7 @@ class Learner:
 
     def _trained(self, number: int, data: ImageDataset, key: Key) -> State:
         recipe, own = self.recipes[number], key / "surrogate" / number
-        trainer = trainer_for(recipe, self.dtype)
+        trainer = adversarial_trainer(recipe, self.robust, dtype=self.dtype) if self.robust else trainer_for(recipe, self.dtype)
         view = view_of(Untrusted(data), self.sanitize, own / "noise", trainer.start, self.device)
         stack = trainer.fit([view], [own], key / "common")
         assert isinstance(stack, ModelStack)
@@ -101,16 +103,24 @@ class Learner:
         return state_of(model)
 
 
-def learner(recipes: Sequence[Recipe], *, sanitize: Sanitizer = as_it_is, dtype: DType = "float32", device: str = "cpu") -> Learner:
+def learner(
+    recipes: Sequence[Recipe],
+    *,
+    sanitize: Sanitizer = as_it_is,
+    dtype: DType = "float32",
+    device: str = "cpu",
+    robust: float = 0.0,
+) -> Learner:
     """How an attacker trains surrogates: one for each recipe, in this order, equal recipes with different seeds.
 
     Args:
         recipes: the victims' K times for an ensemble of K; other architectures for the black box; several for both.
         sanitize: what the attacker believes that victims do to the set first; each surrogate has noise of its own.
         dtype, device: of training.
+        robust: the linf epsilon that surrogates are trained to withstand (`training.adversarial`), [0, 1] pixel units; 0 for plain training.
     Returns: (training set, key) -> surrogates in eval mode. Raises ValueError if one diverged.
     """
-    return Learner(tuple(recipes), sanitize, dtype, device)
+    return Learner(tuple(recipes), sanitize, dtype, device, robust)
 
 
 def knowledge(

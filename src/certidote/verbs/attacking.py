@@ -18,8 +18,8 @@ DEFAULT_EPSILON = "16/255"
 """In linf; the literature's."""
 
 
-def epsilon_named(text: str, norm: str) -> float:
-    """ "16/255" or "0.06" as a number in [0, 1] pixel units.
+def epsilon_named(text: str, norm: str, option: str = "--epsilon") -> float:
+    """ "16/255" or "0.06" as a number in [0, 1] pixel units; `option` is whose value it is.
 
     Raises: ValueError if it is no number, or (linf) above 1 or the whole number 1, where 255ths may be meant.
     """
@@ -29,13 +29,25 @@ def epsilon_named(text: str, norm: str) -> float:
     if norm not in ("linf", "l2"):
         raise ValueError(f"unknown norm {norm!r}; choose linf or l2")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"--epsilon {text}: give a number of [0, 1] pixel units, such as 16/255 or 0.06")
+        raise ValueError(f"{option} {text}: give a number of [0, 1] pixel units, such as 16/255 or 0.06")
     if norm == "linf" and value > 1:
         hint = f"for {value:g} of 255 levels give {value:g}/255" if value <= 255 else "give a number such as 16/255"
-        raise ValueError(f"--epsilon {text} is above 1, the whole range of a pixel; {hint}")
+        raise ValueError(f"{option} {text} is above 1, the whole range of a pixel; {hint}")
     if norm == "linf" and isinstance(value, int) and value == 1:
-        raise ValueError(f"--epsilon {text} may mean one of 255 levels or the whole range; write 1/255, or 1.0 for no constraint")
+        raise ValueError(f"{option} {text} may mean one of 255 levels or the whole range; write 1/255, or 1.0 for no constraint")
     return float(value)
+
+
+def robust_epsilon(text: str, scenario: str) -> float:
+    """What surrogates shall withstand; 0 for plain ones. Raises: as `epsilon_named`; ValueError for transfer learning, or an epsilon of 0."""
+    if not text:
+        return 0.0
+    if scenario != "scratch":
+        raise ValueError("--robust-surrogates goes with --scenario scratch, where the attacker trains whole models; leave it out")
+    found = epsilon_named(text, "linf", "--robust-surrogates")
+    if not found:
+        raise ValueError(f"--robust-surrogates {text}: give a number above 0, such as 8/255, or leave it out for plain models")
+    return found
 
 
 def chosen_epsilon(text: str, norm: str) -> float:

@@ -1,7 +1,8 @@
 """`certify`: from untrusted images to a certificate."""
 
+import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,7 +149,7 @@ def certify(
     from certidote.certification.bounds import check_bound
     from certidote.data import load, load_test
     from certidote.data.checks import check_same_classes
-    from certidote.data.trusted import trusted_rows
+    from certidote.data.trusted import crowded, trusted_rows
     from certidote.defenses.inputs import test_input_named
     from certidote.defenses.partition import PartitionedSmoothing, rows_of_parts
     from certidote.defenses.smoothing import DenoisedSmoothing
@@ -167,6 +168,10 @@ def certify(
     test_set, transform_facts = transformed_test(test_set, test_transform, train_set.image_shape)
     check_same_classes(train_set, test_set)
     untrusted = Untrusted(train_set, () if trusted is None else trusted_rows(trusted, train_set, data))
+    for said in crowded(untrusted.trusted, train_set.labels, train_set.class_names):
+        train_set = replace(train_set, notes=(*train_set.notes, said))
+        if not dry_run:  # whose lines say it
+            warnings.warn(said, stacklevel=1)
     if parts > 1:
         rows_of_parts(len(train_set), untrusted.trusted, parts)  # refuses more parts than images, before their models are counted
     number_format = dtype_of_run(out, dtype, device)
@@ -241,11 +246,14 @@ def models_in_words(smoothing: Any, parts: int) -> str:
 
 def plan_lines(scheme: Any, untrusted: Any) -> list[str]:
     """What is out of the ordinary about test images and trusted images."""
+    from certidote.data.trusted import crowded
+
     lines = []
     if untrusted.trusted:
         lines.append(
             f"{len(untrusted.trusted)} of these images are trusted: no noise on them, and the certificate is about the others"
         )
+        lines += crowded(untrusted.trusted, untrusted.labels, untrusted.class_names)
     if scheme.test_input == "denoised":
         lines.append("test images are denoised without noise")
     if scheme.sigma_x:

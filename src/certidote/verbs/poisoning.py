@@ -18,6 +18,7 @@ from certidote.verbs.attacking import (
     chosen_epsilon,
     described_defense,
     kinds_of,
+    robust_epsilon,
     seen_through,
     wanted_goals,
 )
@@ -121,6 +122,13 @@ def poison(
         list[str] | None,
         typer.Option(help="recipe of one model that the attacker aims at, as often as needed, instead of --surrogates of --recipe"),
     ] = None,
+    robust_surrogates: Annotated[
+        str,
+        typer.Option(
+            help="scratch: the attacker's models are trained adversarially, to withstand changes of at most this in linf, such as 8/255: what "
+            "label-consistent images are best made hard for"
+        ),
+    ] = "",
     grey_box: Annotated[bool, typer.Option(help="transfer: victims use an extractor that the attacker does not have")] = False,
     victim_recipe: Annotated[
         str, typer.Option(help="black box: victims (or their extractor) have this recipe instead of --recipe")
@@ -183,6 +191,7 @@ def poison(
     check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class, goals)
     kinds = kinds_of(surrogate or [], surrogates)
     check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
+    robust = robust_epsilon(robust_surrogates, scenario)
     visible = checked_aim(attack, trigger, visible_trigger, chosen_options)
     listed = None if goals is None else listed_goals(goals, targets)
     size_of_epsilon = chosen_epsilon(epsilon, norm)
@@ -209,6 +218,8 @@ def poison(
         **({} if fixed is None else {"setups": fixed.to_json()}),
         "scenario": [trusted and trusted[1].digest(), surrogates, grey_box, *(_read(name) for name in (recipe, victim_recipe, *kinds))],
     }  # fmt: skip
+    if robust:
+        asked["robust"] = robust
     if listed is not None:
         asked["listed"] = [goal.model_dump() for goal in listed]
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
@@ -222,6 +233,8 @@ def poison(
         number = len(kinds) or surrogates
         progress.start("surrogates", number, unit="models")
         attacker = {"surrogates": surrogates, "through": seen, "dtype": number_format, "device": device, "shelf": kept.model}
+        if robust:
+            attacker["robust"] = robust
         setting = _setting(train_set, trusted, recipe, victim_recipe, kinds, grey_box, attacker, key)
         progress.advance(number)
         progress.finish()
