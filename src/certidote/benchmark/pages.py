@@ -12,6 +12,7 @@ from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, ra
 from certidote.benchmark.paper import PaperCell, paper_cell
 from certidote.benchmark.records import Kept
 from certidote.benchmark.scales import SCALES
+from certidote.benchmark.settings import settings_table
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import (
     Defended,
@@ -217,6 +218,10 @@ def _defenses(source: Source) -> str:
     return defended_table(source, tried_poisonings(), every_defense(), "")
 
 
+def _settings(source: Source) -> str:
+    return settings_table(source) or MISSING
+
+
 SHOWN: dict[str, Callable[[Source], str]] = {
     "table1": _table1,
     "table2": _table2,
@@ -224,6 +229,7 @@ SHOWN: dict[str, Callable[[Source], str]] = {
     "table4": _table4,
     "table5": _table5,
     "defenses": _defenses,
+    "settings": _settings,
 }
 """Tables by name; those of attacks through our defense are lines of tables 1 and 2."""
 

@@ -1,0 +1,111 @@
+"""How close one setting of our defense comes to stopping every attack at little cost: a line for each sigma, made from records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.outcomes import clean_accuracy, is_void, rate
+from certidote.benchmark.records import Kept
+from certidote.benchmark.source import Source
+from certidote.benchmark.tables import adaptive, scratch_rows, through, transfer_rows
+from certidote.benchmark.wording import rate_in_words, table
+
+MOST_SUCCESS, LEAST_ACCURACY = 0.05, 0.97
+"""The aim: at most this share of trials for every attack, at at least this share of the undefended accuracy."""
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Attacks that work undefended, behind one setting.
+
+    Attributes:
+        kept: each with its record behind the setting.
+        missing: attacks without a record, behind it or undefended.
+    """
+
+    kept: tuple[tuple[Poisoning, Kept], ...]
+    missing: int
+
+    def worst(self) -> tuple[Poisoning, Kept] | None:
+        """The most successful one."""
+        return max(self.kept, key=lambda pair: _share(pair[1]), default=None)
+
+
+def tried(source: Source, poisonings: Sequence[Poisoning], sigma: float, *, aware: bool) -> Tried:
+    """What is on record of these attackers at a sigma; of aware ones, who craft through it."""
+    found, missing = [], 0
+    for poisoning in poisonings:
+        plain = source.read(Cell(poisoning))
+        if plain is not None and is_void(plain):
+            continue
+        kept = source.read(Cell(through(poisoning, sigma) if aware else poisoning, "denoise", sigma))
+        if plain is None or kept is None or kept.refused:
+            missing += 1
+        else:
+            found.append((poisoning, kept))
+    return Tried(tuple(found), missing)
+
+
+def settings_table(source: Source) -> str:
+    """A line for each sigma that anything was measured at; "" if there is none."""
+    scale = source.scale
+    everyone = [*transfer_rows(), *scratch_rows(scale)]
+    knowing = list(dict.fromkeys(replace(cell.poisoning, through=None) for cell in adaptive(scale)))
+    lines = []
+    for sigma in scale.readings():
+        unaware, aware = (tried(source, each, sigma, aware=knows) for each, knows in ((everyone, False), (knowing, True)))
+        if unaware.kept:
+            shares = {name: _least_accuracy(source, unaware, name) for name in ("transfer", "scratch")}
+            accuracies = [NOTHING if share is None else f"{share:.3f}" for share in shares.values()]
+            lines.append(
+                [f"{sigma:g}", _said(source, unaware), _said(source, aware), *accuracies, _verdict(unaware, aware, shares)]
+            )
+    header = [
+        "sigma",
+        "most successful attack",
+        "adaptive",
+        "accuracy kept, transfer",
+        "accuracy kept, from scratch",
+        "within the aim",
+    ]
+    return table(header, lines) if lines else ""
+
+
+def _share(kept: Kept) -> float:
+    return rate(kept).successes / rate(kept).trials
+
+
+def _said(source: Source, found: Tried) -> str:
+    worst = found.worst()
+    if worst is None:
+        return "none tried"
+    poisoning, kept = worst
+    among = f"{len(found.kept)} tried" + (f", {found.missing} not" if found.missing else "")
+    control = rate(kept, "control")
+    return (
+        f"{poisoning.attack}, {poisoning.knowledge} {rate_in_words(rate(kept), source.link(kept))}, control "
+        f"{control.successes}/{control.trials}; {among}"
+    )
+
+
+def _least_accuracy(source: Source, found: Tried, scenario: str) -> float | None:
+    """Of the unpoisoned victims, relative to undefended ones; None if there is nothing of this scenario."""
+    shares = []
+    for poisoning, kept in found.kept:
+        plain = source.read(Cell(poisoning))
+        if poisoning.scenario == scenario and plain is not None:
+            shares.append(clean_accuracy(kept, "control") / clean_accuracy(plain, "control"))
+    return min(shares, default=None)
+
+
+def _verdict(unaware: Tried, aware: Tried, shares: dict[str, float | None]) -> str:
+    reasons = []
+    above = sum(_share(kept) > MOST_SUCCESS for _, kept in (*unaware.kept, *aware.kept))
+    if above:
+        reasons.append(f"{above} above {MOST_SUCCESS:.0%}")
+    reasons += [f"accuracy {name}" for name, share in shares.items() if share is not None and share < LEAST_ACCURACY]
+    missing = unaware.missing + aware.missing
+    if not reasons and missing:
+        return f"so far; {missing} not tried"
+    return f"no: {', '.join(reasons)}" if reasons else "**yes**"

@@ -1,0 +1,78 @@
+"""How close one setting comes to stopping every attack: lines that follow from made-up records."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.scales import SCALES
+from certidote.benchmark.settings import settings_table
+from certidote.benchmark.source import Source
+from certidote.benchmark.tables import adaptive, scratch_rows, through, transfer_rows
+from fixtures_records import put
+
+SIGMA = 0.25
+DIGITS = SCALES["digits"]
+EVERYONE = [*transfer_rows(), *scratch_rows(DIGITS)]
+KNOWING = list(dict.fromkeys(replace(cell.poisoning, through=None) for cell in adaptive(DIGITS)))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    """Every attack works undefended; behind sigma 0.25 each has 3 of 100, unaware and adaptive, at 0.98 of the accuracy."""
+    made = Source(tmp_path / "kept", tmp_path / "docs", DIGITS)
+    for poisoning in EVERYONE:
+        put(made, Cell(poisoning), 80, 0.8)
+        put(made, Cell(poisoning, "denoise", SIGMA), 3, 0.784)
+    for poisoning in KNOWING:
+        put(made, Cell(through(poisoning, SIGMA), "denoise", SIGMA), 3, 0.784)
+    return made
+
+
+def line(source: Source) -> list[str]:
+    """Cells of the only line."""
+    _, _, only = settings_table(source).strip().splitlines()
+    return [cell.strip() for cell in only.strip("|").split("|")]
+
+
+def test_a_setting_that_stops_everything_is_within_the_aim(source: Source) -> None:
+    found = line(source)
+    assert found[0] == "0.25"
+    assert (
+        f"[3/100](../kept/digits/{EVERYONE[0].name}/denoise-0.25/replay.json) (1-8 %), control 0/100; {len(EVERYONE)} tried"
+        in found[1]
+    )
+    assert found[2].endswith(f"control 0/100; {len(KNOWING)} tried")
+    assert found[3:] == ["0.980", "0.980", "**yes**"]
+
+
+def test_one_attack_above_the_aim_is_enough(source: Source) -> None:
+    put(source, Cell(KNOWING[-1], "denoise", SIGMA), 5, 0.784)
+    assert line(source)[5] == "**yes**", "at most 5 %"
+    put(source, Cell(through(KNOWING[-1], SIGMA), "denoise", SIGMA), 6, 0.784)
+    assert line(source)[2].startswith(f"{KNOWING[-1].attack}, white-box [6/100]")
+    assert line(source)[5] == "no: 1 above 5%"
+
+
+def test_accuracy_is_the_least_of_each_scenario(source: Source) -> None:
+    put(source, Cell(scratch_rows(DIGITS)[0], "denoise", SIGMA), 3, 0.768)
+    assert line(source)[3:] == ["0.980", "0.960", "no: accuracy scratch"]
+
+
+def test_what_was_not_tried_is_said_and_attacks_that_do_not_work_do_not_count(source: Source) -> None:
+    poisoning = KNOWING[0]
+    (source.kept / "digits" / through(poisoning, SIGMA).name / "denoise-0.25" / "replay.json").unlink()
+    assert line(source)[2].endswith(f"{len(KNOWING) - 1} tried, 1 not")
+    assert line(source)[5] == "so far; 1 not tried"
+    put(source, Cell(poisoning), 2, 0.8)  # void: neither it nor its adaptive form says anything
+    put(source, Cell(poisoning, "denoise", SIGMA), 90, 0.784)
+    assert line(source)[5] == "**yes**"
+    assert f"; {len(EVERYONE) - 1} tried" in line(source)[1]
+
+
+def test_nothing_is_said_of_nothing(tmp_path: Path) -> None:
+    assert settings_table(Source(tmp_path / "kept", tmp_path, DIGITS)) == ""
+    made = Source(tmp_path / "kept", tmp_path, DIGITS)
+    put(made, Cell(Poisoning("poison-frogs", "transfer")), 80)
+    assert settings_table(made) == ""
