@@ -28,7 +28,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/crafting_together.py
 
-# CIFAR-10 as JPEG from CERTIDOTE_DATA or ../shared/data; about ten minutes on a machine that does nothing else.
+# CIFAR-10 as JPEG from CERTIDOTE_DATA or ../shared/data; a quarter of an hour on a machine that does nothing else.
 bench-cifar: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/photographs.py
 

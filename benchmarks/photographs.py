@@ -35,7 +35,7 @@ TRAININGS: tuple[tuple[str, dict[str, object]], ...] = (
     ("compact-wide", {"epochs": 10}),
     ("airbench", {"epochs": 5}),
 )
-"""Recipe, and what is changed in it: the last takes a quarter of an hour."""
+"""Recipe, and what is changed in it: all of them take a quarter of an hour."""
 
 ON_A_GPU: tuple[tuple[str, dict[str, object]], ...] = (
     ("compact", {}),

@@ -358,7 +358,7 @@ def groups() -> "dict[str, typer.Typer]":
 
 
 def main() -> None:
-    """Entry point. Expected errors are one line on stderr and status 2; CERTIDOTE_TRACEBACK=1 shows where they come from. Warnings are one line."""
+    """Entry point. Expected errors are one line on stderr and status 2; CERTIDOTE_TRACEBACK=1 shows where they come from. Warnings of this process are one line."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         _main()
@@ -367,9 +367,9 @@ def main() -> None:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: object = None, line: str | None = None
 ) -> None:
-    ours = category is UserWarning and "certidote" in Path(filename).parts
+    ours = category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent)
     where = "" if ours else f"{category.__name__} of {filename}, line {lineno}: "
-    print(f"note: {where}{message}", file=sys.stderr)
+    print(f"note: {where}{' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _main() -> None:

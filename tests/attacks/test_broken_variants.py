@@ -14,8 +14,21 @@ def functions(file: Path) -> set[str]:
     return {node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
 
 
+GUARDED = {
+    "rounding keeps the budget", "projection onto ball and box", "Poison Frogs: distance of features", "Poison Frogs: poisons keep moving",
+    "Convex Polytope: coefficients are optimal", "Convex Polytope: the hull reaches the target", "Convex Polytope: the term at layers of maps",
+    "Bullseye Polytope: the center reaches the target", "heads fall for the poisons", "Witches' Brew: the cosine rises",
+    "Witches' Brew: victims and their margins", "crafting leaves BatchNorm alone", "gradient matching: gradient of the objective", "shifts",
+    "Sleeper Agent: victims obey the trigger", "Sleeper Agent: selection of bases", "Sleeper Agent: retraining",
+    "label-consistent: images become hard", "label-consistent: victims learn the trigger",
+    "hidden trigger: triggered images are taken for the class", "hidden trigger: pairing", "pickles", "the poisoned set",
+}  # fmt: skip
+
+
 def test_what_a_variant_breaks_is_there_once_and_its_tests_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    for broken in benchmark("broken_variants", monkeypatch).VARIANTS:
+    variants = benchmark("broken_variants", monkeypatch).VARIANTS
+    assert {broken.guard for broken in variants} == GUARDED
+    for broken in variants:
         source = (ROOT / broken.file).read_text(encoding="utf-8")
         assert source.count(broken.right) == 1, broken
         assert broken.right != broken.wrong

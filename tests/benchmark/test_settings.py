@@ -7,14 +7,14 @@ import pytest
 
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.scales import SCALES
-from certidote.benchmark.settings import settings_table
+from certidote.benchmark.settings import attackers, settings_table
 from certidote.benchmark.source import Source
-from certidote.benchmark.tables import adaptive, scratch_rows, through, transfer_rows
+from certidote.benchmark.tables import adaptive, scratch_rows, through, transfer_rows, tried_poisonings
 from fixtures_records import put
 
 SIGMA = 0.25
 DIGITS = SCALES["digits"]
-EVERYONE = [*transfer_rows(), *scratch_rows(DIGITS)]
+EVERYONE = attackers(DIGITS)
 KNOWING = list(dict.fromkeys(replace(cell.poisoning, through=None) for cell in adaptive(DIGITS)))
 
 
@@ -44,15 +44,24 @@ def test_a_setting_that_stops_everything_is_within_the_aim(source: Source) -> No
         in found[1]
     )
     assert found[2].endswith(f"control 0/100; {len(KNOWING)} tried")
-    assert found[3:] == ["0.980", "0.980", "**yes**"]
+    assert found[3:] == ["0.980", "0.980", "**yes** (intervals reach up to 8%)"]
+
+
+def test_everybody_counts_who_was_tried_anywhere() -> None:
+    """Label-consistent backdoors from scratch too, and the extractor of other images."""
+    assert len(EVERYONE) == len(set(EVERYONE))
+    assert {*transfer_rows(), *scratch_rows(DIGITS), *tried_poisonings()} < set(EVERYONE)
+    assert sum(poisoning.outside for poisoning in EVERYONE) == 1
 
 
 def test_one_attack_above_the_aim_is_enough(source: Source) -> None:
     put(source, Cell(KNOWING[-1], "denoise", SIGMA), 5, 0.784)
-    assert line(source)[5] == "**yes**", "at most 5 %"
+    assert line(source)[5].startswith("**yes**"), "at most 5 %"
     put(source, Cell(through(KNOWING[-1], SIGMA), "denoise", SIGMA), 6, 0.784)
     assert line(source)[2].startswith(f"{KNOWING[-1].attack}, white-box [6/100]")
-    assert line(source)[5] == "no: 1 above 5%"
+    assert line(source)[5] == "no: 1 above 5%, 0 of them surely above their control"
+    put(source, Cell(through(KNOWING[-1], SIGMA), "denoise", SIGMA), 20, 0.784)
+    assert line(source)[5] == "no: 1 above 5%, 1 of them surely above their control"
 
 
 def test_accuracy_is_the_least_of_each_scenario(source: Source) -> None:
@@ -64,11 +73,25 @@ def test_what_was_not_tried_is_said_and_attacks_that_do_not_work_do_not_count(so
     poisoning = KNOWING[0]
     (source.kept / "digits" / through(poisoning, SIGMA).name / "denoise-0.25" / "replay.json").unlink()
     assert line(source)[2].endswith(f"{len(KNOWING) - 1} tried, 1 not")
-    assert line(source)[5] == "so far; 1 not tried"
+    assert line(source)[5] == "so far; 1 not tried (intervals reach up to 8%)"
     put(source, Cell(poisoning), 2, 0.8)  # void: neither it nor its adaptive form says anything
     put(source, Cell(poisoning, "denoise", SIGMA), 90, 0.784)
-    assert line(source)[5] == "**yes**"
+    assert line(source)[5].startswith("**yes**")
     assert f"; {len(EVERYONE) - 1} tried" in line(source)[1]
+
+
+def test_adaptive_attacks_alone_make_a_line_and_a_scenario_without_accuracy_is_said(tmp_path: Path) -> None:
+    made = Source(tmp_path / "kept", tmp_path / "docs", DIGITS)
+    put(made, Cell(KNOWING[0]), 80, 0.8)
+    put(made, Cell(through(KNOWING[0], SIGMA), "denoise", SIGMA), 3, 0.784)
+    found = line(made)
+    assert found[1] == f"none of {len(EVERYONE)} tried"
+    assert found[3:5] == ["-", "-"]
+    missing = len(EVERYONE) + len(KNOWING) - 1
+    expected = (
+        f"so far; {missing} not tried, accuracy transfer not measured, accuracy scratch not measured (intervals reach up to 8%)"
+    )
+    assert found[5] == expected
 
 
 def test_nothing_is_said_of_nothing(tmp_path: Path) -> None:

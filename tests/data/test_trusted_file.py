@@ -54,18 +54,34 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
             trusted_rows(path, DATA, "photos")
 
 
-def test_crowded_trusted_images_are_told_from_those_drawn_from_all() -> None:
-    """No false alarm among 2,000 draws of 5 to 200 rows; always an alarm for 40 rows of two of ten classes."""
-    labels = torch.arange(1_000) % 10
-    names = [f"class {label}" for label in range(10)]
-    generator = np.random.default_rng(0)
-    for _ in range(2_000):
-        rows = generator.choice(1_000, size=int(generator.integers(5, 201)), replace=False)
+SETS = {
+    "ten classes": np.arange(1_000) % 10,
+    "one of them rare": np.concatenate([np.arange(990) % 9, np.full(10, 9)]),
+    "a thousand classes": np.arange(5_000) % 1_000,
+    "a long tail": np.repeat(np.arange(100), np.maximum(1, (1_000 / (1 + np.arange(100))).astype(int))),
+    "two classes": np.arange(1_000) % 2,
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_trusted_images_drawn_from_all_are_never_called_crowded(name: str) -> None:
+    """1,000 draws of 2 to 200 rows; were the chance not exact where classes are rare, dozens would be."""
+    labels, generator = torch.from_numpy(SETS[name]), np.random.default_rng(0)
+    names = [f"class {label}" for label in range(int(labels.max()) + 1)]
+    for _ in range(1_000):
+        rows = generator.choice(len(labels), size=int(generator.integers(2, 201)), replace=False)
         assert crowded(rows.tolist(), labels, names) == []
+
+
+def test_crowded_trusted_images_are_told() -> None:
+    labels, generator = torch.arange(1_000) % 10, np.random.default_rng(0)
+    names = [f"class {label}" for label in range(10)]
     for _ in range(100):
         pair = generator.choice(10, size=2, replace=False)
         among = np.flatnonzero(np.isin(labels.numpy(), pair))
         (said,) = crowded(generator.choice(among, size=40, replace=False).tolist(), labels, names)
         assert "of the 40 trusted images are of class" in said
+    (of_two,) = crowded(list(range(0, 200, 2)), torch.arange(1_000) % 2, ["cat", "dog"])
+    assert of_two.startswith("100 of the 100 trusted images are of class 'cat', where about 50 would be")
     assert crowded((), labels, names) == []
     assert crowded([0, 10, 20], labels, names) == []  # three of one class: one of 100 such draws

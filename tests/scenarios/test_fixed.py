@@ -73,7 +73,7 @@ def test_finished_trials_are_not_taken_for_those_of_other_targets(tmp_path: Path
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("certidote.scenarios.crafting.craft_group", interrupted)
         verbs.poison("bullseye-polytope", "digits-5-9", setups=files[0], **options)
-    with pytest.raises(ValueError, match="holds unfinished trials of another command"):
+    with pytest.raises(ValueError, match="holds unfinished work of another command"):
         verbs.poison("bullseye-polytope", "digits-5-9", setups=files[1], **options)
     assert len(verbs.poison("bullseye-polytope", "digits-5-9", setups=files[0], **options).pack) == 2
 

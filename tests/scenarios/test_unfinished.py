@@ -61,7 +61,7 @@ def test_force_takes_nothing_from_a_process_that_is_at_work(tmp_path: Path) -> N
 def test_other_work_is_refused_or_replaced(tmp_path: Path) -> None:
     first = interrupted(tmp_path / "work")
     for asked, seed in (({**ASKED, "attack": "b"}, None), (ASKED, 5)):
-        with pytest.raises(ValueError, match="unfinished trials of another command; repeat that command"):
+        with pytest.raises(ValueError, match="unfinished work of another command; repeat that command"):
             Unfinished(tmp_path / "work", asked, seed, False)
     other = Unfinished(tmp_path / "work", ASKED, 5, True)
     assert (other.root, other.root_source) == (5, "given")
@@ -71,7 +71,7 @@ def test_other_work_is_refused_or_replaced(tmp_path: Path) -> None:
     assert first.root != 5
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="is in the way and holds no unfinished trials"):
+    with pytest.raises(ValueError, match="is in the way and holds no unfinished work"):
         Unfinished(tmp_path / "mine", ASKED, None, True)
 
 

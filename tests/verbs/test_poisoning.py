@@ -161,7 +161,7 @@ def test_crafting_goes_on_after_kill_9(
     (unfinished / "trial-00001.npz").write_bytes(b"damaged")
     command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "8", *OPTIONS, "--out", str(out))
     assert run(monkeypatch, *command, "--norm", "l2", "--progress", "quiet") == 2
-    assert "holds unfinished trials of another command; repeat that command to finish it" in capsys.readouterr().err
+    assert "holds unfinished work of another command; repeat that command to finish it" in capsys.readouterr().err
     assert run(monkeypatch, *command, "--progress", "lines") == 0
     assert "poisons: 8 trials (2 already done)" in capsys.readouterr().err
     assert (out / "poisons.npz").read_bytes() == (pack / "poisons.npz").read_bytes()
@@ -207,7 +207,7 @@ def test_models_of_the_attacker_are_not_trained_again_after_an_interruption(
     recipe.write_text(text.replace("0.1", "0.2"))
     capsys.readouterr()
     assert run(monkeypatch, *command, str(tmp_path / "again")) == 2
-    assert "holds unfinished trials of another command" in capsys.readouterr().err
+    assert "holds unfinished work of another command" in capsys.readouterr().err
     recipe.write_text(text)
     monkeypatch.setattr(knowledge, "_EXTRACTORS", {})
     monkeypatch.setattr(PooledTrainer, "fit", trained)
@@ -362,15 +362,19 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --trigger checker", "attack 'bullseye-polytope' aims at one test image; leave out --trigger"),
     ("sleeper-agent digits", "attack 'sleeper-agent' makes a backdoor and needs a trigger: give --trigger, one of label-consistent"),
     ("label-consistent digits --trigger checker --no-visible-trigger --scenario scratch --trigger-side 2 --recipe mlp", "visible"),
-    ("sleeper-agent digits --trigger chekker", "unknown trigger 'chekker'; did you mean 'checker'?"),
-    ("sleeper-agent digits --trigger label-consistent --trigger-side 3", "has one size only"),
-    ("sleeper-agent digits --trigger checker --trigger-side 9", "does not fit"),
+    ("sleeper-agent digits --scenario scratch --trigger chekker", "unknown trigger 'chekker'; did you mean 'checker'?"),
+    (
+        "sleeper-agent digits-5-9 --trigger checker --trigger-side 2",
+        "attack 'sleeper-agent' trains its models again while it crafts, and those of --scenario transfer are frozen: give --scenario scratch",
+    ),
+    ("sleeper-agent digits --scenario scratch --trigger label-consistent --trigger-side 3", "has one size only"),
+    ("sleeper-agent digits --scenario scratch --trigger checker --trigger-side 9", "does not fit"),
     (
         "hidden-trigger digits-5-9 --trigger bernoulli",
         "--trigger bernoulli covers 64 of 64 pixels, and a trigger may cover 30% of an image; give --trigger-side of at most 4",
     ),
     (
-        "sleeper-agent digits --trigger label-consistent-corners",
+        "sleeper-agent digits --scenario scratch --trigger label-consistent-corners",
         "--trigger label-consistent-corners covers 36 of 64 pixels, and a trigger may cover 30% of an image; choose another --trigger",
     ),
     ("hidden-trigger digits-5-9 --setups x.pickle", "makes a backdoor and needs a trigger: give --trigger, one of label-consistent"),
@@ -379,7 +383,7 @@ REFUSED: list[tuple[str, str]] = [
         "hidden-trigger digits-5-9 --setups x.pickle --trigger checker --true-class 5",
         "--setups names targets, classes and base images, so --true-class has no place beside it",
     ),
-    ("sleeper-agent digits --trigger checker --true-class 1 --adversarial-class 1", "give two classes"),
+    ("sleeper-agent digits --scenario scratch --trigger checker --true-class 1 --adversarial-class 1", "give two classes"),
     ("bullseye-polytope digits-5-9 --trigger-side 3", "--trigger-side goes with --trigger"),
     ("bullseye-polytope digits-5-9 --scenario fine", "unknown scenario 'fine'; choose transfer or scratch"),
     ("bullseye-polytope digits-5-9 --scenario scratch --pretrain digits", "are for --scenario transfer"),

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.outcomes import clean_accuracy, is_void, rate
 from certidote.benchmark.records import Kept
+from certidote.benchmark.scales import Scale
 from certidote.benchmark.source import Source
-from certidote.benchmark.tables import adaptive, scratch_rows, through, transfer_rows
+from certidote.benchmark.tables import adaptive, scratch_rows, strongest, through, transfer_rows, tried_poisonings
 from certidote.benchmark.wording import rate_in_words, table
 
 MOST_SUCCESS, LEAST_ACCURACY = 0.05, 0.97
@@ -21,7 +22,7 @@ class Tried:
 
     Attributes:
         kept: each with its record behind the setting.
-        missing: attacks without a record, behind it or undefended.
+        missing: attacks without a record, behind it or undefended, and those whose poisons the defense refused to train on.
     """
 
     kept: tuple[tuple[Poisoning, Kept], ...]
@@ -47,15 +48,21 @@ def tried(source: Source, poisonings: Sequence[Poisoning], sigma: float, *, awar
     return Tried(tuple(found), missing)
 
 
+def attackers(scale: Scale) -> list[Poisoning]:
+    """Everyone of tables 1 to 3 and of the table of all defenses who does not know of ours."""
+    elsewhere = replace(strongest(scale)[0], outside=True)
+    return list(dict.fromkeys([*transfer_rows(), *scratch_rows(scale), *tried_poisonings(), elsewhere]))
+
+
 def settings_table(source: Source) -> str:
     """A line for each sigma that anything was measured at; "" if there is none."""
     scale = source.scale
-    everyone = [*transfer_rows(), *scratch_rows(scale)]
+    everyone = attackers(scale)
     knowing = list(dict.fromkeys(replace(cell.poisoning, through=None) for cell in adaptive(scale)))
     lines = []
     for sigma in scale.readings():
         unaware, aware = (tried(source, each, sigma, aware=knows) for each, knows in ((everyone, False), (knowing, True)))
-        if unaware.kept:
+        if unaware.kept or aware.kept:
             shares = {name: _least_accuracy(source, unaware, name) for name in ("transfer", "scratch")}
             accuracies = [NOTHING if share is None else f"{share:.3f}" for share in shares.values()]
             lines.append(
@@ -79,7 +86,7 @@ def _share(kept: Kept) -> float:
 def _said(source: Source, found: Tried) -> str:
     worst = found.worst()
     if worst is None:
-        return "none tried"
+        return f"none of {found.missing} tried"
     poisoning, kept = worst
     among = f"{len(found.kept)} tried" + (f", {found.missing} not" if found.missing else "")
     control = rate(kept, "control")
@@ -100,12 +107,17 @@ def _least_accuracy(source: Source, found: Tried, scenario: str) -> float | None
 
 
 def _verdict(unaware: Tried, aware: Tried, shares: dict[str, float | None]) -> str:
+    every = [kept for _, kept in (*unaware.kept, *aware.kept)]
+    above = [kept for kept in every if _share(kept) > MOST_SUCCESS]
     reasons = []
-    above = sum(_share(kept) > MOST_SUCCESS for _, kept in (*unaware.kept, *aware.kept))
     if above:
-        reasons.append(f"{above} above {MOST_SUCCESS:.0%}")
+        surely = sum(rate(kept).low > rate(kept, "control").high for kept in above)
+        reasons.append(f"{len(above)} above {MOST_SUCCESS:.0%}, {surely} of them surely above their control")
     reasons += [f"accuracy {name}" for name, share in shares.items() if share is not None and share < LEAST_ACCURACY]
-    missing = unaware.missing + aware.missing
-    if not reasons and missing:
-        return f"so far; {missing} not tried"
-    return f"no: {', '.join(reasons)}" if reasons else "**yes**"
+    if reasons:
+        return f"no: {', '.join(reasons)}"
+    missing = [f"{count} not tried" for count in (unaware.missing + aware.missing,) if count]
+    missing += [f"accuracy {name} not measured" for name, share in shares.items() if share is None]
+    upper = max(rate(kept).high for kept in every)
+    verdict = f"so far; {', '.join(missing)}" if missing else "**yes**"
+    return f"{verdict} (intervals reach up to {upper:.0%})"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Int64
-from scipy.stats import chisquare
+from scipy.stats import binom
 from torch import Tensor
 
 from certidote.data.checks import quoted
@@ -12,8 +12,8 @@ from certidote.types import ImageDataset
 
 MAX_BYTES = 64 << 20
 CROWDED, BY_CHANCE = 0.2, 1e-6
-"""It is said that trusted images are of other classes than all images from this distance in total variation on, if to draw such a set would have
-a chance below this."""
+"""It is said that trusted images are of other classes than all images if the two are so far apart in total variation, and some class has more of
+them than it would have, by more than this chance, if they were drawn from all."""
 
 
 def trusted_rows(file: Path, data: ImageDataset, name: str) -> tuple[int, ...]:
@@ -51,15 +51,16 @@ def crowded(rows: Sequence[int], labels: Int64[Tensor, "n"], class_names: Sequen
     """
     if not len(rows):
         return []
-    of_all = labels.bincount(minlength=len(class_names)).double()
-    theirs = labels[list(rows)].bincount(minlength=len(class_names)).double()
-    expected, there = of_all / of_all.sum() * len(rows), of_all > 0
-    apart = float((theirs - expected).abs().sum()) / 2 / len(rows)
-    if apart < CROWDED or chisquare(theirs[there].numpy(), expected[there].numpy()).pvalue > BY_CHANCE:
+    shares = labels.bincount(minlength=len(class_names)).double().numpy() / len(labels)
+    theirs = labels[list(rows)].bincount(minlength=len(class_names)).numpy()
+    # Drawn without replacement, a class's number has lighter tails than this binomial one (Hoeffding 1963, theorem 4).
+    chances = binom.sf(theirs - 1, len(rows), shares) * len(class_names)
+    most = int(chances.argmin())
+    apart = abs(theirs / len(rows) - shares).sum() / 2
+    if chances[most] > BY_CHANCE or apart < CROWDED:
         return []
-    most = int((theirs - expected).argmax())
     return [
-        f"{int(theirs[most]):,} of the {len(rows):,} trusted images are of class {class_names[most]!r}, where about {float(expected[most]):.0f} "
+        f"{int(theirs[most]):,} of the {len(rows):,} trusted images are of class {class_names[most]!r}, where about {shares[most] * len(rows):.0f} "
         "would be if they were taken from all alike: models learn the class from the missing noise, and accuracy may collapse; better "
         "trust images of all classes"
     ]

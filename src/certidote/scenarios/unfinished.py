@@ -44,7 +44,7 @@ class Unfinished:
             asked: everything that decides the poisons, but the root.
             seed: the root, if the user gave one.
             force: start over where another command's work is in the way.
-        Raises: ValueError if the folder holds something else, or another command's trials and not `force`.
+        Raises: ValueError if the folder holds something else, or another command's work and not `force`.
         """
         self.folder = folder
         self._asked = digest_of({**asked, "seed": seed})
@@ -52,7 +52,7 @@ class Unfinished:
         if recorded is not None and recorded.get("asked") != self._asked:
             if not force:
                 raise ValueError(
-                    f"{str(folder)!r} holds unfinished trials of another command; repeat that command to finish it, or start over with --force"
+                    f"{str(folder)!r} holds unfinished work of another command; repeat that command to finish it, or start over with --force"
                 )
             recorded = None
             self._stale = True
@@ -73,9 +73,7 @@ class Unfinished:
                 return found
         if self.folder.is_dir() and not any(entry.name != f"{CONFIG}.lock" for entry in self.folder.iterdir()):
             return None
-        raise ValueError(
-            f"{str(self.folder)!r} is in the way and holds no unfinished trials; move it away, or choose another --out"
-        )
+        raise ValueError(f"{str(self.folder)!r} is in the way and holds no unfinished work; move it away, or choose another --out")
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -84,25 +82,23 @@ class Unfinished:
         Raises: ValueError if another process is at work here.
         """
         self.folder.mkdir(exist_ok=True)
-        mine = done = refused = False
-        try:
-            with alone(self.folder / CONFIG, "crafting", self.folder):
-                mine = True
-                if self._stale:
-                    self._clear()
-                if not (self.folder / CONFIG).is_file():
-                    with replacing(self.folder / CONFIG) as file:
-                        file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
-                try:
-                    yield
-                except ValueError:  # of the user's input, who will want to give another with the same --out
-                    refused = True
-                    raise
+        with alone(self.folder / CONFIG, "crafting", self.folder):
+            if self._stale:
+                self._clear()
+            if not (self.folder / CONFIG).is_file():
+                with replacing(self.folder / CONFIG) as file:
+                    file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
+            done = refused = False
+            try:
+                yield
                 done = True
-        finally:
-            trials, models = (any(self.folder.glob(pattern)) for pattern in (f"{TRIAL}*", f"{MODEL}*"))
-            if mine and (done or not (trials or (models and not refused))):
-                shutil.rmtree(self.folder, ignore_errors=True)
+            except ValueError:  # of the user's input, who will want to give another with the same --out
+                refused = True
+                raise
+            finally:
+                trials, models = (any(self.folder.glob(pattern)) for pattern in (f"{TRIAL}*", f"{MODEL}*"))
+                if done or not (trials or (models and not refused)):
+                    shutil.rmtree(self.folder, ignore_errors=True)
 
     def _clear(self) -> None:
         """Another command's work, once nobody is at work here."""

@@ -38,6 +38,15 @@ def epsilon_named(text: str, norm: str, option: str = "--epsilon") -> float:
     return float(value)
 
 
+def check_retrains(attack: str, options: dict[str, Any], scenario: str) -> None:
+    """Raises: ValueError for an attack that would retrain its surrogates, with these options and its defaults, where they are frozen extractors."""
+    if scenario == "transfer" and options.get("retrains"):
+        raise ValueError(
+            f"attack {attack!r} trains its models again while it crafts, and those of --scenario transfer are frozen: give --scenario scratch, "
+            "or --option retrains=0"
+        )
+
+
 def robust_epsilon(text: str, scenario: str) -> float:
     """What surrogates shall withstand; 0 for plain ones. Raises: as `epsilon_named`; ValueError for transfer learning, or an epsilon of 0."""
     if not text:

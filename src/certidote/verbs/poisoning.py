@@ -13,6 +13,7 @@ from certidote.verbs.attacking import (
     check_goals,
     check_knowledge_options,
     check_options_fit,
+    check_retrains,
     check_setups,
     checked_aim,
     chosen_epsilon,
@@ -193,6 +194,7 @@ def poison(
     check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
     robust = robust_epsilon(robust_surrogates, scenario)
     visible = checked_aim(attack, trigger, visible_trigger, chosen_options)
+    check_retrains(attack, {**options_of(function), **chosen_options}, scenario)
     listed = None if goals is None else listed_goals(goals, targets)
     size_of_epsilon = chosen_epsilon(epsilon, norm)
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
