@@ -85,6 +85,10 @@ def test_figures_of_the_paper_are_read_as_printed() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("table", TABLES)
 def test_cells_have_names_of_their_own_and_parts_that_exist(table: str, scale: str) -> None:
+    if table == "between" and not SCALES[scale].between:
+        with pytest.raises(ValueError, match=f"table 'between' has no cells at scale '{scale}'; choose another scale"):
+            cells_of(table, SCALES[scale])
+        return
     cells = cells_of(table, SCALES[scale])
     assert cells
     assert max(Counter(cell.id for cell in cells).values()) == 1
@@ -93,6 +97,14 @@ def test_cells_have_names_of_their_own_and_parts_that_exist(table: str, scale: s
         assert cell.defense in DEFENSES
         assert cell.poisoning.attack in SCALES[scale].seconds
         assert cells_of(table, SCALES[scale], cell.id) == [cell]
+
+
+def test_further_sigmas_are_of_no_other_table() -> None:
+    scale = SCALES["cifar10-compact"]
+    cells = cells_of("between", scale)
+    assert {cell.sigma for cell in cells if cell.sigma is not None} == set(scale.between)
+    assert not set(scale.between) & set(scale.readings())
+    assert len(cells) == (5 + 2) * (1 + len(scale.between))
 
 
 def test_table_2_is_as_large_as_it_should_be() -> None:

@@ -80,6 +80,15 @@ def test_what_was_not_tried_is_said_and_attacks_that_do_not_work_do_not_count(so
     assert f"; {len(EVERYONE) - 1} tried" in line(source)[1]
 
 
+def test_further_sigmas_of_a_scale_have_lines_too(tmp_path: Path) -> None:
+    compact = SCALES["cifar10-compact"]
+    made = Source(tmp_path / "kept", tmp_path / "docs", compact)
+    for defense, sigma in (("none", None), ("denoise", 0.1), ("denoise", 0.2), ("denoise", 0.25)):
+        put(made, Cell(KNOWING[0], defense, sigma), 3 if sigma else 80)
+    lines = settings_table(made).splitlines()[2:]
+    assert [text.split("|")[1].strip() for text in lines] == ["0.1", "0.2", "0.25"]
+
+
 def test_adaptive_attacks_alone_make_a_line_and_a_scenario_without_accuracy_is_said(tmp_path: Path) -> None:
     made = Source(tmp_path / "kept", tmp_path / "docs", DIGITS)
     put(made, Cell(KNOWING[0]), 80, 0.8)

@@ -67,6 +67,7 @@ class Scale:
         Brew, victims, extractor and denoising are measured at cifar10-compact; the rest is in proportion to the digits, or guessed.
     trials: of each cell, unless the user says otherwise.
     more_trials: by attack, where it is another number.
+    between: further sigmas of ours, of no cell of the paper: where one setting may stop every attack at little cost.
     draws: of noise, which the trials of a cell take in turns, so that clean images are denoised once for each; None: each trial has its own.
     """
 
@@ -81,6 +82,7 @@ class Scale:
     seconds: Mapping[str, int | float]
     trials: int = 100
     more_trials: Mapping[str, int] = field(default_factory=dict)
+    between: tuple[float, ...] = ()
     draws: int | None = None
 
     def readings(self) -> tuple[float, ...]:
@@ -147,6 +149,7 @@ SCALES: dict[str, Scale] = {
         },
         trials=20,
         more_trials={"bullseye-polytope": 50},
+        between=(0.2,),
         draws=4,
     ),
     "cifar10-resnet18": Scale(

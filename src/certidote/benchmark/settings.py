@@ -60,7 +60,7 @@ def settings_table(source: Source) -> str:
     everyone = attackers(scale)
     knowing = list(dict.fromkeys(replace(cell.poisoning, through=None) for cell in adaptive(scale)))
     lines = []
-    for sigma in scale.readings():
+    for sigma in sorted({*scale.readings(), *scale.between}):
         unaware, aware = (tried(source, each, sigma, aware=knows) for each, knows in ((everyone, False), (knowing, True)))
         if unaware.kept or aware.kept:
             shares = {name: _least_accuracy(source, unaware, name) for name in ("transfer", "scratch")}

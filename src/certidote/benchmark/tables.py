@@ -102,6 +102,12 @@ def adaptive(scale: Scale) -> list[Cell]:
     return [Cell(through(row, sigma), "denoise", sigma) for row in rows for sigma in scale.readings()]
 
 
+def between(scale: Scale) -> list[Cell]:
+    """White-box attacks on our defense at the scale's further sigmas."""
+    rows = transfer_rows(["white-box"]) + scratch_rows(scale, ["white-box"])
+    return [cell for row in rows for cell in _at(row, scale.between)] if scale.between else []
+
+
 TABLES: dict[str, Callable[[Scale], list[Cell]]] = {
     "table1": table1,
     "table2": table2,
@@ -110,6 +116,7 @@ TABLES: dict[str, Callable[[Scale], list[Cell]]] = {
     "table5": table5,
     "defenses": defenses,
     "adaptive": adaptive,
+    "between": between,
 }
 """By name: scale -> cells, in the order in which they are run."""
 
@@ -120,6 +127,8 @@ def cells_of(table: str, scale: Scale, cell: str = "") -> list[Cell]:
     Raises: ValueError if there is no such table or cell, naming the nearest.
     """
     every = find(TABLES, table, "table")(scale)
+    if not every:
+        raise ValueError(f"table {table!r} has no cells at scale {scale.name!r}; choose another scale")
     if not cell:
         return every
     if chosen := [each for each in every if each.poisoning.name == cell]:
@@ -167,7 +176,11 @@ def unmeasured(poisoning: Poisoning, defense: str) -> str:
 
 def _denoised(poisoning: Poisoning, scale: Scale, start: StartName = "") -> list[Cell]:
     """Without a defense, and denoised at every sigma."""
-    return [Cell(poisoning, start=start), *(Cell(poisoning, "denoise", sigma, start) for sigma in scale.readings())]
+    return _at(poisoning, scale.readings(), start)
+
+
+def _at(poisoning: Poisoning, sigmas: Sequence[float], start: StartName = "") -> list[Cell]:
+    return [Cell(poisoning, start=start), *(Cell(poisoning, "denoise", sigma, start) for sigma in sigmas)]
 
 
 def _defended(poisonings: Sequence[Poisoning], others: Sequence[Defended]) -> list[Cell]:
