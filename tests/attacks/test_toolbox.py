@@ -1,21 +1,31 @@
 """Against attacks of the adversarial-robustness-toolbox, in small; `benchmarks/attacks.py` measures more of it."""
 
+import json
+import subprocess
+import sys
 import warnings
+from importlib.util import find_spec
 
 import pytest
 
+from scripts import ROOT
+
+COLLISION = "import attacks, json; print(json.dumps(attacks.feature_collision(seed=1, trials=1, num_poisons=10)))"
+
 
 def test_feature_collision_is_nearer_at_equal_steps_and_movement_and_three_times_faster() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other packages, while they are imported
-        pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
-        import attacks
-
-        found = attacks.feature_collision(seed=1, trials=1, num_poisons=10)
+    """In a process of its own: the types that tests check at every call double the time of ours."""
+    if find_spec("art") is None:
+        pytest.skip("adversarial-robustness-toolbox is not installed")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COLLISION], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found["ours"]["objective"] <= found["toolbox"]["objective"]
     assert found["rows"][0]["ours_penalized"] <= found["rows"][0]["toolbox_penalized"]
     assert found["rows"][0]["ours_moved"] <= found["rows"][0]["toolbox_moved"]
-    assert found["times_faster"] >= 3
+    assert found["times_faster"] >= 3  # 6 to 10 here
 
 
 def test_gradients_match_better_at_equal_steps_and_in_a_third_of_the_time() -> None:
