@@ -59,9 +59,9 @@ def test_one_attack_above_the_aim_is_enough(source: Source) -> None:
     assert line(source)[5].startswith("**yes**"), "at most 5 %"
     put(source, Cell(through(KNOWING[-1], SIGMA), "denoise", SIGMA), 6, 0.784)
     assert line(source)[2].startswith(f"{KNOWING[-1].attack}, white-box [6/100]")
-    assert line(source)[5] == "no: 1 above 5%, 0 of them surely above their control"
+    assert line(source)[5] == "no: 1 above 5%, 0 of them clearly above their control"
     put(source, Cell(through(KNOWING[-1], SIGMA), "denoise", SIGMA), 20, 0.784)
-    assert line(source)[5] == "no: 1 above 5%, 1 of them surely above their control"
+    assert line(source)[5] == "no: 1 above 5%, 1 of them clearly above their control"
 
 
 def test_accuracy_is_the_least_of_each_scenario(source: Source) -> None:

@@ -111,8 +111,8 @@ def _verdict(unaware: Tried, aware: Tried, shares: dict[str, float | None]) -> s
     above = [kept for kept in every if _share(kept) > MOST_SUCCESS]
     reasons = []
     if above:
-        surely = sum(rate(kept).low > rate(kept, "control").high for kept in above)
-        reasons.append(f"{len(above)} above {MOST_SUCCESS:.0%}, {surely} of them surely above their control")
+        clearly = sum(rate(kept).low > rate(kept, "control").high for kept in above)
+        reasons.append(f"{len(above)} above {MOST_SUCCESS:.0%}, {clearly} of them clearly above their control")
     reasons += [f"accuracy {name}" for name, share in shares.items() if share is not None and share < LEAST_ACCURACY]
     if reasons:
         return f"no: {', '.join(reasons)}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxtyping import Int64
-from scipy.stats import binom
+from scipy.stats import hypergeom
 from torch import Tensor
 
 from certidote.data.checks import quoted
@@ -51,10 +51,10 @@ def crowded(rows: Sequence[int], labels: Int64[Tensor, "n"], class_names: Sequen
     """
     if not len(rows):
         return []
-    shares = labels.bincount(minlength=len(class_names)).double().numpy() / len(labels)
+    of_all = labels.bincount(minlength=len(class_names)).numpy()
+    shares = of_all / len(labels)
     theirs = labels[list(rows)].bincount(minlength=len(class_names)).numpy()
-    # Drawn without replacement, a class's number has lighter tails than this binomial one (Hoeffding 1963, theorem 4).
-    chances = binom.sf(theirs - 1, len(rows), shares) * len(class_names)
+    chances = hypergeom.sf(theirs - 1, len(labels), of_all, len(rows)) * len(class_names)  # at most, of any class having so many
     most = int(chances.argmin())
     apart = abs(theirs / len(rows) - shares).sum() / 2
     if chances[most] > BY_CHANCE or apart < CROWDED:
