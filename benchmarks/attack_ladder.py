@@ -41,6 +41,8 @@ class Rung:
 VICTIMS = str(Path(__file__).with_name("ladder-victims.toml").relative_to(Path(__file__).parents[1]))
 """Recipe of those that train from scratch, as named from the top of the repository."""
 
+UNAUGMENTED = VICTIMS.replace(".toml", "-unaugmented.toml")
+
 AUGMENTED = ("--option", "border=reflection")
 """Attackers augment as victims do: shifts of up to 4 pixels, mirrored at the border, and flips."""
 
@@ -57,6 +59,11 @@ RUNGS = (
     Rung(
         "witches-brew", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
         ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1", *AUGMENTED),
+    ),
+    Rung(
+        "witches-brew-unaugmented", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
+        ("--scenario", "scratch", "--recipe", UNAUGMENTED, "--targets", "10", "--poison-fraction", "0.01", "--option", "restarts=1",
+         "--option", "shift=0", "--option", "flip=false"),
     ),
     Rung(
         "sleeper-agent", "sleeper-agent", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",

@@ -157,10 +157,10 @@ def several_draws(shelf: Shelf, sigma: float, key: Key) -> float:
     return _share(shelf, _logits(shelf, view, key, recipe, [shelf.test().pixels()])[0].argmax(1))
 
 
-def multistep(shelf: Shelf, sigma: float, key: Key, *, ancestral: bool = False) -> float:
+def multistep(shelf: Shelf, sigma: float, key: Key, *, ancestral: bool = False, recipe: Recipe = RECIPE) -> float:
     denoiser = MultistepDenoiser(shelf.denoiser("tiny-imagenet-32"), STEPS, key / "coins" if ancestral else None)
     view = _view(shelf, shelf.train(), sigma, denoiser, key)
-    return _share(shelf, _logits(shelf, view, key, RECIPE, [shelf.test().pixels()])[0].argmax(1))
+    return _share(shelf, _logits(shelf, view, key, recipe, [shelf.test().pixels()])[0].argmax(1))
 
 
 ANY_ROWS = tuple(int(row) for row in (Key(0) / "trusted").numpy().permutation(TRAIN_IMAGES)[:TRUSTED])
@@ -190,6 +190,10 @@ VARIANTS: dict[str, tuple[bool, Variant]] = {
         lambda shelf, sigma, key: vote(shelf, sigma, key, warm="yes"),
     ),
     f"{STEPS} deterministic steps": (True, multistep),
+    f"{STEPS} deterministic steps, {LONG.epochs} epochs": (
+        True,
+        lambda shelf, sigma, key: multistep(shelf, sigma, key, recipe=LONG),
+    ),
     f"{STEPS} ancestral steps": (True, lambda shelf, sigma, key: multistep(shelf, sigma, key, ancestral=True)),
     "denoiser trained on all training images": (False, _of_one(denoiser=KNOWS_THE_IMAGES)),
     f"{DRAWS} draws": (False, several_draws),

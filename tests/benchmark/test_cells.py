@@ -99,11 +99,11 @@ def test_cells_have_names_of_their_own_and_parts_that_exist(table: str, scale: s
         assert cells_of(table, SCALES[scale], cell.id) == [cell]
 
 
-def test_further_sigmas_are_of_no_other_table() -> None:
+def test_further_settings_are_of_no_other_table() -> None:
     scale = SCALES["cifar10-compact"]
     cells = cells_of("between", scale)
-    assert {cell.sigma for cell in cells if cell.sigma is not None} == set(scale.between)
-    assert not set(scale.between) & set(scale.readings())
+    assert {(cell.defense, cell.sigma) for cell in cells} == {("none", None), *scale.between}
+    assert not set(scale.between) & {("denoise", sigma) for sigma in scale.readings()}
     assert len(cells) == (5 + 2) * (1 + len(scale.between))
 
 

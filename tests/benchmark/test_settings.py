@@ -47,6 +47,22 @@ def test_a_setting_that_stops_everything_is_within_the_aim(source: Source) -> No
     assert found[3:] == ["0.980", "0.980", "**yes** (intervals reach up to 8%)"]
 
 
+def test_a_setting_in_several_steps_has_a_line_of_its_own(tmp_path: Path) -> None:
+    """Its records are not those of one call at the same sigma."""
+    made = Source(tmp_path / "kept", tmp_path / "docs", SCALES["cifar10-compact"])
+    poisoning = Poisoning("bullseye-polytope", "transfer")
+    for cell, successes, accuracy in (
+        (Cell(poisoning), 80, 0.8),
+        (Cell(poisoning, "denoise", 0.25), 2, 0.76),
+        (Cell(poisoning, "purification-deterministic", 0.25), 4, 0.784),
+    ):
+        put(made, cell, successes, accuracy)
+    one, several = ([cell.strip() for cell in line.strip("|").split("|")] for line in settings_table(made).splitlines()[2:])
+    assert (one[0], several[0]) == ("0.25", "0.25, in 8 steps")
+    assert ("[2/100]" in one[1], "[4/100]" in several[1]) == (True, True)
+    assert (one[3], several[3]) == ("0.950", "0.980")
+
+
 def test_everybody_counts_who_was_tried_anywhere() -> None:
     """Label-consistent backdoors from scratch too, and the extractor of other images."""
     assert len(EVERYONE) == len(set(EVERYONE))

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from certidote.diffusion.closed_form import Identity
-from certidote.diffusion.multistep import MultistepDenoiser
+from certidote.diffusion.denoiser import load
+from certidote.diffusion.multistep import MultistepDenoiser, called, calls_named
 from certidote.streams import Key
 
 
@@ -73,3 +74,51 @@ def test_it_has_a_card_of_its_own_and_refusals():
         MultistepDenoiser(Shrink(), 2)(noisy(), torch.tensor([0.5, 0.5, 0.4, 0.5]))
     with pytest.raises(ValueError, match="sigma"):
         MultistepDenoiser(Shrink(), 2)(noisy(), torch.full((4,), 3.0))
+
+
+def test_at_the_lowest_level_several_calls_are_one():
+    x, sigma = noisy(), torch.full((4,), 0.01)
+    several = MultistepDenoiser(Shrink(), 5)
+    assert several.levels(0.01) == [0.01]
+    assert torch.equal(several(x, sigma), Shrink()(x, sigma))
+
+
+def test_no_images_are_no_trouble():
+    assert MultistepDenoiser(Shrink(), 3)(noisy(1)[:0], torch.empty(0)).shape == (0, 1, 4, 4)
+
+
+def test_a_name_says_how_many_calls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine@2").mkdir()
+    asked = {
+        name: calls_named(name)
+        for name in ("digits", "digits@3", "a@b@12", "a@b", "@3", "mine@2", "mine@3", "linear-mmse:mine@2@4")
+    }
+    assert asked == {
+        "digits": ("digits", None), "digits@3": ("digits", 3), "a@b@12": ("a@b", 12), "a@b": ("a@b", None), "@3": ("@3", None),
+        "mine@2": ("mine@2", None), "mine@3": ("mine", 3), "linear-mmse:mine@2@4": ("linear-mmse:mine@2", 4),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'digits@0': 0 calls; give at least 1"):
+        calls_named("digits@0")
+
+
+def test_a_denoiser_loaded_by_such_a_name_makes_its_calls():
+    one, three = load("digits"), load("digits@3")
+    x, sigma = torch.rand((4, 1, 8, 8), generator=torch.Generator().manual_seed(1)), torch.full((4,), 0.5)
+    levels = [0.5, (0.5 * 0.04) ** 0.5, 0.04]
+    for present, following in ((levels[0], levels[1]), (levels[1], levels[2])):
+        estimate = one(x, torch.full((4,), present))
+        x = estimate + (x - estimate) * (following / present)
+    start = torch.rand((4, 1, 8, 8), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(three(start, sigma), one(x, torch.full((4,), levels[2])), rtol=0, atol=1e-6)
+    assert (three.card.name, three.card.identity["name"], three.card.details["dtype"]) == ("digits@3", "digits@3", "float32")
+    assert (three.card.trained_on, three.card.training_images) == (one.card.trained_on, one.card.training_images)
+    assert load("digits@1").card.digest == one.card.digest
+    with pytest.raises(ValueError, match=r"none@3: several steps of none change nothing"):
+        load("none@3")
+
+
+def test_where_a_folder_lies_is_no_part_of_an_identity():
+    card = dataclasses.replace(load("digits").card, name="somewhere/mine")
+    there = called(type("There", (Shrink,), {"card": card})(), 2)
+    assert (there.card.name, there.card.identity["name"]) == ("somewhere/mine@2", "mine@2")

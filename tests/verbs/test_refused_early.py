@@ -219,7 +219,8 @@ def test_results_are_never_written_into_the_images(
         assert "is the input itself, which is never written to" in refused(*command, photos, "--out", photos)
     for part in (f"{photos}#4", f"{photos}:train", f"{photos}:train#4"):
         assert "lies inside the input" in refused("certify", part, "--out", photos / "new")
-        assert "lies inside the input" in refused("train", "digits", "--denoiser", f"linear-mmse:{part}", "--out", photos / "new")
+        for trusted in (f"linear-mmse:{part}", f"kernel:{part}@5"):
+            assert "lies inside the input" in refused("train", "digits", "--denoiser", trusted, "--out", photos / "new")
     for options in (("--denoiser", f"linear-mmse:{photos}"), ("--test", photos)):
         for command in ("certify", "train"):
             assert "lies inside the input" in refused(command, "digits", *options, "--out", photos / "new")

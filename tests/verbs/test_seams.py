@@ -151,11 +151,13 @@ def test_an_anytime_bound_is_refused_for_mixed_numerics(data: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("option", ["size", "trusted", "parts"])
+@pytest.mark.parametrize("option", ["size", "trusted", "parts", "denoiser"])
 def test_members_are_trained_again_as_the_run_trained_them(option: str, data: Path, tmp_path: Path) -> None:
-    given = {"size": "12", "trusted": data / "trusted.txt", "parts": 2}[option]
+    given = {"size": "12", "trusted": data / "trusted.txt", "parts": 2, "denoiser": "auto@3"}[option]
     record = certified(data, tmp_path / "run", **{option: given}).record
     assert record["data"]["image_shape"] == ([1, 12, 12] if option == "size" else [1, 8, 8])
+    if option == "denoiser":  # named so that it can be made again
+        assert (record["denoiser"]["name"], record["conditioning"]) == ("digits@3", "3 steps, sigma 0.5000, 0.1414, 0.0400")
     again = [text for text in verified(tmp_path / "run", rerun=4) if "trained again, cast all 21 votes" in text]
     assert len(again) == 4
 

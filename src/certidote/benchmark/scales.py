@@ -67,7 +67,8 @@ class Scale:
         Brew, victims, extractor and denoising are measured at cifar10-compact; the rest is in proportion to the digits, or guessed.
     trials: of each cell, unless the user says otherwise.
     more_trials: by attack, where it is another number.
-    between: further sigmas of ours, of no cell of the paper: where one setting may stop every attack at little cost.
+    between: further settings of ours, of no cell of the paper, where one may stop every attack at little cost: a defense of the catalogue
+        that asks the denoiser once or in several steps, and its sigma.
     draws: of noise, which the trials of a cell take in turns, so that clean images are denoised once for each; None: each trial has its own.
     """
 
@@ -82,7 +83,7 @@ class Scale:
     seconds: Mapping[str, int | float]
     trials: int = 100
     more_trials: Mapping[str, int] = field(default_factory=dict)
-    between: tuple[float, ...] = ()
+    between: tuple[tuple[str, float], ...] = ()
     draws: int | None = None
 
     def readings(self) -> tuple[float, ...]:
@@ -149,7 +150,7 @@ SCALES: dict[str, Scale] = {
         },
         trials=20,
         more_trials={"bullseye-polytope": 50},
-        between=(0.2,),
+        between=(("denoise", 0.2), ("purification-deterministic", 0.25)),
         draws=4,
     ),
     "cifar10-resnet18": Scale(

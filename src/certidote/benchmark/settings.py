@@ -1,4 +1,4 @@
-"""How close one setting of our defense comes to stopping every attack at little cost: a line for each sigma, made from records."""
+"""How close one setting of our defense comes to stopping every attack at little cost: a line for each setting, made from records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from certidote.benchmark.scales import Scale
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import adaptive, scratch_rows, strongest, through, transfer_rows, tried_poisonings
 from certidote.benchmark.wording import rate_in_words, table
+from certidote.defenses.catalogue import PURIFYING_STEPS
 
 MOST_SUCCESS, LEAST_ACCURACY = 0.05, 0.97
 """The aim: at most this share of trials for every attack, at at least this share of the undefended accuracy."""
@@ -33,14 +34,34 @@ class Tried:
         return max(self.kept, key=lambda pair: _share(pair[1]), default=None)
 
 
-def tried(source: Source, poisonings: Sequence[Poisoning], sigma: float, *, aware: bool) -> Tried:
-    """What is on record of these attackers at a sigma; of aware ones, who craft through it."""
+@dataclass(frozen=True)
+class Setting:
+    """Our defense at one sigma: denoising in one call, or in several steps, which proves as much."""
+
+    defense: str
+    sigma: float
+
+    @property
+    def name(self) -> str:
+        steps = {"denoise": "", "purification-deterministic": f", in {PURIFYING_STEPS} steps"}
+        return f"{self.sigma:g}{steps[self.defense]}"
+
+
+def settings_of(scale: Scale) -> list[Setting]:
+    """All that anything may have been measured at, by sigma."""
+    given = {*(("denoise", sigma) for sigma in scale.readings()), *scale.between}
+    return [Setting(defense, sigma) for defense, sigma in sorted(given, key=lambda pair: (pair[1], pair[0]))]
+
+
+def tried(source: Source, poisonings: Sequence[Poisoning], setting: Setting, *, aware: bool) -> Tried:
+    """What is on record of these attackers at a setting; of aware ones, who craft through it."""
     found, missing = [], 0
     for poisoning in poisonings:
         plain = source.read(Cell(poisoning))
         if plain is not None and is_void(plain):
             continue
-        kept = source.read(Cell(through(poisoning, sigma) if aware else poisoning, "denoise", sigma))
+        attacker = through(poisoning, setting.sigma) if aware else poisoning
+        kept = source.read(Cell(attacker, setting.defense, setting.sigma))
         if plain is None or kept is None or kept.refused:
             missing += 1
         else:
@@ -55,18 +76,18 @@ def attackers(scale: Scale) -> list[Poisoning]:
 
 
 def settings_table(source: Source) -> str:
-    """A line for each sigma that anything was measured at; "" if there is none."""
+    """A line for each setting that anything was measured at; "" if there is none."""
     scale = source.scale
     everyone = attackers(scale)
     knowing = list(dict.fromkeys(replace(cell.poisoning, through=None) for cell in adaptive(scale)))
     lines = []
-    for sigma in sorted({*scale.readings(), *scale.between}):
-        unaware, aware = (tried(source, each, sigma, aware=knows) for each, knows in ((everyone, False), (knowing, True)))
+    for setting in settings_of(scale):
+        unaware, aware = (tried(source, each, setting, aware=knows) for each, knows in ((everyone, False), (knowing, True)))
         if unaware.kept or aware.kept:
             shares = {name: _least_accuracy(source, unaware, name) for name in ("transfer", "scratch")}
             accuracies = [NOTHING if share is None else f"{share:.3f}" for share in shares.values()]
             lines.append(
-                [f"{sigma:g}", _said(source, unaware), _said(source, aware), *accuracies, _verdict(unaware, aware, shares)]
+                [setting.name, _said(source, unaware), _said(source, aware), *accuracies, _verdict(unaware, aware, shares)]
             )
     header = [
         "sigma",

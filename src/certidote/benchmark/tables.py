@@ -103,9 +103,9 @@ def adaptive(scale: Scale) -> list[Cell]:
 
 
 def between(scale: Scale) -> list[Cell]:
-    """White-box attacks on our defense at the scale's further sigmas."""
+    """White-box attacks on our defense at the scale's further settings."""
     rows = transfer_rows(["white-box"]) + scratch_rows(scale, ["white-box"])
-    return [cell for row in rows for cell in _at(row, scale.between)] if scale.between else []
+    return _defended(rows, scale.between) if scale.between else []
 
 
 TABLES: dict[str, Callable[[Scale], list[Cell]]] = {
@@ -176,11 +176,7 @@ def unmeasured(poisoning: Poisoning, defense: str) -> str:
 
 def _denoised(poisoning: Poisoning, scale: Scale, start: StartName = "") -> list[Cell]:
     """Without a defense, and denoised at every sigma."""
-    return _at(poisoning, scale.readings(), start)
-
-
-def _at(poisoning: Poisoning, sigmas: Sequence[float], start: StartName = "") -> list[Cell]:
-    return [Cell(poisoning, start=start), *(Cell(poisoning, "denoise", sigma, start) for sigma in sigmas)]
+    return [Cell(poisoning, start=start), *(Cell(poisoning, "denoise", sigma, start) for sigma in scale.readings())]
 
 
 def _defended(poisonings: Sequence[Poisoning], others: Sequence[Defended]) -> list[Cell]:

@@ -1,6 +1,6 @@
 """Denoised smoothing of the training set: the defense this library is about.
 
-Every member trains on its own copy of the untrusted images: Gaussian noise is added once, a denoiser takes it away in one call.
+Every member trains on its own copy of the untrusted images: Gaussian noise is added once, a denoiser takes it away in one call (or in several: `diffusion.multistep`).
 With the denoiser "none" this is noise-only smoothing, the baseline that must always be shown beside it.
 """
 

@@ -22,6 +22,7 @@ from certidote.diffusion.card import card_text
 from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE
 from certidote.diffusion.contract import image_hashes
 from certidote.diffusion.diffusers_ddpm import is_diffusers_folder, load_diffusers
+from certidote.diffusion.multistep import called, calls_named
 from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, weights_digest
 from certidote.numerics import DType
 from certidote.types import Denoiser, DenoiserCard, Json
@@ -52,17 +53,21 @@ def load(name: str | Path, dtype: DType = "float32") -> Denoiser:
     """The denoiser of a catalogue name, of a folder that `save` wrote, or of a diffusers folder.
 
     Args:
-        name: a name in `CATALOGUE`; any other is taken for a folder.
+        name: a name in `CATALOGUE`; any other is taken for a folder. With @STEPS behind it: so many deterministic steps of it, from
+            the noise level down (`diffusion.multistep`), unless there is a folder of that very name.
         dtype: number format of the network's arithmetic; closed forms ignore it.
     Raises: ValueError for an unknown name, a folder without a denoiser, and missing, damaged or altered files.
     """
+    base, steps = calls_named(str(name))
+    if steps is not None:
+        return called(load(base, dtype), steps)
     if str(name) in CATALOGUE:
         return CATALOGUE[str(name)](dtype)
     directory = Path(name)
     if not directory.is_dir():
         raise ValueError(
-            f"unknown denoiser {str(name)!r}; choose one of: {', '.join(sorted(CATALOGUE))}, or give a folder. "
-            "To train one on images you trust: certidote denoiser train DATA --out DIR"
+            f"unknown denoiser {str(name)!r}; choose one of: {', '.join(sorted(CATALOGUE))}, or give a folder "
+            "(with @5 behind it: in five steps). To train one on images you trust: certidote denoiser train DATA --out DIR"
         )
     if is_diffusers_folder(directory):
         return load_diffusers(directory, str(name), dtype)

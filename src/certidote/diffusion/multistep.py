@@ -2,7 +2,7 @@
 
 A rival of one-shot denoising: it makes sharper images, not closer ones. Every step moves a part of the way towards the present
 estimate, to a lower noise level, where the denoiser is asked again. What comes out is a function of the noisy image (and of coins of its own),
-so a certificate that holds for one call holds for several.
+so a certificate that holds for one call holds for several. Where users name a denoiser, NAME@STEPS is the deterministic form.
 
 Source: Nie et al. (2022), "Diffusion models for adversarial purification", and Bhat et al. (2024), "PureGen", with the deterministic
 update of Song, Meng and Ermon (2021), or the ancestral one of Ho, Jain and Abbeel (2020) in the variance-exploding form of Karras et al.
@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from certidote.diffusion.contract import check_sigma
 from certidote.streams import Key
 from certidote.types import Denoiser, Images, digest_of
 
+MARK = "@"
+"""In names of denoisers, between the name and the number of calls: tiny-imagenet-32@5."""
+
 
 class MultistepDenoiser:
     """Several calls of a denoiser, from the noise level it is told down to its lowest: a `Denoiser` itself.
@@ -30,23 +34,30 @@ class MultistepDenoiser:
     With one step it is the denoiser, bit for bit. Deterministic steps are differentiable as the denoiser is.
     """
 
-    def __init__(self, denoiser: Denoiser, steps: int, key: Key | None = None) -> None:
+    def __init__(self, denoiser: Denoiser, steps: int, key: Key | None = None, name: str = "") -> None:
         """
         Args:
             denoiser: takes noise from `sigma_min` to `sigma_max`.
             steps: calls, at least 1.
             key: of the noise that ancestral steps add, for each image by what it is when it comes, whatever it comes with. None: steps
                 are deterministic.
+            name: for its card; by default the denoiser's, with the number of steps.
         Raises: ValueError if `steps` is below 1.
         """
         if steps < 1:
             raise ValueError(f"steps={steps}; give at least 1 call of the denoiser")
         self.denoiser, self.steps, self.key = denoiser, steps, key
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
+        card = denoiser.card
         coins = None if key is None else [str(key.root), *map(str, key.path)]
-        made = {"kind": "multistep", "of": denoiser.card.digest, "steps": steps, "key": coins}
+        made = {"kind": "multistep", "of": card.digest, "steps": steps, "key": coins}
+        kept = {fact: card.details[fact] for fact in ("data", "data_notes", "dtype") if fact in card.details}
         self.card = dataclasses.replace(
-            denoiser.card, name=f"{denoiser.card.name}, {steps} steps", kind="multistep", digest=digest_of(made), details=made
+            card,
+            name=name or f"{card.name}, {steps} steps",
+            kind="multistep",
+            digest=digest_of(made),
+            details={**kept, **made, "kind_of_each_call": card.kind},
         )
 
     def levels(self, sigma: float) -> list[float]:
@@ -56,14 +67,18 @@ class MultistepDenoiser:
         """
         check_sigma(sigma, self.sigma_min, self.sigma_max)
         lowest = min(sigma, max(self.sigma_min, 1e-3))
-        return [float(level) for level in np.geomspace(sigma, lowest, self.steps)] if self.steps > 1 else [sigma]
+        if self.steps == 1 or lowest == sigma:  # nothing lies below it
+            return [sigma]
+        return [float(level) for level in np.geomspace(sigma, lowest, self.steps)]
 
     def __call__(self, noisy: Images, sigma: Float[Tensor, "n"]) -> Images:
         """(n, c, h, w) estimates of the clean images, in [0, 1].
 
         Raises: ValueError if images of several noise levels come together, or as the denoiser.
         """
-        if len(sigma) == 0 or bool((sigma != sigma[0]).any()):
+        if len(sigma) == 0:
+            return self.denoiser(noisy, sigma)
+        if bool((sigma != sigma[0]).any()):
             raise ValueError("several steps take images of one noise level at a time; split them by sigma")
         levels = self.levels(float(sigma[0]))
         coins = [] if self.key is None else _coins(noisy, self.key)
@@ -77,7 +92,33 @@ class MultistepDenoiser:
         return self.denoiser(x, torch.full_like(sigma, levels[-1]))
 
     def conditioning(self, sigma: float) -> str:
-        return f"{self.steps} steps, sigma {', '.join(f'{level:.4f}' for level in self.levels(sigma))}"
+        levels = self.levels(sigma)
+        return f"{len(levels)} steps, sigma {', '.join(f'{level:.4f}' for level in levels)}"
+
+
+def calls_named(name: str) -> tuple[str, int | None]:
+    """What NAME@STEPS asks for: a denoiser's name, and the calls of it; None where none are given. A folder of that name is a folder.
+
+    Raises: ValueError for 0 steps.
+    """
+    base, mark, steps = name.rpartition(MARK)
+    if not (mark and base and steps.isdecimal()) or Path(name).exists():
+        return name, None
+    if int(steps) < 1:
+        raise ValueError(f"denoiser {name!r}: {steps} calls; give at least 1 ({base}{MARK}5 calls it five times)")
+    return base, int(steps)
+
+
+def called(denoiser: Denoiser, steps: int | None) -> Denoiser:
+    """The denoiser in so many deterministic steps; itself with one, or None.
+
+    Raises: ValueError for several steps of no denoiser.
+    """
+    if steps is None or steps == 1:
+        return denoiser
+    if denoiser.card.kind == "none":
+        raise ValueError(f"denoiser none{MARK}{steps}: several steps of none change nothing; give none, or a denoiser")
+    return MultistepDenoiser(denoiser, steps, name=f"{denoiser.card.name}{MARK}{steps}")
 
 
 def _coins(noisy: Images, key: Key) -> list[Key]:

@@ -16,7 +16,7 @@ class DenoiserCard:
 
     Attributes:
         name: as given by the user, or in the catalogue.
-        kind: "network", "diffusers", "linear-mmse", "kernel" or "none".
+        kind: "network", "diffusers", "linear-mmse", "kernel", "multistep" (several calls of one of these) or "none".
         digest: SHA-256 of configuration and weights.
         image_shape: (c, h, w) it accepts; None for any.
         trained_on: digest of the data set it was fitted to; "" if unknown or none.
@@ -35,7 +35,8 @@ class DenoiserCard:
     @property
     def identity(self) -> Json:
         """What a run's configuration says of it: where its folder lies does not matter, so that several machines can share a run."""
-        name = PurePath(self.name).name if self.kind in ("network", "diffusers") else self.name
+        kind = self.details.get("kind_of_each_call", self.kind)
+        name = PurePath(self.name).name if kind in ("network", "diffusers") else self.name
         return {"name": name, "kind": self.kind, "digest": self.digest}
 
 

@@ -29,7 +29,7 @@ def bench(
     table: Annotated[
         str,
         typer.Argument(
-            help="table1, table2, table3, table4, table5 (the paper's), defenses (all of ours), adaptive (attacks through our defense), between (white-box attacks at sigmas that the paper does not have), figure2 (certified accuracy); or render: "
+            help="table1, table2, table3, table4, table5 (the paper's), defenses (all of ours), adaptive (attacks through our defense), between (white-box attacks on settings of ours that the paper does not have), figure2 (certified accuracy); or render: "
             "make the pages of docs from the records"
         ),
     ],

@@ -66,16 +66,16 @@ def check_apart(out: Path, *inputs: str) -> None:
 
 
 def input_paths(*inputs: str) -> list[Path]:
-    """Real paths of inputs that are files or folders, also as in FOLDER:test#500 and linear-mmse:FOLDER; names win over paths."""
+    """Real paths of inputs that are files or folders, also as in FOLDER:test#500, linear-mmse:FOLDER and FOLDER@5; names win over paths."""
     from certidote.data.load import CATALOGUE
     from certidote.diffusion.denoiser import CATALOGUE as DENOISERS
 
     found = []
     for name in (part for given in inputs for part in (given, given.partition(":")[2])):
-        if re.split("[:#]", name)[0] in (*CATALOGUE, *DENOISERS):
+        if re.split("[:#@]", name)[0] in (*CATALOGUE, *DENOISERS):
             continue
         whole = name.rpartition("#")[0]
-        spellings = (name, name.rpartition(":")[0], whole, whole.rpartition(":")[0])
+        spellings = (name, name.rpartition("@")[0], name.rpartition(":")[0], whole, whole.rpartition(":")[0])
         found += [place for place in map(os.path.expanduser, filter(None, spellings)) if os.path.exists(place)][:1]
     return [Path(os.path.realpath(place)) for place in found]
 
@@ -247,7 +247,9 @@ def denoiser_named(
 ) -> "Denoiser":
     """The denoiser that `name` stands for; `size`, `skip_corrupt` and `threads` are for reading the trusted images of a closed form."""
     from certidote.diffusion.denoiser import load
+    from certidote.diffusion.multistep import called, calls_named
 
+    name, steps = calls_named(name)
     if name == "auto":
         if data.image_shape not in FITTING:
             shape, known = (", ".join("x".join(map(str, each)) for each in shapes) for shapes in ([data.image_shape], FITTING))
@@ -264,7 +266,7 @@ def denoiser_named(
     if loaded.card.image_shape is not None and loaded.card.image_shape != data.image_shape:
         expected, given = ("x".join(map(str, shape)) for shape in (loaded.card.image_shape, data.image_shape))
         raise ValueError(f"denoiser {name!r} is for {expected} images, but the data has {given}; train one on images of that shape")
-    return loaded
+    return called(loaded, steps)
 
 
 FITTING = {(1, 8, 8): "digits", (3, 32, 32): "tiny-imagenet-32"}

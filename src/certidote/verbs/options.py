@@ -21,7 +21,7 @@ DenoiserName = Annotated[
     str,
     typer.Option(
         help="a name from 'certidote denoiser list', a directory, none (noise only), linear-mmse:TRUSTED or kernel:TRUSTED "
-        "(closed forms over images you trust), or auto (by image shape)"
+        "(closed forms over images you trust), or auto (by image shape); NAME@5 calls it five times, from sigma down"
     ),
 ]
 Selecting = Annotated[
