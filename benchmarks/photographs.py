@@ -37,6 +37,9 @@ TRAININGS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 """Recipe, and what is changed in it: all of them take a quarter of an hour."""
 
+LONG: tuple[tuple[str, dict[str, object]], ...] = (("airbench", {"epochs": 14}),)
+"""With --long, instead of these: what a network for GPUs reaches after some twenty minutes of two cores."""
+
 ON_A_GPU: tuple[tuple[str, dict[str, object]], ...] = (
     ("compact", {}),
     ("airbench", {}),
@@ -124,12 +127,19 @@ def denoised(name: str, dtype: str, device: str = "cpu") -> Json:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.path.join(os.environ.get("CERTIDOTE_DATA", "../shared/data"), "cifar10-jpeg.tar.xz"))
-    parser.add_argument("--out", type=Path, help="default: results/benchmarks/photographs.json, or photographs-gpu.json")
+    parser.add_argument(
+        "--out", type=Path, help="default: results/benchmarks/photographs.json, photographs-long.json or photographs-gpu.json"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--long", action="store_true", help="one long training on a processor, and no denoisers: photographs-long.json"
+    )
     options = parser.parse_args()
+    if options.long and options.device != "cpu":
+        parser.error("--long is for --device cpu")
     keep_freed_memory()
     device, dtype, cores = options.device, fast_dtype(options.device), len(os.sched_getaffinity(0))
-    name = "photographs.json" if device == "cpu" else "photographs-gpu.json"
+    name = "photographs-long.json" if options.long else "photographs.json" if device == "cpu" else "photographs-gpu.json"
     where = f"{cores} threads" if device == "cpu" else torch.cuda.get_device_name()
     begin = time.perf_counter()
     train = load(options.data, "train")
@@ -141,7 +151,7 @@ def main() -> None:
     busy = busy_elsewhere()
     torch.set_num_threads(cores)
     rows = []
-    for recipe, changed in TRAININGS if device == "cpu" else ON_A_GPU:
+    for recipe, changed in LONG if options.long else TRAININGS if device == "cpu" else ON_A_GPU:
         at_peak = peak(dtype, device)
         row = trained(RECIPES[recipe].model_copy(update=changed), train, test, dtype, Key(0) / "photographs", device)
         row |= {"name": recipe, "peak_gflops": at_peak, "fraction_of_peak": row["gflops"] / at_peak}
@@ -154,7 +164,7 @@ def main() -> None:
         busy = max(busy, busy_elsewhere())
     torch.set_num_threads(1)
     speeds = {}
-    for denoiser in DENOISERS:
+    for denoiser in () if options.long else DENOISERS:
         at_peak = peak(dtype, device)
         speeds[denoiser] = {**denoised(denoiser, dtype, device), "peak_gflops": at_peak}
         speeds[denoiser]["fraction_of_peak"] = speeds[denoiser]["gflops"] / at_peak
