@@ -171,6 +171,24 @@ def test_targets_that_were_lost_before_the_attack_are_counted(tmp_path: Path, mo
     assert (aimed.split(" | ")[place], backdoor.split(" | ")[place]) == ("4 of 10", "40% of images")
 
 
+def test_times_of_a_machine_that_did_other_work_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = benchmark("results_page", monkeypatch)
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    row = {
+        "name": "airbench", "recipe": {"epochs": 5}, "parameters": 1_000, "accuracy": 0.9, "seconds": 60.0, "images_per_second": 500.0,
+        "fraction_of_peak": 0.8,
+    }  # fmt: skip
+    quiet, busy = ({"trainings": [row], "denoisers": {}, "busy_elsewhere": cores} for cores in (0.1, 0.9))
+    (tmp_path / "benchmarks" / "photographs.json").write_text(json.dumps(quiet))
+    assert "| airbench | 5 | 1,000 | 90.00% | 60 | 500 | 80% |" in page.speed()
+    (tmp_path / "benchmarks" / "photographs-long.json").write_text(json.dumps(busy))
+    assert page.speed().splitlines()[2:4] == [
+        "| airbench | 5 | 1,000 | 90.00% | 60 | 500 | 80% |",
+        "| airbench | 5 | 1,000 | 90.00% | - | - | - |",
+    ]
+
+
 def test_only_packaged_denoisers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(benchmark("photographs", monkeypatch).DENOISERS) <= set(CATALOGUE)
     variants = benchmark("utility", monkeypatch).VARIANTS
