@@ -3,7 +3,7 @@
 Accuracy for time: networks trained on all 50,000 training images, each with the seconds of training and the share of the machine's
 peak that its arithmetic reaches. Denoisers: images a second, one thread on each core as workers have, and the same share. The peak is
 the fastest of three matrix products, measured in turn with the rest. Floating-point operations are counted by torch, two for each
-multiply-add.
+multiply-add. With `--long`, one training of a larger network and nothing else, into a record of its own.
 """
 
 import argparse

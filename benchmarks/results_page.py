@@ -60,7 +60,7 @@ def speed() -> str:
 def _training(row: Json, measured: Json) -> list[str]:
     """One training; without its times if the machine did other work meanwhile."""
     about = [row["name"], str(row["recipe"]["epochs"]), f"{row['parameters']:,}", f"{row['accuracy']:.2%}"]
-    if measured["busy_elsewhere"] > TOO_BUSY:
+    if (measured["busy_elsewhere"] or 0) > TOO_BUSY:
         return [*about, "-", "-", "-"]
     return [*about, f"{row['seconds']:.0f}", f"{row['images_per_second']:,.0f}", f"{row['fraction_of_peak']:.0%}"]
 

@@ -105,6 +105,8 @@ def test_further_settings_are_of_no_other_table() -> None:
     assert {(cell.defense, cell.sigma) for cell in cells} == {("none", None), *scale.between}
     assert not set(scale.between) & {("denoise", sigma) for sigma in scale.readings()}
     assert len(cells) == (5 + 2) * (1 + len(scale.between))
+    knowing = {cell.sigma for cell in cells_of("adaptive", scale)}
+    assert knowing == {*scale.readings(), 0.2}
 
 
 def test_table_2_is_as_large_as_it_should_be() -> None:

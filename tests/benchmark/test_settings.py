@@ -55,12 +55,16 @@ def test_a_setting_in_several_steps_has_a_line_of_its_own(tmp_path: Path) -> Non
         (Cell(poisoning), 80, 0.8),
         (Cell(poisoning, "denoise", 0.25), 2, 0.76),
         (Cell(poisoning, "purification-deterministic", 0.25), 4, 0.784),
+        (Cell(through(poisoning, 0.25), "denoise", 0.25), 5, 0.76),
+        (Cell(through(poisoning, 0.25), "purification-deterministic", 0.25), 6, 0.784),  # crafted through one call all the same
     ):
         put(made, cell, successes, accuracy)
     one, several = ([cell.strip() for cell in line.strip("|").split("|")] for line in settings_table(made).splitlines()[2:])
     assert (one[0], several[0]) == ("0.25", "0.25, in 8 steps")
     assert ("[2/100]" in one[1], "[4/100]" in several[1]) == (True, True)
     assert (one[3], several[3]) == ("0.950", "0.980")
+    assert "[5/100]" in one[2]
+    assert several[2] == "none of 7 tried"
 
 
 def test_everybody_counts_who_was_tried_anywhere() -> None:

@@ -1,11 +1,12 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from certidote.diffusion.closed_form import Identity
-from certidote.diffusion.denoiser import load
+from certidote.diffusion.denoiser import PACKAGED, load
 from certidote.diffusion.multistep import MultistepDenoiser, called, calls_named
 from certidote.streams import Key
 
@@ -76,30 +77,73 @@ def test_it_has_a_card_of_its_own_and_refusals():
         MultistepDenoiser(Shrink(), 2)(noisy(), torch.full((4,), 3.0))
 
 
-def test_at_the_lowest_level_several_calls_are_one():
-    x, sigma = noisy(), torch.full((4,), 0.01)
+@pytest.mark.parametrize("lowest", [0.01, 0.04, 0.05, 0.1, 0.2])
+def test_at_the_lowest_level_several_calls_are_one_and_the_record_says_so(lowest, monkeypatch):
+    """Whatever float32, in which denoisers are told the level, makes of it."""
+    monkeypatch.setattr(Shrink, "sigma_min", lowest)
+    monkeypatch.setattr(Shrink, "calls", 0, raising=False)
+    shrunk = Shrink.__call__
+
+    def counted(self, noisy, sigma):
+        Shrink.calls += 1
+        return shrunk(self, noisy, sigma)
+
+    monkeypatch.setattr(Shrink, "__call__", counted)
+    x, sigma = noisy(), torch.full((4,), lowest)
     several = MultistepDenoiser(Shrink(), 5)
-    assert several.levels(0.01) == [0.01]
-    assert torch.equal(several(x, sigma), Shrink()(x, sigma))
+    answer = several(x, sigma)
+    assert Shrink.calls == 1
+    assert several.conditioning(lowest) == f"1 step, sigma {lowest:.4f}"
+    assert torch.equal(answer, shrunk(Shrink(), x, sigma))
 
 
 def test_no_images_are_no_trouble():
     assert MultistepDenoiser(Shrink(), 3)(noisy(1)[:0], torch.empty(0)).shape == (0, 1, 4, 4)
 
 
-def test_a_name_says_how_many_calls(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine@2").mkdir()
+def test_many_levels_are_told_in_short():
+    told = MultistepDenoiser(Shrink(), 100).conditioning(0.5)
+    assert told.startswith("100 steps, sigma 0.5000, ")
+    assert told.endswith(", ..., 0.0100")
+    assert told.count(",") == 11
+
+
+def test_a_name_says_how_many_calls():
     asked = {
-        name: calls_named(name)
-        for name in ("digits", "digits@3", "a@b@12", "a@b", "@3", "mine@2", "mine@3", "linear-mmse:mine@2@4")
+        name: calls_named(name) for name in ("digits", "digits@3", "a@b@12", "a@b", "@3", "a@1.5", "a@٣", "a@007", "kernel:a@2")
     }
     assert asked == {
         "digits": ("digits", None), "digits@3": ("digits", 3), "a@b@12": ("a@b", 12), "a@b": ("a@b", None), "@3": ("@3", None),
-        "mine@2": ("mine@2", None), "mine@3": ("mine", 3), "linear-mmse:mine@2@4": ("linear-mmse:mine@2", 4),
+        "a@1.5": ("a@1.5", None), "a@٣": ("a@٣", None), "a@007": ("a", 7), "kernel:a@2": ("kernel:a", 2),
     }  # fmt: skip
-    with pytest.raises(ValueError, match="'digits@0': 0 calls; give at least 1"):
-        calls_named("digits@0")
+    assert calls_named("a@2", lambda name: name == "a@2") == ("a@2", None)
+    assert calls_named("a@2@3", lambda name: name == "a@2") == ("a@2", 3)
+    for name, said in (
+        ("digits@0", "'digits' in 0 steps; give @1 to @100"),
+        ("digits@101", "in 101 steps; give @1 to @100"),
+        (f"digits@{'9' * 5_000}", "in a number of 5000 digits steps; give @1 to @100"),
+        ("digits@2@3", "names two numbers of steps; give one"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            calls_named(name)
+
+
+def test_names_of_the_catalogue_win_over_folders_and_folders_over_steps(tmp_path, monkeypatch):
+    """A run's directory called digits@2 is no denoiser; a denoiser's folder of such a name is one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits@2").mkdir()
+    (tmp_path / "digits@2" / "config.json").write_text("{}")
+    assert load("digits@2").card.name == "digits@2"
+    shutil.copytree(PACKAGED / "digits", tmp_path / "mine")
+    shutil.copytree(PACKAGED / "digits", tmp_path / "mine@2")
+    assert [load(name).card.kind for name in ("mine", "mine@2", "mine@3", "mine@2@2")] == [
+        "network",
+        "network",
+        "multistep",
+        "multistep",
+    ]
+    (tmp_path / "mine@4").mkdir()  # holds none
+    assert load("mine@4").card.details["steps"] == 4
 
 
 def test_a_denoiser_loaded_by_such_a_name_makes_its_calls():
@@ -111,14 +155,40 @@ def test_a_denoiser_loaded_by_such_a_name_makes_its_calls():
         x = estimate + (x - estimate) * (following / present)
     start = torch.rand((4, 1, 8, 8), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(three(start, sigma), one(x, torch.full((4,), levels[2])), rtol=0, atol=1e-6)
-    assert (three.card.name, three.card.identity["name"], three.card.details["dtype"]) == ("digits@3", "digits@3", "float32")
     assert (three.card.trained_on, three.card.training_images) == (one.card.trained_on, one.card.training_images)
     assert load("digits@1").card.digest == one.card.digest
     with pytest.raises(ValueError, match=r"none@3: several steps of none change nothing"):
         load("none@3")
+    with pytest.raises(ValueError, match=r"2 steps of denoiser 'digits@3', which takes several itself"):
+        MultistepDenoiser(three, 2)
 
 
-def test_where_a_folder_lies_is_no_part_of_an_identity():
-    card = dataclasses.replace(load("digits").card, name="somewhere/mine")
+def test_its_card_tells_what_each_call_is():
+    card, each = load("digits@3").card, load("digits").card
+    assert (card.name, card.identity["name"], card.details["dtype"], card.details["steps"]) == (
+        "digits@3",
+        "digits@3",
+        "float32",
+        3,
+    )
+    assert card.details["each_call"] == {"name": "digits", "kind": "network", **each.details}
+    assert "key" not in card.details
+    said = {"data": "photographs", "data_notes": ["resized"], "dtype": "bfloat16"}
+    noted = type("Noted", (Shrink,), {"card": dataclasses.replace(each, details={**said, "recipe": {"steps": 9}})})
+    assert MultistepDenoiser(noted(), 2).card.details.items() >= said.items()
+
+
+@pytest.mark.parametrize("folder", ["mine", "mine/", "somewhere/mine", "somewhere/mine/"])
+def test_where_a_folder_lies_is_no_part_of_an_identity(folder):
+    card = dataclasses.replace(load("digits").card, name=folder)
     there = called(type("There", (Shrink,), {"card": card})(), 2)
-    assert (there.card.name, there.card.identity["name"]) == ("somewhere/mine@2", "mine@2")
+    assert (there.card.name, there.card.identity["name"]) == (f"{folder.rstrip('/')}@2", "mine@2")
+
+
+def test_several_steps_of_a_diffusion_tell_its_steps():
+    diffusion = type(
+        "Diffusion",
+        (Shrink,),
+        {"card": dataclasses.replace(Shrink.card, kind="diffusers"), "conditioning": lambda self, sigma: f"t = {1000 * sigma:.0f}"},
+    )
+    assert MultistepDenoiser(diffusion(), 2).conditioning(0.5) == "2 steps, sigma t = 500, t = 10"

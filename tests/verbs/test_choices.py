@@ -1,10 +1,15 @@
 """What names stand for that depend on the images."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from certidote.data.tiny import tiny
+from certidote.data.write import write_folder
+from certidote.streams import Key
 from certidote.types import ImageDataset
-from certidote.verbs.choices import recipe_named
+from certidote.verbs.choices import denoiser_named, recipe_named
 
 
 def of_shape(*shape: int) -> ImageDataset:
@@ -28,3 +33,17 @@ def test_the_automatic_recipe_goes_by_the_images(shape: tuple[int, ...], model: 
     assert recipe.architecture == architecture
     assert recipe.flip == (architecture == "compact")  # an architecture of the user's own gets the plain training
     assert recipe_named("cnn", of_shape(*shape)).architecture == "cnn-32-64"
+
+
+def test_trusted_images_whose_folder_ends_as_steps_do_are_these_images(tmp_path: Path) -> None:
+    """The one assumption of a certificate is about them: no other folder is taken for theirs without a word."""
+    data, folders = of_shape(1, 8, 8), (tmp_path / "photos", tmp_path / "photos@2")
+    for seed, folder in enumerate(folders):
+        write_folder(tiny(5, 2, (1, 8, 8), Key(seed)), folder)
+    plain, other = (denoiser_named(f"linear-mmse:{folder}", data, "float32").card for folder in folders)
+    several, of_other = (denoiser_named(f"linear-mmse:{folder}@3", data, "float32").card for folder in folders)
+    assert (plain.kind, other.kind, several.kind, of_other.kind) == ("linear-mmse", "linear-mmse", "multistep", "multistep")
+    assert plain.digest != other.digest
+    assert (several.details["of"], of_other.details["of"]) == (plain.digest, other.digest)
+    with pytest.raises(ValueError, match="'tiny-imagenet-32@3' is for 3x32x32 images, but the data has 1x8x8"):
+        denoiser_named("tiny-imagenet-32@3", data, "float32")

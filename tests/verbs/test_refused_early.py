@@ -219,8 +219,14 @@ def test_results_are_never_written_into_the_images(
         assert "is the input itself, which is never written to" in refused(*command, photos, "--out", photos)
     for part in (f"{photos}#4", f"{photos}:train", f"{photos}:train#4"):
         assert "lies inside the input" in refused("certify", part, "--out", photos / "new")
-        for trusted in (f"linear-mmse:{part}", f"kernel:{part}@5"):
-            assert "lies inside the input" in refused("train", "digits", "--denoiser", trusted, "--out", photos / "new")
+        assert "lies inside the input" in refused("train", "digits", "--denoiser", f"linear-mmse:{part}", "--out", photos / "new")
+    for denoiser in (f"kernel:{photos}@5", f"{photos}@5"):
+        assert "lies inside the input" in refused("train", "digits", "--denoiser", denoiser, "--out", photos / "new")
+    for name in ("digits@3", "digits@home"):  # no name of data
+        write_folder(tiny(3, 2, (1, 8, 8), Key(1)), tmp_path / name)
+        assert "lies inside the input" in refused("train", tmp_path / name, "--out", tmp_path / name / "new")
+        monkeypatch.chdir(tmp_path)
+        assert "lies inside the input" in refused("train", name, "--test", "digits", "--out", f"{name}/new")
     for options in (("--denoiser", f"linear-mmse:{photos}"), ("--test", photos)):
         for command in ("certify", "train"):
             assert "lies inside the input" in refused(command, "digits", *options, "--out", photos / "new")

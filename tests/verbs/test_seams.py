@@ -12,6 +12,7 @@ import pytest
 
 from certidote import cli, verbs
 from certidote.data.tiny import tiny
+from certidote.diffusion.denoiser import PACKAGED
 from certidote.engine.ledger import Ledger
 from certidote.reporting.words import length
 from certidote.results.record import rows_digest
@@ -160,6 +161,16 @@ def test_members_are_trained_again_as_the_run_trained_them(option: str, data: Pa
         assert (record["denoiser"]["name"], record["conditioning"]) == ("digits@3", "3 steps, sigma 0.5000, 0.1414, 0.0400")
     again = [text for text in verified(tmp_path / "run", rerun=4) if "trained again, cast all 21 votes" in text]
     assert len(again) == 4
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("steps", "now"), [("", "moved"), ("@3", "moved"), ("@3", "moved@3")])
+def test_a_denoiser_that_moved_is_found_with_the_steps_of_the_run(steps: str, now: str, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(PACKAGED / "digits", tmp_path / "mine")
+    certified(data, tmp_path / "run", denoiser=f"{tmp_path / 'mine'}{steps}")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    again = [text for text in verified(tmp_path / "run", rerun=1, denoiser=str(tmp_path / now)) if "trained again" in text]
+    assert "cast all 21 votes" in again[0]
 
 
 def test_trusted_images_are_named_by_a_digest_that_verify_checks(data: Path, tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def adaptive(scale: Scale) -> list[Cell]:
     rows = transfer_rows(["white-box"]) + [
         Poisoning(attack, "scratch", "white-box", scale.ensembles[0]) for attack in SCRATCH_ATTACKS
     ]
-    return [Cell(through(row, sigma), "denoise", sigma) for row in rows for sigma in scale.readings()]
+    sigmas = sorted({*scale.readings(), *(sigma for defense, sigma in scale.between if defense == "denoise")})
+    return [Cell(through(row, sigma), "denoise", sigma) for row in rows for sigma in sigmas]
 
 
 def between(scale: Scale) -> list[Cell]:

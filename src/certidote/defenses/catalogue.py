@@ -276,11 +276,11 @@ FACTS: dict[str, Facts] = {
         "denoise, 4 copies mixed",
     ),
     "purification": Facts(
-        "changed pixels of training images", "none; one call is what certidote certify asks", "1 for each model, and 8 denoiser calls "
+        "changed pixels of training images", "none; certidote certify asks once, or as often as --denoiser NAME@STEPS says", "1 for each model, and 8 denoiser calls "
         "for each image", "Bhat et al. 2024 (PureGen), its DDPM; here 8 levels from sigma down, of our denoiser",
     ),
     "purification-deterministic": Facts(
-        "changed pixels of training images", "none; one call is what certidote certify asks", "1 for each model, and 8 denoiser calls "
+        "changed pixels of training images", "none; certidote certify asks once, or as often as --denoiser NAME@STEPS says", "1 for each model, and 8 denoiser calls "
         "for each image", "Nie et al. 2022 on training images, with steps of Song et al. 2021",
     ),
     "jpeg": Facts("small changes of pixels, by an attacker who does not expect it", "none", "1", "Dziugaite et al. 2016; quality 50 is our choice"),

@@ -14,7 +14,7 @@ from certidote.types import Ballots, Certificate, Denoiser, Json, Prediction, Un
 
 @dataclass(frozen=True)
 class OneShot:
-    """Members (one is plain sanitizing) on copies of their own, each noised once at `sigma` and denoised in one call.
+    """Members (one is plain sanitizing) on copies of their own, each noised once at `sigma` and denoised.
 
     Raises: ValueError if `sigma` is outside the denoiser's range, or there are no members.
     """

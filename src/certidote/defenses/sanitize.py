@@ -15,7 +15,7 @@ from certidote.types import Denoiser, Images, Lineage, Traced, Untrusted
 
 
 def sanitized(data: Untrusted, denoiser: Denoiser, sigma: float, key: Key, device: str = "cpu") -> Traced:
-    """Every image noised once at `sigma` and denoised once.
+    """Every image noised once at `sigma` and denoised.
 
     Args:
         data: the training set, possibly poisoned.

@@ -22,7 +22,7 @@ from certidote.diffusion.card import card_text
 from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE
 from certidote.diffusion.contract import image_hashes
 from certidote.diffusion.diffusers_ddpm import is_diffusers_folder, load_diffusers
-from certidote.diffusion.multistep import called, calls_named
+from certidote.diffusion.multistep import MARK, called, calls_named
 from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, weights_digest
 from certidote.numerics import DType
 from certidote.types import Denoiser, DenoiserCard, Json
@@ -54,11 +54,11 @@ def load(name: str | Path, dtype: DType = "float32") -> Denoiser:
 
     Args:
         name: a name in `CATALOGUE`; any other is taken for a folder. With @STEPS behind it: so many deterministic steps of it, from
-            the noise level down (`diffusion.multistep`), unless there is a folder of that very name.
+            the noise level down (`diffusion.multistep`), unless a denoiser's folder has that very name.
         dtype: number format of the network's arithmetic; closed forms ignore it.
     Raises: ValueError for an unknown name, a folder without a denoiser, and missing, damaged or altered files.
     """
-    base, steps = calls_named(str(name))
+    base, steps = calls_named(str(name), is_folder)
     if steps is not None:
         return called(load(base, dtype), steps)
     if str(name) in CATALOGUE:
@@ -72,6 +72,13 @@ def load(name: str | Path, dtype: DType = "float32") -> Denoiser:
     if is_diffusers_folder(directory):
         return load_diffusers(directory, str(name), dtype)
     return _load_ours(directory, str(name), dtype)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a denoiser lies in a folder of this name, and none of the catalogue has the name but for its number of steps."""
+    if name.rpartition(MARK)[0] in CATALOGUE:
+        return False
+    return os.path.isfile(os.path.join(name, "config.json")) or (os.path.isdir(name) and is_diffusers_folder(Path(name)))
 
 
 def save(denoiser: NetworkDenoiser, directory: str | Path, force: bool = False) -> None:

@@ -12,8 +12,8 @@ update of Song, Meng and Ermon (2021), or the ancestral one of Ho, Jain and Abbe
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,10 +22,14 @@ from torch import Tensor
 
 from certidote.diffusion.contract import check_sigma
 from certidote.streams import Key
-from certidote.types import Denoiser, Images, digest_of
+from certidote.types import Denoiser, Images, Json, digest_of
 
 MARK = "@"
 """In names of denoisers, between the name and the number of calls: tiny-imagenet-32@5."""
+MOST_CALLS = 100
+"""That a name may ask for; each costs as much as denoising once, and more steps than a few change little."""
+MOST_TOLD = 10
+"""Noise levels that `conditioning` tells."""
 
 
 class MultistepDenoiser:
@@ -42,22 +46,27 @@ class MultistepDenoiser:
             key: of the noise that ancestral steps add, for each image by what it is when it comes, whatever it comes with. None: steps
                 are deterministic.
             name: for its card; by default the denoiser's, with the number of steps.
-        Raises: ValueError if `steps` is below 1.
+        Raises: ValueError if `steps` is below 1, or the denoiser is in several steps already.
         """
         if steps < 1:
             raise ValueError(f"steps={steps}; give at least 1 call of the denoiser")
+        if denoiser.card.kind == "multistep":
+            raise ValueError(
+                f"{steps} steps of denoiser {denoiser.card.name!r}, which takes several itself; name the denoiser without its {MARK}STEPS"
+            )
         self.denoiser, self.steps, self.key = denoiser, steps, key
         self.sigma_min, self.sigma_max = denoiser.sigma_min, denoiser.sigma_max
         card = denoiser.card
         coins = None if key is None else [str(key.root), *map(str, key.path)]
         made = {"kind": "multistep", "of": card.digest, "steps": steps, "key": coins}
-        kept = {fact: card.details[fact] for fact in ("data", "data_notes", "dtype") if fact in card.details}
+        told = {"of": card.digest, "steps": steps} | ({} if coins is None else {"key": coins})
+        kept: Json = {fact: card.details[fact] for fact in ("data", "data_notes", "dtype") if fact in card.details}
         self.card = dataclasses.replace(
             card,
             name=name or f"{card.name}, {steps} steps",
             kind="multistep",
             digest=digest_of(made),
-            details={**kept, **made, "kind_of_each_call": card.kind},
+            details={**kept, **told, "each_call": {"name": card.name, "kind": card.kind, **card.details}},
         )
 
     def levels(self, sigma: float) -> list[float]:
@@ -67,7 +76,7 @@ class MultistepDenoiser:
         """
         check_sigma(sigma, self.sigma_min, self.sigma_max)
         lowest = min(sigma, max(self.sigma_min, 1e-3))
-        if self.steps == 1 or lowest == sigma:  # nothing lies below it
+        if self.steps == 1 or sigma <= lowest * (1 + 1e-6):  # nothing lies below it; float32 may have rounded it
             return [sigma]
         return [float(level) for level in np.geomspace(sigma, lowest, self.steps)]
 
@@ -93,19 +102,33 @@ class MultistepDenoiser:
 
     def conditioning(self, sigma: float) -> str:
         levels = self.levels(sigma)
-        return f"{len(levels)} steps, sigma {', '.join(f'{level:.4f}' for level in levels)}"
+        if self.card.details["each_call"]["kind"] == "diffusers":  # what its network was told can be looked up nowhere else
+            told = [self.denoiser.conditioning(level) for level in levels]
+        else:
+            told = [f"{level:.4f}" for level in levels]
+        if len(told) > MOST_TOLD:
+            told = [*told[: MOST_TOLD - 1], "...", told[-1]]
+        return f"{len(levels)} step{'s' if len(levels) > 1 else ''}, sigma {', '.join(told)}"
 
 
-def calls_named(name: str) -> tuple[str, int | None]:
-    """What NAME@STEPS asks for: a denoiser's name, and the calls of it; None where none are given. A folder of that name is a folder.
+def calls_named(name: str, means_itself: Callable[[str], bool] = lambda name: False) -> tuple[str, int | None]:
+    """What NAME@STEPS asks for: a denoiser's name, and the calls of it; None where none are given.
 
-    Raises: ValueError for 0 steps.
+    Args:
+        means_itself: whether a name of that form is something's whole name, a folder's, say.
+    Raises: ValueError for a number of steps that is not from 1 to `MOST_CALLS`, or two of them.
     """
-    base, mark, steps = name.rpartition(MARK)
-    if not (mark and base and steps.isdecimal()) or Path(name).exists():
+    found = re.fullmatch(r"(.+)@([0-9]+)", name, re.DOTALL)
+    if found is None or means_itself(name):
         return name, None
-    if int(steps) < 1:
-        raise ValueError(f"denoiser {name!r}: {steps} calls; give at least 1 ({base}{MARK}5 calls it five times)")
+    base, steps = found[1], found[2].lstrip("0") or "0"
+    if not (len(steps) <= len(str(MOST_CALLS)) and 1 <= int(steps) <= MOST_CALLS):
+        given = steps if len(steps) < 10 else f"a number of {len(steps)} digits"
+        raise ValueError(
+            f"denoiser {_short(base)!r} in {given} steps; give {MARK}1 to {MARK}{MOST_CALLS} (1 is one call, as without)"
+        )
+    if re.fullmatch(r".+@[0-9]+", base, re.DOTALL) and not means_itself(base):
+        raise ValueError(f"denoiser {_short(name)!r} names two numbers of steps; give one, as in NAME{MARK}5")
     return base, int(steps)
 
 
@@ -118,7 +141,11 @@ def called(denoiser: Denoiser, steps: int | None) -> Denoiser:
         return denoiser
     if denoiser.card.kind == "none":
         raise ValueError(f"denoiser none{MARK}{steps}: several steps of none change nothing; give none, or a denoiser")
-    return MultistepDenoiser(denoiser, steps, name=f"{denoiser.card.name}{MARK}{steps}")
+    return MultistepDenoiser(denoiser, steps, name=f"{denoiser.card.name.rstrip('/')}{MARK}{steps}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 100 else f"{name[:97]}..."
 
 
 def _coins(noisy: Images, key: Key) -> list[Key]:

@@ -11,7 +11,7 @@ from certidote.types import Denoiser, Images, Parts
 
 
 class ThroughDenoiser:
-    """Noise, then one denoiser call: a `DifferentiableDefense`. Gradients reach the images; the denoiser's weights are constants.
+    """Noise, then the denoiser: a `DifferentiableDefense`. Gradients reach the images; the denoiser's weights are constants.
 
     The distribution is that of `defenses.sanitize.sanitized`; the numbers are the attacker's own, who cannot know a member's noise.
     """

@@ -119,7 +119,7 @@ class CertificateForm(Form):
     alpha_each: Annotated[float | None, Field(gt=0, lt=0.5, description="used for each test image; null where nothing is proved")]
     sigma: Annotated[float, Field(gt=0, description="noise std, exactly as added, [0, 1] pixel units")]
     sigma_symmetric: Annotated[float, Field(gt=0, description="the same on [-1, 1]: twice sigma")]
-    conditioning: Annotated[str, Field(description="what the denoiser was told about the noise: its t")]
+    conditioning: Annotated[str, Field(description="what the denoiser was told about the noise: its t, or the levels of its steps")]
     n0: Annotated[int, Field(ge=0, description="members that select the answer; 0 where the counted ones do")]
     n: Annotated[int, Field(ge=1, description="members whose votes are counted, failed ones included")]
     failed: Count

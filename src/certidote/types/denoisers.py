@@ -35,14 +35,14 @@ class DenoiserCard:
     @property
     def identity(self) -> Json:
         """What a run's configuration says of it: where its folder lies does not matter, so that several machines can share a run."""
-        kind = self.details.get("kind_of_each_call", self.kind)
+        kind = self.details["each_call"]["kind"] if self.kind == "multistep" and "each_call" in self.details else self.kind
         name = PurePath(self.name).name if kind in ("network", "diffusers") else self.name
         return {"name": name, "kind": self.kind, "digest": self.digest}
 
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """An estimate of the clean image from a noised one: one call, [0, 1] units, any noise level in its range."""
+    """An estimate of the clean image from a noised one: [0, 1] units, any noise level in its range."""
 
     sigma_min: float
     sigma_max: float

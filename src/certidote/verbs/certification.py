@@ -158,7 +158,7 @@ def certify(
     from certidote.types import Untrusted
 
     check_directory(out)
-    check_apart(out, data, test, denoiser)
+    check_apart(out, data, test, denoiser=denoiser)
     check_device(device, here=engine == "local")
     limits = Limits(parse_members(members), parse_until(until), prepare)
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)

@@ -55,27 +55,33 @@ def make_directory(out: Path) -> None:
         raise ValueError(f"--out {out}: this directory cannot be made ({error.strerror}); give another place") from None
 
 
-def check_apart(out: Path, *inputs: str) -> None:
+def check_apart(out: Path, *inputs: str, denoiser: str = "") -> None:
     """Raises: ValueError if `out` is one of the inputs or lies inside one: the next command would take results for images."""
     target = Path(os.path.realpath(out))
-    for path in input_paths(*inputs):
+    for path in input_paths(*inputs, denoiser=denoiser):
         if target == path:
             raise ValueError(f"output {str(out)!r} is the input itself, which is never written to; give --out another folder")
         if target.is_relative_to(path):
             raise ValueError(f"output {str(out)!r} lies inside the input {str(path)!r}; write to a folder outside it")
 
 
-def input_paths(*inputs: str) -> list[Path]:
-    """Real paths of inputs that are files or folders, also as in FOLDER:test#500, linear-mmse:FOLDER and FOLDER@5; names win over paths."""
+def input_paths(*inputs: str, denoiser: str = "") -> list[Path]:
+    """Real paths of inputs that are files or folders, also as in FOLDER:test#500; names win over paths.
+
+    Args:
+        denoiser: as for --denoiser, also linear-mmse:FOLDER and FOLDER@5.
+    """
     from certidote.data.load import CATALOGUE
     from certidote.diffusion.denoiser import CATALOGUE as DENOISERS
+    from certidote.diffusion.multistep import calls_named
 
+    denoiser = calls_named(denoiser, _means_itself)[0]
     found = []
-    for name in (part for given in inputs for part in (given, given.partition(":")[2])):
-        if re.split("[:#@]", name)[0] in (*CATALOGUE, *DENOISERS):
+    for name in (part for given in (*inputs, denoiser) for part in (given, given.partition(":")[2])):
+        if re.split("[:#]", name)[0] in (*CATALOGUE, *DENOISERS):
             continue
         whole = name.rpartition("#")[0]
-        spellings = (name, name.rpartition("@")[0], name.rpartition(":")[0], whole, whole.rpartition(":")[0])
+        spellings = (name, name.rpartition(":")[0], whole, whole.rpartition(":")[0])
         found += [place for place in map(os.path.expanduser, filter(None, spellings)) if os.path.exists(place)][:1]
     return [Path(os.path.realpath(place)) for place in found]
 
@@ -249,7 +255,8 @@ def denoiser_named(
     from certidote.diffusion.denoiser import load
     from certidote.diffusion.multistep import called, calls_named
 
-    name, steps = calls_named(name)
+    asked = name
+    name, steps = calls_named(name, _means_itself)
     if name == "auto":
         if data.image_shape not in FITTING:
             shape, known = (", ".join("x".join(map(str, each)) for each in shapes) for shapes in ([data.image_shape], FITTING))
@@ -265,7 +272,9 @@ def denoiser_named(
         loaded = load(name, dtype=dtype)  # type: ignore[arg-type]
     if loaded.card.image_shape is not None and loaded.card.image_shape != data.image_shape:
         expected, given = ("x".join(map(str, shape)) for shape in (loaded.card.image_shape, data.image_shape))
-        raise ValueError(f"denoiser {name!r} is for {expected} images, but the data has {given}; train one on images of that shape")
+        raise ValueError(
+            f"denoiser {asked!r} is for {expected} images, but the data has {given}; train one on images of that shape"
+        )
     return called(loaded, steps)
 
 
@@ -273,6 +282,16 @@ FITTING = {(1, 8, 8): "digits", (3, 32, 32): "tiny-imagenet-32"}
 """What "auto" takes, by image shape: denoisers of data that an untrusted set is unlikely to share."""
 
 CLOSED_FORMS = ("linear-mmse", "kernel")
+
+
+def _means_itself(name: str) -> bool:
+    """Whether a denoiser's name that ends as one in several steps does is a whole name: of trusted images that are there, or a folder."""
+    from certidote.diffusion.denoiser import is_folder
+
+    kind, _, trusted = name.partition(":")
+    if kind in CLOSED_FORMS and trusted:
+        return os.path.exists(os.path.expanduser(trusted))
+    return name.rpartition("@")[0] != "auto" and is_folder(name)
 
 
 def _closed_form(kind: str, trusted: str, name: str, size: str, skip_corrupt: bool, threads: int | None) -> "Denoiser":

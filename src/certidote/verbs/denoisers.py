@@ -93,7 +93,9 @@ def denoiser_list() -> list[dict[str, str]]:
     return rows
 
 
-def denoiser_info(name: Annotated[str, typer.Argument(help="a packaged name, or a denoiser directory")]) -> dict[str, Any]:
+def denoiser_info(
+    name: Annotated[str, typer.Argument(help="a packaged name, or a denoiser directory; with @5 behind it: in five steps")],
+) -> dict[str, Any]:
     """The model card of one denoiser: what it is, what it was made from, how well it does."""
     from certidote.diffusion.denoiser import load
 

@@ -73,7 +73,7 @@ def train(
     from certidote.types import Scheme, Untrusted
 
     check_directory(out)
-    check_apart(out, data, test, denoiser)
+    check_apart(out, data, test, denoiser=denoiser)
     check_vacant(out, force)
     check_device(device)
     train_set = load(data, "train", size=size, skip_corrupt=skip_corrupt)

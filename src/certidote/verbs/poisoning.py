@@ -179,7 +179,7 @@ def poison(
     from certidote.types import Silent
 
     target_folder = check_target(out, force)
-    check_apart(out, data, test, pretrain, through)
+    check_apart(out, data, test, pretrain, denoiser=through)
     check_device(device)
     check_workers(workers, "this process")
     number_format = resolve_dtype(dtype, device)

@@ -140,7 +140,7 @@ def replay(
     from certidote.streams import Key
 
     check_directory(out)
-    check_apart(out, data, test, denoiser, str(pack), start_from)
+    check_apart(out, data, test, str(pack), start_from, denoiser=denoiser)
     check_device(device, here=engine == "local")
     back_end = nullcontext(pool) if pool is not None else workers_named(engine, address, workers, device, gpus_per_task, timeout)
     if models is not None and models < 1:

@@ -300,8 +300,8 @@ def _checked_target(data: str, denoiser: str, out: Path, force: bool) -> Path:
     if not target.parent.is_dir():
         raise ValueError(f"cannot write {str(out)!r}: folder {str(target.parent)!r} does not exist; create it first")
     locate(data, "train")
-    check_apart(out, data, denoiser)
-    for path in input_paths(data, denoiser):
+    check_apart(out, data, denoiser=denoiser)
+    for path in input_paths(data, denoiser=denoiser):
         if path.is_relative_to(target):
             raise ValueError(f"input {str(path)!r} lies inside the output {str(out)!r}; write to a folder that does not hold it")
         if path.is_relative_to(Path(os.path.realpath(_unfinished(target)))):

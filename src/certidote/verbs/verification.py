@@ -36,7 +36,9 @@ def verify(
     rerun: Annotated[int, typer.Option(help="members to train again from the disclosed root, picked by the operating system")] = 0,
     data: Annotated[str, typer.Option(help="where the training images are now, if not where they were")] = "",
     test: Annotated[str, typer.Option(help="where the test images are now, if not where they were")] = "",
-    denoiser: Annotated[str, typer.Option(help="where the denoiser is now, if not where it was")] = "",
+    denoiser: Annotated[
+        str, typer.Option(help="where the denoiser is now, if not where it was; its steps, if any, are the run's")
+    ] = "",
     workers: Annotated[int, typer.Option(help="processes; 0: this process")] = 0,
     progress: "Progress | None" = None,
 ) -> Verified:
@@ -78,6 +80,7 @@ def _retrained(
     ledger: "Ledger", wanted: int, data: str, test: str, denoiser: str, workers: int, progress: "Progress | None"
 ) -> "list[Finding]":
     from certidote.data import load, load_test
+    from certidote.diffusion.multistep import called
     from certidote.engine import devices
     from certidote.engine.code import code_identity
     from certidote.engine.jobs import Payload
@@ -101,6 +104,8 @@ def _retrained(
     train_set = load(data or subject["data"]["name"], "train", size=size, skip_corrupt=skip)
     test_set = load_test(test or subject["test"]["name"], train_set.class_names, size=size, skip_corrupt=skip)
     real = denoiser_named(denoiser or subject["denoiser"]["name"], train_set, config["dtype"], size, skip)
+    if subject["denoiser"]["kind"] == "multistep" != real.card.kind:
+        real = called(real, subject["denoiser"]["details"]["steps"])
     untrusted = Untrusted(train_set, subject.get("trusted_rows", ()))
     hashes = real.card.training_images
     stated = {
