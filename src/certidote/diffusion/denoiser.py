@@ -66,8 +66,8 @@ def load(name: str | Path, dtype: DType = "float32") -> Denoiser:
     directory = Path(name)
     if not directory.is_dir():
         raise ValueError(
-            f"unknown denoiser {str(name)!r}; choose one of: {', '.join(sorted(CATALOGUE))}, or give a folder "
-            "(with @5 behind it: in five steps). To train one on images you trust: certidote denoiser train DATA --out DIR"
+            f"unknown denoiser {str(name)!r}; choose one of: {', '.join(sorted(CATALOGUE))}, or give a folder. "
+            "To train one on images you trust: certidote denoiser train DATA --out DIR"
         )
     if is_diffusers_folder(directory):
         return load_diffusers(directory, str(name), dtype)
