@@ -185,6 +185,12 @@ def test_where_a_folder_lies_is_no_part_of_an_identity(folder):
     assert (there.card.name, there.card.identity["name"]) == (f"{folder.rstrip('/')}@2", "mine@2")
 
 
+@pytest.mark.parametrize("told", [[], "network", None, {}])
+def test_an_edited_card_still_has_an_identity(told):
+    card = dataclasses.replace(load("digits@3").card, name="somewhere/mine@3", details={"each_call": told})
+    assert card.identity["name"] == "somewhere/mine@3"
+
+
 def test_several_steps_of_a_diffusion_tell_its_steps():
     diffusion = type(
         "Diffusion",

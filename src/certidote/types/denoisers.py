@@ -35,7 +35,8 @@ class DenoiserCard:
     @property
     def identity(self) -> Json:
         """What a run's configuration says of it: where its folder lies does not matter, so that several machines can share a run."""
-        kind = self.details["each_call"]["kind"] if self.kind == "multistep" and "each_call" in self.details else self.kind
+        each_call = self.details.get("each_call")  # of a ledger that anybody may have written
+        kind = each_call.get("kind") if self.kind == "multistep" and isinstance(each_call, dict) else self.kind
         name = PurePath(self.name).name if kind in ("network", "diffusers") else self.name
         return {"name": name, "kind": self.kind, "digest": self.digest}
 

@@ -80,7 +80,7 @@ def _retrained(
     ledger: "Ledger", wanted: int, data: str, test: str, denoiser: str, workers: int, progress: "Progress | None"
 ) -> "list[Finding]":
     from certidote.data import load, load_test
-    from certidote.diffusion.multistep import called
+    from certidote.diffusion.multistep import called, calls_named
     from certidote.engine import devices
     from certidote.engine.code import code_identity
     from certidote.engine.jobs import Payload
@@ -105,7 +105,7 @@ def _retrained(
     test_set = load_test(test or subject["test"]["name"], train_set.class_names, size=size, skip_corrupt=skip)
     real = denoiser_named(denoiser or subject["denoiser"]["name"], train_set, config["dtype"], size, skip)
     if subject["denoiser"]["kind"] == "multistep" != real.card.kind:
-        real = called(real, subject["denoiser"]["details"]["steps"])
+        real = called(real, calls_named(subject["denoiser"]["name"])[1])
     untrusted = Untrusted(train_set, subject.get("trusted_rows", ()))
     hashes = real.card.training_images
     stated = {
