@@ -256,8 +256,8 @@ def test_members_viewed_ahead_vote_as_members_viewed_in_turn(
     together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    recipe, test = RECIPES["cnn"].model_copy(update={"epochs": 2}), load_digits("test")
-    scheme, data = DenoisedSmoothing(load("digits"), 1.0, n0=2, n=10, device="cuda"), Untrusted(TRAIN)
+    recipe, test = RECIPES["cnn"].model_copy(update={"epochs": 4}), load_digits("test")
+    scheme, data = DenoisedSmoothing(load("digits"), 0.5, n0=2, n=10, device="cuda"), Untrusted(TRAIN)
     found = []
     for name, size in (("ahead", together), ("in turn", 12)):
         trainer = PooledTrainer(recipe, stack_size=12)
