@@ -12,12 +12,14 @@ from utility import VARIANTS
 
 from certidote.benchmark import outcomes, records
 from certidote.benchmark.paper import paper_cell
+from certidote.reporting.figures import certified_accuracy_figure
 from certidote.types import Json
 
 PAGE = Path("docs/results.md")
 RESULTS = Path("results")
 MISSING = "Not measured yet.\n"
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
+CURVES = "certified-photographs.svg"
 RADII = (0.0, 0.1, 0.25, 0.5)
 
 
@@ -42,10 +44,10 @@ def speed() -> str:
     measured = record(RESULTS / "benchmarks" / "photographs.json")
     if measured is None:
         return MISSING
-    longer = record(RESULTS / "benchmarks" / "photographs-long.json")
+    others = [record(RESULTS / "benchmarks" / f"photographs-{name}.json") for name in ("long", "gpu")]
     trainings = table(
-        ["recipe", "epochs", "parameters", "accuracy", "seconds", "images/s", "share of peak"],
-        [_training(row, each) for each in (measured, longer) if each is not None for row in each["trainings"]],
+        ["recipe", "epochs", "parameters", "on", "accuracy", "with mirror images", "seconds", "images/s", "share of peak"],
+        [_training(row, each) for each in (measured, *others) if each is not None for row in each["trainings"]],
     )
     denoised = table(
         ["denoiser", "images/s on one core", "share of its peak"],
@@ -59,32 +61,44 @@ def speed() -> str:
 
 def _training(row: Json, measured: Json) -> list[str]:
     """One training; without its times if the machine did other work meanwhile."""
-    about = [row["name"], str(row["recipe"]["epochs"]), f"{row['parameters']:,}", f"{row['accuracy']:.2%}"]
+    mirrored = row.get("accuracy_with_mirror_images")
+    about = [
+        row["name"],
+        str(row["recipe"]["epochs"]),
+        f"{row['parameters']:,}",
+        measured["gpu"] or ("1 core" if measured["threads"] == 1 else f"{measured['threads']} cores"),
+        f"{row['accuracy']:.2%}",
+        "-" if mirrored is None else f"{mirrored:.2%}",
+    ]
     if (measured["busy_elsewhere"] or 0) > TOO_BUSY:
         return [*about, "-", "-", "-"]
     return [*about, f"{row['seconds']:.0f}", f"{row['images_per_second']:,.0f}", f"{row['fraction_of_peak']:.0%}"]
 
 
 def certificates() -> str:
-    rows, pictures = [], []
+    rows, certified = [], []
     for sigma in SIGMAS:
         made = record(RESULTS / "cifar10" / f"sigma-{sigma:g}" / "certificate.json")
         if made is not None:
             found = made["results"]
             shares = [f"{share_at(found['certified_accuracy'], radius):.2%}" for radius in RADII]
             folder = f"../results/cifar10/sigma-{sigma:g}"
-            pictures.append(f"![Certified accuracy against the radius at sigma {sigma:g}]({folder}/certified_accuracy.svg)\n")
+            certified.append(made)
             rows.append(
                 [
                     f"[{sigma:g}]({folder}/certificate.json)",
+                    "a GPU" if made["device"] == "cuda" else "two cores",
                     f"{found['member_accuracy']:.2%}",
                     f"{found['vote_accuracy']:.2%}",
                     *shares,
                     f"{found['cap']:.3f}",
                 ]
             )
-    header = ["sigma", "one model", "vote", *(f"certified at {radius:g}" for radius in RADII), "largest possible radius"]
-    return "\n".join([table(header, rows), *pictures]) if rows else MISSING
+    header = ["sigma", "made on", "one model", "vote", *(f"certified at {radius:g}" for radius in RADII), "largest possible radius"]
+    if not rows:
+        return MISSING
+    (PAGE.parent / CURVES).write_text(certified_accuracy_figure(certified), encoding="utf-8")
+    return f"{table(header, rows)}\n![Certified accuracy against the radius, one curve for each sigma]({CURVES})\n"
 
 
 def utility() -> str:

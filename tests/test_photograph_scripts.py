@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import reference_frogs
@@ -113,7 +113,9 @@ def test_the_work_of_a_member_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
     campaign = benchmark("gpu_campaign", monkeypatch)
 
     class Ledger:
-        """Two members that took 4 seconds."""
+        """Two members that took 4 seconds, and what the test says of commits."""
+
+        commits_made: ClassVar[list[tuple[float, int]]] = [(9.0, 2)]
 
         def __init__(self, path: Path, read_only: bool) -> None: ...
         def __enter__(self) -> "Ledger":
@@ -126,18 +128,23 @@ def test_the_work_of_a_member_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
         def seconds(self) -> tuple[float, float]:
             return 4.0, 1.0
 
+        def commits(self, most: int) -> list[tuple[float, int]]:
+            return self.commits_made
+
     monkeypatch.setattr(campaign, "Ledger", Ledger)
-    monkeypatch.setattr(campaign, "fast_dtype", lambda device: "float32")
     recipe, longer = (RECIPES["compact"].model_copy(update={"epochs": epochs}) for epochs in (2, 3))
     few, many, answers = (
-        campaign.speed(tmp_path, recipe, images, tests, 10.0, "cpu") for images, tests in ((1_000, 0), (2_000, 0), (1_000, 10_000))
+        campaign.speed(tmp_path, recipe, images, tests, 10.0, "float32")
+        for images, tests in ((1_000, 0), (2_000, 0), (1_000, 10_000))
     )
-    assert (few["seconds"], few["seconds_viewing"]) == (2.0, 0.5)
+    assert few["seconds"] == 2.0, "one job only"
     assert many["tflop"] == pytest.approx(2 * few["tflop"])
     assert few["fraction_of_peak"] == pytest.approx(few["tflop"] / 2 / 10)
     forward = (answers["tflop"] - few["tflop"]) / 10_000
     assert forward * 1e6 == pytest.approx(26.7, rel=0.05)  # MFLOP of the compact network
-    epoch = campaign.speed(tmp_path, longer, 1_000, 0, 10.0, "cpu")["tflop"] - few["tflop"]
+    Ledger.commits_made = [(10.0, 4), (11.0, 4), (13.0, 4)]
+    assert campaign.speed(tmp_path, recipe, 1_000, 0, 10.0, "float32")["seconds"] == 3 / 8, "the first job records"
+    epoch = campaign.speed(tmp_path, longer, 1_000, 0, 10.0, "float32")["tflop"] - few["tflop"]
     assert 2.5 * forward < epoch / 1_000 < 4 * forward  # forward and backward, but none for the stem, and Muon
     assert few["tflop"] / 1_000 - 2 * epoch / 1_000 == pytest.approx(0.2e-3, rel=0.5)  # the denoiser's GFLOP
 
@@ -179,13 +186,15 @@ def test_times_of_a_machine_that_did_other_work_are_not_shown(tmp_path: Path, mo
         "name": "airbench", "recipe": {"epochs": 5}, "parameters": 1_000, "accuracy": 0.9, "seconds": 60.0, "images_per_second": 500.0,
         "fraction_of_peak": 0.8,
     }  # fmt: skip
-    quiet, busy = ({"trainings": [row], "denoisers": {}, "busy_elsewhere": cores} for cores in (0.1, 0.9))
+    where = {"gpu": None, "threads": 2}
+    quiet, busy = ({"trainings": [row], "denoisers": {}, "busy_elsewhere": cores, **where} for cores in (0.1, 0.9))
     (tmp_path / "benchmarks" / "photographs.json").write_text(json.dumps(quiet))
-    assert "| airbench | 5 | 1,000 | 90.00% | 60 | 500 | 80% |" in page.speed()
-    (tmp_path / "benchmarks" / "photographs-long.json").write_text(json.dumps(busy))
+    assert "| airbench | 5 | 1,000 | 2 cores | 90.00% | - | 60 | 500 | 80% |" in page.speed()
+    mirrored = {**busy, "gpu": "H200", "trainings": [{**row, "accuracy_with_mirror_images": 0.91}]}
+    (tmp_path / "benchmarks" / "photographs-long.json").write_text(json.dumps(mirrored))
     assert page.speed().splitlines()[2:4] == [
-        "| airbench | 5 | 1,000 | 90.00% | 60 | 500 | 80% |",
-        "| airbench | 5 | 1,000 | 90.00% | - | - | - |",
+        "| airbench | 5 | 1,000 | 2 cores | 90.00% | - | 60 | 500 | 80% |",
+        "| airbench | 5 | 1,000 | H200 | 90.00% | 91.00% | - | - | - |",
     ]
 
 

@@ -95,8 +95,8 @@ def rounding(device: str = "cpu") -> dict[str, str]:
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor of the CPU on another device. A GPU gets it in its own time: the host does not wait, as it does for ordinary memory."""
-    if torch.device(device).type == "cuda":
+    """A tensor on another device. A GPU gets one of the CPU in its own time: the host does not wait, as it does for ordinary memory."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

@@ -232,7 +232,7 @@ def test_a_replayed_denoiser_computes_what_it_computes_launched(dtype: str) -> N
             replayed.append(denoiser(noisy, sigma))
     torch.cuda.synchronize()
     for noisy, found in zip(images, replayed, strict=True):
-        launched = denoiser(noisy.clone().requires_grad_(), sigma).detach()
+        launched = denoiser(noisy.clone().requires_grad_(), sigma.to("cuda")).detach()  # which may be there already
         torch.testing.assert_close(found, launched, rtol=0, atol=1e-6 if dtype == "float32" else 1e-2)
     assert not torch.allclose(replayed[0], replayed[1], atol=0.05)
 
