@@ -50,7 +50,11 @@ def drawing(kept: Path) -> str:
 def test_nothing_is_drawn_of_missing_records(kept: Path, tmp_path: Path) -> None:
     assert drawing(kept)
     assert drawing(tmp_path / "nothing") == ""
+    assert "Sleeper Agent" in drawing(kept)
     (folder_of(kept, DIGITS, Cell(compared_poisonings()[2])) / "replay.json").unlink()
+    assert "Bullseye Polytope" in drawing(kept)
+    assert "Sleeper Agent" not in drawing(kept), "not tried undefended"
+    (folder_of(kept, DIGITS, Cell(compared_poisonings()[1], "denoise", COMPARED_SIGMA)) / "replay.json").unlink()
     assert drawing(kept) == ""
     assert story.front_page(README, kept, tmp_path / "docs") == README.replace("old\n", "")
 

@@ -10,17 +10,21 @@ from certidote.benchmark.outcomes import clean_accuracy, is_void, rate
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import COMPARED_SIGMA, compared_poisonings, through, unmeasured
+from certidote.defenses.catalogue import PURIFYING_STEPS
 from certidote.reporting.rates import Line, Mark, Share, rate_panels
 
-SCALES_SHOWN = ("digits", "cifar10-compact")
-"""The front page has the last one that can be drawn."""
+SCALES_SHOWN = ("cifar10-compact", "digits")
+"""In this order, where they can be drawn; of what is proved the first one that can."""
+
+FEWEST = 2
+"""Attacks that a picture needs."""
 
 TITLES = {
     "bullseye-polytope": "Bullseye Polytope\ntransfer learning",
     "witches-brew": "Witches' Brew\nfrom scratch",
     "sleeper-agent": "Sleeper Agent\nfrom scratch",
 }
-IMAGES = {"digits": "handwritten digits (8x8)", "cifar10-compact": "CIFAR-10 (JPEG) with a compact network"}
+IMAGES = {"cifar10-compact": "CIFAR-10 (JPEG) with a compact network", "digits": "handwritten digits (8x8)"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ LINES = (
     Shown(
         "the attacker knows it", lambda poisoning: Cell(through(poisoning, COMPARED_SIGMA), "denoise", COMPARED_SIGMA), ours=True
     ),
+    _of(f"in {PURIFYING_STEPS} steps, sigma {COMPARED_SIGMA:g}", "purification-deterministic", COMPARED_SIGMA),
     _of(f"noise only, sigma {COMPARED_SIGMA:g}", "noise", COMPARED_SIGMA),
     _of("Deep k-NN", "deep-knn"),
     _of("FrieNDs", "friends"),
@@ -53,10 +58,13 @@ LINES = (
 
 
 def draw(source: Source) -> str:
-    """Success by defense at this scale; "" unless every attack was tried undefended and against ours at `COMPARED_SIGMA`."""
-    poisonings = compared_poisonings()
-    needed = [cell for each in poisonings for cell in (Cell(each), Cell(each, "denoise", COMPARED_SIGMA))]
-    if any(source.read(cell) is None for cell in needed):
+    """Success by defense at this scale, of attacks that were tried undefended and against ours at `COMPARED_SIGMA`; "" if there are too few."""
+    poisonings = [
+        each
+        for each in compared_poisonings()
+        if all(source.read(cell) is not None for cell in (Cell(each), Cell(each, "denoise", COMPARED_SIGMA)))
+    ]
+    if len(poisonings) < FEWEST:
         return ""
     lines = [Line(shown.name, [_mark(source, shown, each) for each in poisonings], shown.ours) for shown in LINES]
     lines = [line for line in lines if any(mark.success is not None for mark in line.marks)]
@@ -82,15 +90,14 @@ def front_page(text: str, kept: Path, docs: Path) -> str:
         return text
     parts = []
     drawn = [name for name in SCALES_SHOWN if draw(Source(kept, docs, SCALES[name]))]
-    if drawn:
-        parts.append(_success(drawn[-1], docs))
+    parts += [_success(name, docs) for name in drawn]
     curves = [SCALES[name] for name in SCALES_SHOWN if figure2.is_run(figure2.Curves(kept, SCALES[name]))]
     if curves:
         parts.append(
-            f"![Certified accuracy against the radius]({docs.name}/{figure2.picture(curves[-1])})\n\n*What is proved, on {IMAGES[curves[-1].name]}: the share "
+            f"![Certified accuracy against the radius]({docs.name}/{figure2.picture(curves[0])})\n\n*What is proved, on {IMAGES[curves[0].name]}: the share "
             "of test images whose answer is right and stays the same whatever anyone changes in the training set within the radius, by the paper's "
             "algorithm, ours, noise without a denoiser, and votes over parts. The triangle is the largest radius that so many models can prove "
-            f"([{docs.name}/results.md]({docs.name}/results.md)).{figure2.in_short(figure2.Curves(kept, curves[-1]))}*\n"
+            f"([{docs.name}/results.md]({docs.name}/results.md)).{figure2.in_short(figure2.Curves(kept, curves[0]))}*\n"
         )
     before, rest = text.split(begin)
     return before + begin + "\n".join(parts) + end + rest.split(end)[1]
