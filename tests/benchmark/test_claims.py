@@ -195,6 +195,23 @@ def test_attackers_who_know(adaptive: int, status: str, source: Source) -> None:
     assert claims.unaware_only(source).status == status
 
 
+def test_attackers_who_know_at_other_sigmas_are_told_beside_the_verdict(source: Source) -> None:
+    rows = [row for row in claims.every_row(source) if row.ensemble == 1]
+    for poisoning in rows:
+        for sigma, adaptive in ((0.1, 10), (0.25, 60 if poisoning == rows[0] else 10), (0.5, 10)):
+            put(source, Cell(poisoning, "denoise", sigma), 10)
+            if poisoning != rows[1] or sigma != 0.5:
+                put(
+                    source,
+                    Cell(Poisoning(poisoning.attack, poisoning.scenario, poisoning.knowledge, 1, sigma), "denoise", sigma),
+                    adaptive,
+                )
+    found = claims.unaware_only(source)
+    assert found.status == "not confirmed"
+    assert f"; at sigma 0.25: {rows[0].attack}" in found.why
+    assert "at sigma 0.5" not in found.why, "one is missing there"
+
+
 def test_the_page_is_what_the_records_say() -> None:
     docs = ROOT / "docs"
     text = (docs / "claims.md").read_text(encoding="utf-8")

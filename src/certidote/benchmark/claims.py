@@ -283,21 +283,36 @@ def _start_helps(source: Source, start: StartName) -> Verdict:
 
 
 def unaware_only(source: Source) -> Verdict:
-    """Whether attackers who know of the defense do better than those who do not, at the paper's smallest sigma."""
-    sigma, better, found = source.scale.sigmas[0], [], 0
+    """Whether attackers who know of the defense do better than those who do not, at the paper's smallest sigma; its others are told beside."""
+    smallest, *others = source.scale.sigmas
+    found = _gains_of_knowing(source, smallest)
+    if found is None:
+        return UNMEASURED
+    tried, better = found
+    elsewhere = [(sigma, more) for sigma in others if (more := _gains_of_knowing(source, sigma)) is not None]
+    told = "".join(f"; at sigma {sigma:g}: {'; '.join(gains) or 'none'}" for sigma, (_, gains) in elsewhere)
+    if better:
+        return Verdict("contradicted", f"crafted through the defense, these do significantly better: {'; '.join(better)}{told}")
+    return Verdict(
+        "not confirmed",
+        f"none of {tried} attacks gains significantly by being crafted through the defense at sigma {smallest:g}{told}",
+    )
+
+
+def _gains_of_knowing(source: Source, sigma: float) -> tuple[int, list[str]] | None:
+    """How many attacks were crafted through the defense at this sigma, and those that do significantly better so; None unless all were."""
+    better, tried = [], 0
     for poisoning in [row for row in every_row(source) if row.ensemble == source.scale.ensembles[0]]:
         adaptive, unaware = (
             source.read(Cell(through(poisoning, sigma), "denoise", sigma)),
             source.read(Cell(poisoning, "denoise", sigma)),
         )
         if adaptive is None or unaware is None:
-            return UNMEASURED
-        found += 1
+            return None
+        tried += 1
         if _significantly_fewer([unaware], [adaptive]):
             better.append(f"{poisoning.attack} {rate_in_words(rate(adaptive), source.link(adaptive))}")
-    if better:
-        return Verdict("contradicted", f"crafted through the defense, these do significantly better: {'; '.join(better)}")
-    return Verdict("not confirmed", f"none of {found} attacks gains significantly by being crafted through the defense")
+    return tried, better
 
 
 CLAIMS = (
