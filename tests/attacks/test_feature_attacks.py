@@ -306,6 +306,7 @@ def test_trials_are_where_the_surrogates_are() -> None:
         ("linf", float("inf"), "epsilon=inf is outside [0, 1] pixel units"),
         ("linf", "16/255", "epsilon='16/255' is no number; give one in [0, 1] pixel units, such as 16 / 255 without quotes"),
         ("l2", True, "epsilon=True is no number"),
+        ("linf", 1, "epsilon=1 may mean one of 255 levels or the whole range; give 1 / 255, or 1.0 for no constraint"),
     ],
 )
 def test_budgets_that_bound_nothing_are_refused(norm: object, epsilon: object, message: str) -> None:
@@ -317,6 +318,14 @@ def test_budgets_that_bound_nothing_are_refused(norm: object, epsilon: object, m
 def test_epsilon_may_be_a_number_of_any_kind() -> None:
     assert Budget(3, "linf", np.float32(0.5)).epsilon == 0.5
     assert Budget(3, "l2", 3).epsilon == 3
+    assert Budget(np.int64(3), "linf", 1.0).epsilon == 1
+
+
+@pytest.mark.usefixtures("_no_checks_of_types")
+@pytest.mark.parametrize("number", [0, 2.5, True])
+def test_poisons_are_counted_in_whole_numbers(number: object) -> None:
+    with pytest.raises(ValueError, match=f"^num_poisons={number}; a budget allows at least 1 poison, and a whole number of them$"):
+        Budget(number, "linf", 0.1)
 
 
 @pytest.mark.usefixtures("_no_checks_of_types")
@@ -340,8 +349,12 @@ def test_one_model_is_no_tuple_of_surrogates() -> None:
 
 @each_attack
 def test_step_sizes_are_finite(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^steps=3, step_size=inf; both must be positive and finite"):
+    """Feature collision steps along raw gradients; the others' steps are of pixels, at most their whole range."""
+    with pytest.raises(ValueError, match=r"^steps=3, step_size=inf; both must be positive"):
         refused(name, small_task(), steps=3, step_size=float("inf"))
+    if name != "poison-frogs":
+        with pytest.raises(ValueError, match=r"step_size=16.0; .* at most 1 \(16/255 for 16 levels\)$"):
+            refused(name, small_task(), steps=3, step_size=16.0)
 
 
 @pytest.mark.usefixtures("_no_checks_of_types")

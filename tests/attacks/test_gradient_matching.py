@@ -401,8 +401,10 @@ def test_numbers_out_of_range_are_refused() -> None:
         Matching(steps=0)
     with pytest.raises(ValueError, match=r"step_size=\(0.1, 0.0\); both must be positive"):
         Matching(step_size=(0.1, 0.0))
-    with pytest.raises(ValueError, match=r"step_size=\(0.1, inf\); both must be positive and finite"):
+    with pytest.raises(ValueError, match=r"step_size=\(0.1, inf\); both must be positive"):
         Matching(step_size=(0.1, float("inf")))
+    with pytest.raises(ValueError, match=r"step_size=16.0; .* at most 1 \(16/255 for 16 levels\)$"):
+        Matching(step_size=16.0)
     with pytest.raises(ValueError, match=r"batch_size=0; give at least 1"):
         Matching(batch_size=0)
     (function,) = differentiated(networks()[:1])

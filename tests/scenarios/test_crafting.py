@@ -8,8 +8,9 @@ import torch
 
 from certidote.attacks import ATTACKS, TOGETHER
 from certidote.engine.local import Pool
-from certidote.scenarios.crafting import Crafting, craft_group, options_of
+from certidote.scenarios.crafting import Crafting, augmentation_for, checked_options, craft_group, options_of
 from certidote.streams import Key
+from certidote.training.recipe import RECIPES
 from certidote.types import Knowledge
 from fixtures_attacks import Double
 from fixtures_transfer import EPSILON, OPTIONS, fixture_tasks, transfer_fixture
@@ -78,3 +79,23 @@ def test_groups_are_not_of_the_number_of_processes() -> None:
         int((poison.images.int() - work.train.images[poison.indices].int()).abs().max()) <= 255 * EPSILON
         for poison in shared.values()
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "side", "expected"),
+    [
+        ("compact", 32, (2 / 32, True)),
+        ("conservative", 32, (4 / 32, True)),
+        ("mlp", 8, (0.0, False)),
+        (None, 8, (0.0, False)),
+    ],
+)
+def test_attackers_augment_as_their_surrogates_do(recipe: str | None, side: int, expected: tuple[float, bool]) -> None:
+    used = None if recipe is None else RECIPES[recipe]
+    for name, attack in ATTACKS.items():
+        found = augmentation_for(attack, used, (3, side, side))
+        if name in ("witches-brew", "sleeper-agent"):
+            assert (found["shift"], found["flip"], found["border"]) == (*expected, "reflection")
+            assert checked_options(name, attack, found) == found
+        else:
+            assert found == {}

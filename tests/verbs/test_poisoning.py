@@ -819,6 +819,7 @@ def test_packs_go_out_and_come_in_by_command(
     assert len(json.loads(capsys.readouterr().out)["trials"]) == 8
     found = certidote.replay(tmp_path / "in", "digits-5-9", out=tmp_path / "run", workers=0, dtype="float32", seed=1, recipe="mlp")
     assert found.record["attack"] == "bullseye"
+    assert any("does not say which victims" in line for line in found.lines)
 
 
 def test_poisons_that_went_out_and_in_are_as_successful_as_they_were(
@@ -838,6 +839,7 @@ def test_poisons_that_went_out_and_in_are_as_successful_as_they_were(
     assert records[0]["results"] == records[1]["results"]
     assert records[0]["results"]["poisoned"]["successes"] > 2
     assert records[0]["victims"] == records[1]["victims"]
+    assert not any("does not say which victims" in line for record in records for line in replay_lines(record))
 
     assert run(monkeypatch, *command, "--target", "3", "--out", str(tmp_path / "no")) == 2
     assert "holds several trials; import one of its folders, or leave it out" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from certidote.attacks.crafting import CIFAR10_STEP, Maps, Objective, Trials, adam, check_trials, craft_in_groups
 from certidote.attacks.features import maps_of
-from certidote.attacks.ranges import Count, CountOrNone, Length
+from certidote.attacks.ranges import Count, CountOrNone, PixelStep
 from certidote.attacks.selection import check_task, target_of
 from certidote.streams import Key
 from certidote.types import FeatureExtractor, Images, Knowledge, Poison, Task
@@ -26,7 +26,7 @@ def bullseye_polytope(
     key: Key,
     *,
     steps: Count = 1_200,
-    step_size: Length = CIFAR10_STEP,
+    step_size: PixelStep = CIFAR10_STEP,
     views: UInt8[Tensor, "v c h w"] | None = None,
     dropout_draws: CountOrNone = 0,
 ) -> Poison:
@@ -68,7 +68,7 @@ def bullseye_polytope_batch(
     keys: Sequence[Key],
     *,
     steps: Count = 1_200,
-    step_size: Length = CIFAR10_STEP,
+    step_size: PixelStep = CIFAR10_STEP,
     views: Sequence[UInt8[Tensor, "_ c h w"]] | None = None,
     dropout_draws: CountOrNone = 0,
 ) -> list[Poison]:

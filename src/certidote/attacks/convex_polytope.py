@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from certidote.attacks.crafting import CIFAR10_STEP, Maps, Objective, Trials, adam, check_trials, craft_in_groups
-from certidote.attacks.ranges import Count, CountOrNone, Length
+from certidote.attacks.ranges import Count, CountOrNone, PixelStep
 from certidote.attacks.simplex import gram, nearest_in_hull
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task
@@ -24,7 +24,7 @@ def convex_polytope(
     key: Key,
     *,
     steps: Count = 1_200,
-    step_size: Length = CIFAR10_STEP,
+    step_size: PixelStep = CIFAR10_STEP,
     dropout_draws: CountOrNone = 0,
 ) -> Poison:
     """Poisons around the target: min over p, c of sum_m ||phi_m(x_t) - sum_j c_mj phi_m(p_j)||^2 / (2 ||phi_m(x_t)||^2), c_m convex.
@@ -58,7 +58,7 @@ def convex_polytope_batch(
     keys: Sequence[Key],
     *,
     steps: Count = 1_200,
-    step_size: Length = CIFAR10_STEP,
+    step_size: PixelStep = CIFAR10_STEP,
     dropout_draws: CountOrNone = 0,
 ) -> list[Poison]:
     """`convex_polytope` for many trials in one loop: trial i has `tasks[i]` and `keys[i]`; no trial influences another.

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -217,9 +216,9 @@ def check_trials(
 ) -> None:
     """Raises: ValueError, in one line, for what no attack on features can craft: see the attacks."""
     check_batch(tasks, keys)
-    if steps < 1 or not 0 < step_size < inf:
+    if steps < 1 or not 0 < step_size <= 1:
         raise ValueError(
-            f"steps={steps}, step_size={step_size}; both must be positive and finite (step_size in [0, 1] pixel units)"
+            f"steps={steps}, step_size={step_size}; both must be positive, and step_size, in [0, 1] pixel units, at most 1 (16/255 for 16 levels)"
         )
     device_of(knowledge.surrogates)
     check_surrogates(knowledge.surrogates, tasks[0].train)

@@ -81,9 +81,11 @@ class Matching:
 
     def __post_init__(self) -> None:
         sizes = np.atleast_1d(self.step_size)
-        if self.steps < 1 or not (min(sizes) > 0 and max(sizes) < np.inf):
+        if self.steps < 1 or not (min(sizes) > 0 and max(sizes) <= 1):
             given = f"steps={self.steps}, step_size={self.step_size}"
-            raise ValueError(f"{given}; both must be positive and finite (step_size in [0, 1] pixel units)")
+            raise ValueError(
+                f"{given}; both must be positive, and step_size, in [0, 1] pixel units, at most 1 (16/255 for 16 levels)"
+            )
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}; give at least 1")
         check_choice("loss", self.loss, Loss)

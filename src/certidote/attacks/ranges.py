@@ -10,7 +10,9 @@ CountOrNone = Annotated[int, Ge(0)]
 """0 for none."""
 Length = Annotated[float, Gt(0), Lt(inf)]
 """Above 0 and finite."""
-Lengths = Annotated[tuple[Length, ...], MinLen(1)]
+PixelStep = Annotated[float, Gt(0), Le(1)]
+"""A step of pixels in [0, 1] units: above 0, at most all of their range."""
+PixelSteps = Annotated[tuple[PixelStep, ...], MinLen(1)]
 Weight = Annotated[float, Ge(0), Lt(inf)]
 Share = Annotated[float, Ge(0), Le(1)]
 """From 0 to 1."""

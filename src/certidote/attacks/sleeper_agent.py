@@ -24,7 +24,7 @@ from certidote.attacks.gradient_matching import (
     defended_objective,
     differentiated,
 )
-from certidote.attacks.ranges import Count, CountOrNone, Length, Lengths, Share
+from certidote.attacks.ranges import Count, CountOrNone, PixelStep, PixelSteps, Share
 from certidote.attacks.selection import base_candidates, check_choice, check_task, choose_bases, source_rows, trigger_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
@@ -39,7 +39,7 @@ def sleeper_agent(
     key: Key,
     *,
     steps: Count = 250,
-    step_size: Length | Lengths = CIFAR10_STEP,
+    step_size: PixelStep | PixelSteps = CIFAR10_STEP,
     retrains: CountOrNone = 4,
     selection: Selection = "gradient-norm",
     loss: Loss = "similarity",

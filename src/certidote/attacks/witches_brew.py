@@ -23,7 +23,7 @@ from certidote.attacks.gradient_matching import (
     differentiated,
     problems_together,
 )
-from certidote.attacks.ranges import Count, Length, Lengths, Share
+from certidote.attacks.ranges import Count, PixelStep, PixelSteps, Share
 from certidote.attacks.selection import check_batch, check_task, choose_bases, target_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
@@ -36,7 +36,7 @@ def witches_brew(
     key: Key,
     *,
     steps: Count = 250,
-    step_size: Length | Lengths = CIFAR10_STEP,
+    step_size: PixelStep | PixelSteps = CIFAR10_STEP,
     restarts: Count = 8,
     loss: Loss = "similarity",
     match: Match = "full",
@@ -85,7 +85,7 @@ def witches_brew_batch(
     keys: Sequence[Key],
     *,
     steps: Count = 250,
-    step_size: Length | Lengths = CIFAR10_STEP,
+    step_size: PixelStep | PixelSteps = CIFAR10_STEP,
     restarts: Count = 8,
     loss: Loss = "similarity",
     match: Match = "full",

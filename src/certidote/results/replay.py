@@ -121,6 +121,11 @@ def replay_lines(record: Json) -> list[str]:
         )
         if record["goal"] == "trigger":
             words[-1] += f"; {row['reached']:.1%} of images with the trigger get the adversarial class"
+    if record.get("recipe", {}).get("scenario", {}).get("kind") == "unknown":
+        words.append(
+            "The pack does not say which victims its poisons are made for: these learned all weights from scratch, so that few goals reached "
+            "say nothing about attack or defense. Import it with --scenario-of PACK, of a pack in the same setting, or choose --recipe."
+        )
     if "objective" in record:
         words.append(f"the attack's own objective: {record['objective']['median']:.2f} (median over trials)")
     if "filter" in record:

@@ -12,6 +12,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from torch import Tensor
 
 from certidote.streams import Key
+from certidote.training.recipe import Recipe
 from certidote.types import Attack, AttackTogether, Budget, Goal, ImageDataset, Knowledge, Poison, Task
 
 GROUPS = 4
@@ -72,6 +73,20 @@ def options_of(attack: Attack) -> dict[str, Any]:
     """The options of an attack, which are its keyword-only parameters, and their defaults."""
     parameters = inspect.signature(attack).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def augmentation_for(attack: Attack, recipe: Recipe | None, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Options with which an attack sees poisons as learners by this recipe will; {} for attacks that have no such options.
+
+    Differs from that recipe if it shifts by whole pixels: attacks shift by any fraction of a pixel, over the same range.
+
+    Args:
+        recipe: None for heads on frozen features, which learn from images as they are.
+    """
+    if not {"shift", "flip", "border"} <= options_of(attack).keys():
+        return {}
+    crop, flip = (0, False) if recipe is None else (recipe.crop, recipe.flip)
+    return {"shift": crop / min(image_shape[1:]), "flip": flip, "border": "reflection"}
 
 
 def checked_options(name: str, attack: Attack, given: Mapping[str, Any]) -> dict[str, Any]:

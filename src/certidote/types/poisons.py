@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -29,7 +29,8 @@ class Budget:
             backdoor proper). Movement is then counted from the nearest level between the base image and the base image with the
             patch pasted in full, pixel by pixel; so what lies under the trigger is not free: epsilon holds there too, beyond the
             trigger itself. The goal must be a `Trigger` with a fixed place.
-    Raises: ValueError if there is no poison, no such norm, or epsilon is no number of at least 0, infinite, or (linf) above 1.
+    Raises: ValueError if there is no poison or no whole number of them, no such norm, or epsilon is no number of at least 0, infinite, or
+        (linf) above 1 or the integer 1, which may mean a level.
     """
 
     num_poisons: int
@@ -38,14 +39,16 @@ class Budget:
     visible_trigger: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_poisons < 1:
-            raise ValueError(f"num_poisons={self.num_poisons}; a budget allows at least 1 poison")
+        if isinstance(self.num_poisons, bool) or not isinstance(self.num_poisons, Integral) or self.num_poisons < 1:
+            raise ValueError(f"num_poisons={self.num_poisons}; a budget allows at least 1 poison, and a whole number of them")
         if self.norm not in get_args(Norm):
             raise ValueError(f"unknown norm {self.norm!r}; choose {' or '.join(get_args(Norm))}")
         if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, Real):
             raise ValueError(
                 f"epsilon={self.epsilon!r} is no number; give one in [0, 1] pixel units, such as 16 / 255 without quotes"
             )
+        if self.norm == "linf" and isinstance(self.epsilon, Integral) and self.epsilon == 1:
+            raise ValueError("epsilon=1 may mean one of 255 levels or the whole range; give 1 / 255, or 1.0 for no constraint")
         if self.norm == "linf" and not 0 <= self.epsilon <= 1:
             levels = f"{self.epsilon:g}" if 1 < self.epsilon <= 255 else "16"
             raise ValueError(f"epsilon={self.epsilon} is outside [0, 1] pixel units; for {levels} of 255 levels give {levels}/255")

@@ -140,7 +140,11 @@ def poison(
     sigma: Annotated[float | None, typer.Option(help="with --through: noise std, [0, 1] pixel units")] = None,
     draws: Annotated[int, typer.Option(help="with --through: draws of the defense that each step averages over")] = 1,
     option: Annotated[
-        list[str] | None, typer.Option(help="an option of the attack, name=value, as often as needed: --option steps=150")
+        list[str] | None,
+        typer.Option(
+            help="an option of the attack, name=value, as often as needed: --option steps=150; by default shift, flip and border are as "
+            "surrogates learn"
+        ),
     ] = None,
     options: Annotated[Path | None, typer.Option(help="TOML file with options of the attack; --option wins")] = None,
     seed: Seed = None,
@@ -171,7 +175,7 @@ def poison(
     from certidote.engine.local import Pool
     from certidote.numerics import resolve_dtype
     from certidote.results.record import versions
-    from certidote.scenarios.crafting import Crafting, checked_options, options_of, plain
+    from certidote.scenarios.crafting import Crafting, augmentation_for, checked_options, options_of, plain
     from certidote.scenarios.fixed import fixed_trials
     from certidote.scenarios.goals import listed_goals
     from certidote.scenarios.unfinished import Unfinished
@@ -201,6 +205,8 @@ def poison(
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
     seen = seen_through(through, sigma, draws, train_set, size, skip_corrupt)
     fixed = None if setups is None else fixed_trials(setups, train_set, test_set, targets)
+    learners = None if scenario == "transfer" else recipe_named(kinds[0] if kinds else recipe, train_set)
+    chosen_options = {**augmentation_for(function, learners, train_set.image_shape), **chosen_options}
     check_options_fit(chosen_options, train_set, bases_named=fixed is not None)
     if fixed is not None:
         num_poisons = fixed.num_poisons
