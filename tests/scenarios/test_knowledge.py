@@ -162,6 +162,18 @@ def test_poisons_are_replayed_end_to_end(tmp_path: Path) -> None:
     assert not (tmp_path / "other" / "ledger.sqlite").exists()
 
 
+def test_victims_that_go_on_with_all_weights_fall_for_poisons_of_their_extractor(tmp_path: Path) -> None:
+    pack, first, further = tmp_path / "pack", tmp_path / "first.toml", tmp_path / "further.toml"
+    for recipe, rate in ((first, 0.05), (further, 0.02)):
+        recipe.write_text(f'architecture = "mlp-128"\nepochs = 20\nbatch_size = 64\nlearning_rate = {rate}\n')
+    options = {"targets": 10, "num_poisons": 30, "epsilon": "0.4347", "option": ["steps=150", "step_size=0.04"], "seed": 1}
+    verbs.poison("bullseye-polytope", "digits-5-9", out=pack, gallery=False, recipe=str(first), **options)
+    played = verbs.replay(pack, "digits-5-9", out=tmp_path / "run", recipe=str(further), end_to_end=True, workers=0, seed=1)
+    poisoned, control = (played.record["results"][arm]["successes"] for arm in ("poisoned", "control"))
+    assert poisoned >= 4  # 7 here
+    assert control == 0
+
+
 @pytest.mark.parametrize("kind", ["scratch", "transfer"])
 def test_an_attacker_aims_at_models_of_several_recipes(kind: str, tmp_path: Path) -> None:
     """Each in its place; what they are is on record, and poisons that no one of them alone gives come out."""
