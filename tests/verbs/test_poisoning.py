@@ -345,6 +345,10 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --epsilon nan", "give a number of [0, 1] pixel units"),
     ("bullseye-polytope digits-5-9 --norm l1", "unknown norm 'l1'; choose linf or l2"),
     ("bullseye-polytope digits-5-9 --num-poisons 200", "num_poisons=200 base images are wanted, but the adversarial class"),
+    (
+        "hidden-trigger digits-5-9 --trigger patch --true-class 5 --adversarial-class 5",
+        "--true-class and --adversarial-class are both '5'; give two classes",
+    ),
     ("bullseye-polytope digits-5-9 --num-poisons 0", "a budget allows at least 1 poison"),
     ("bullseye-polytope digits-5-9 --num-poisons 5 --poison-fraction 0.1", "say the same; give one of them"),
     ("bullseye-polytope digits-5-9 --poison-fraction 5", "give a share of the training set above 0, at most 1"),

@@ -120,6 +120,8 @@ def check_goal_options(
         raise ValueError("--target and --trigger are two kinds of goals; give one of them")
     if true_class and not trigger:
         raise ValueError("--true-class goes with --trigger; the true class of a target is its label")
+    if true_class and true_class == adversarial_class:
+        raise ValueError(f"--true-class and --adversarial-class are both {true_class!r}; give two classes")
     if adversarial_class and target is None and not trigger:
         raise ValueError("--adversarial-class goes with --target or --trigger; classes of several targets are drawn")
 
