@@ -51,6 +51,7 @@ CENTER = _of("bullseye_polytope", "test_mean_feature_reaches_the_target")
 FROGS = _of("poison_frogs", "test_features_come_nearer_to_the_target_than_by_the_benchmark_s_loop")
 COSINE = _of("witches_brew", "test_the_cosine_rises_to_nine_tenths")
 WITCHES = _of("witches_brew", "test_fresh_victims_fall")
+MARGIN = _of("witches_brew", "test_the_margin_of_the_adversarial_label_rises_in_every_trial")
 SLEEPERS = _of("sleeper_agent", "test_victims_obey_the_trigger_and_nothing_else_changes")
 RETRAINED = _of("sleeper_agent", "test_surrogates_are_trained_on_the_poisons_of_that_moment")
 HARD = _of("label_consistent", "test_base_images_become_hard_before_the_trigger_is_pasted")
@@ -107,10 +108,12 @@ VARIANTS = (
     Broken("heads fall for the poisons", "flipped sign (Poison Frogs)", f"{ATTACKS}/poison_frogs.py", *FROGS_UP, HEADS),
     Broken("Witches' Brew: the cosine rises", "the target's gradient with its true label", f"{ATTACKS}/witches_brew.py",
            *TRUE_LABEL, COSINE),
-    Broken("Witches' Brew: victims and their margins", "the target's gradient with its true label", f"{ATTACKS}/witches_brew.py",
+    Broken("Witches' Brew: victims", "the target's gradient with its true label", f"{ATTACKS}/witches_brew.py",
            *TRUE_LABEL, WITCHES),
-    Broken("Witches' Brew: victims and their margins", "the poisons are not applied", "src/certidote/types/poisons.py",
+    Broken("Witches' Brew: victims", "the poisons are not applied", "src/certidote/types/poisons.py",
            "        images[self.indices] = self.images\n", "        images[self.indices] = images[self.indices]\n", WITCHES),
+    Broken("Witches' Brew: margins of targets", "the poisons are not applied", "src/certidote/types/poisons.py",
+           "        images[self.indices] = self.images\n", "        images[self.indices] = images[self.indices]\n", MARGIN),
     Broken("crafting leaves BatchNorm alone", "surrogates in train mode", f"{ATTACKS}/gradient_matching.py",
            "        each = labels[:, None].expand(images.shape[:2])\n",
            "        each = labels[:, None].expand(images.shape[:2])\n        with torch.no_grad():\n"
@@ -126,6 +129,9 @@ VARIANTS = (
            "aims = [Aim(new, old.wanted) for new, old in zip(differentiated(trained, task.train), aims, strict=True)]", SLEEPERS),
     Broken("Sleeper Agent: victims obey the trigger", "sources without the trigger", f"{ATTACKS}/sleeper_agent.py",
            *UNPATCHED, SLEEPERS),
+    Broken("Sleeper Agent: selection of bases", "drawn at random", f"{ATTACKS}/sleeper_agent.py",
+           "norms.argsort(descending=True, stable=True)", "torch.randperm(len(norms))",
+           _of("sleeper_agent", "test_bases_are_those_with_the_largest_gradients")),
     Broken("Sleeper Agent: selection of bases", "the smallest gradients", f"{ATTACKS}/sleeper_agent.py",
            "norms.argsort(descending=True, stable=True)", "norms.argsort(descending=False, stable=True)",
            _of("sleeper_agent", "test_bases_are_those_with_the_largest_gradients")),
@@ -157,6 +163,12 @@ VARIANTS = (
     Broken("the poisoned set", "poisons join their bases' neighbors, not their bases", "src/certidote/types/poisons.py",
            "        images[self.indices] = self.images\n", "        images[self.indices - 1] = self.images\n",
            _of("bullseye_polytope", "test_poisoned_set_is_assembled_in_place")),
+    Broken("the benchmark's sets", "clean base images stay beside their poisons", "src/certidote/scenarios/assembled.py",
+           "    free[poison.indices] = False\n", "",
+           ("tests/scenarios/test_trials.py::test_the_benchmarks_sets_have_one_size_and_no_clean_base",)),
+    Broken("the benchmark's sets", "the set grows by the poisons", "src/certidote/scenarios/assembled.py",
+           "each[: share - len(poison.indices)] if label == wanted else each", "each",
+           ("tests/scenarios/test_trials.py::test_the_benchmarks_sets_have_one_size_and_no_clean_base",)),
 )  # fmt: skip
 
 

@@ -18,10 +18,11 @@ GUARDED = {
     "rounding keeps the budget", "projection onto ball and box", "Poison Frogs: distance of features", "Poison Frogs: poisons keep moving",
     "Convex Polytope: coefficients are optimal", "Convex Polytope: the hull reaches the target", "Convex Polytope: the term at layers of maps",
     "Bullseye Polytope: the center reaches the target", "heads fall for the poisons", "Witches' Brew: the cosine rises",
-    "Witches' Brew: victims and their margins", "crafting leaves BatchNorm alone", "gradient matching: gradient of the objective", "shifts",
+    "Witches' Brew: victims", "Witches' Brew: margins of targets", "crafting leaves BatchNorm alone", "gradient matching: gradient of the objective", "shifts",
     "Sleeper Agent: victims obey the trigger", "Sleeper Agent: selection of bases", "Sleeper Agent: retraining",
     "label-consistent: images become hard", "label-consistent: victims learn the trigger",
     "hidden trigger: triggered images are taken for the class", "hidden trigger: pairing", "pickles", "the poisoned set",
+    "the benchmark's sets",
 }  # fmt: skip
 
 

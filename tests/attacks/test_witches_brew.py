@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from certidote.attacks.witches_brew import matched, target_gradients, witches_br
 from certidote.diffusion.denoiser import load
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.scenarios.scratch import evaluate
+from certidote.scenarios.victims import Comparison, Outcome
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, Images, Knowledge, Poison, Task, Trigger
 from fixtures_scratch import EPSILON, KEY, MATCHING, NUM_POISONS, TRIALS, brewed, clean_knowledge, digits, targets, trial_keys
@@ -50,16 +52,24 @@ def test_the_cosine_rises_to_nine_tenths() -> None:
     assert [poison.objective for poison in brewed()] == pytest.approx((1 - after).tolist(), abs=1e-5)
 
 
+@cache
+def fallen() -> Comparison[Outcome]:
+    return evaluate(targets(), brewed(), KEY / "evaluation").plain
+
+
 def test_fresh_victims_fall() -> None:
-    """At least 40 % of 8 targets (5 here; 0 or 1 with the true label's gradient) and no control; the margin rises in every trial."""
-    result = evaluate(targets(), brewed(), KEY / "evaluation").plain
+    """At least 40 % of 8 targets (5 here; 0 or 1 with the true label's gradient) and no control."""
+    result = fallen()
     assert int(result.poisoned.success.sum()) >= 0.4 * TRIALS
     assert int(result.control.success.sum()) == 0
-    shifts = result.poisoned.margin - result.control.margin
-    assert (shifts > 0).all()
-    assert float(torch.from_numpy(shifts).median()) >= 6  # 11 here; 5 to 8 with the true label
     assert float(result.control.clean_accuracy.mean()) > 0.95
     assert float((result.control.clean_accuracy - result.poisoned.clean_accuracy).mean()) < 0.02
+
+
+def test_the_margin_of_the_adversarial_label_rises_in_every_trial() -> None:
+    shifts = fallen().poisoned.margin - fallen().control.margin
+    assert (shifts > 0).all()
+    assert float(torch.from_numpy(shifts).median()) >= 6  # 11 here; 5 to 8 with the true label
 
 
 def test_poisons_use_the_budget_and_keep_it() -> None:

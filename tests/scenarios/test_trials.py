@@ -436,7 +436,7 @@ def test_the_benchmarks_sets_have_one_size_and_no_clean_base() -> None:
     for data in (clean, poisoned):
         assert len(data) == 15
         assert data.labels.bincount(minlength=3).tolist() == [5, 5, 5]
-        assert not bases & {image.numpy().tobytes() for image in data.images}
+        assert len(bases & {image.numpy().tobytes() for image in data.images}) == 0
     assert torch.equal(poisoned.images[-3:], made.images)
     assert poisoned.labels[-3:].tolist() == [1, 1, 1]
     for label, count in ((0, 5), (1, 2), (2, 5)):  # the first ones of each class, in the order of the data
