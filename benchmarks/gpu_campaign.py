@@ -41,6 +41,7 @@ SPEED = "speed-0.25"
 """Folder of the few members whose seconds are looked at."""
 
 MANY = 1_000_000
+"""Commits, more than any ledger here has."""
 
 STOP_SECONDS = 20
 """Given to a command to commit what it has, before it is killed."""

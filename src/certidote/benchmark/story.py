@@ -47,7 +47,7 @@ LINES = (
     Shown(
         "the attacker knows it", lambda poisoning: Cell(through(poisoning, COMPARED_SIGMA), "denoise", COMPARED_SIGMA), ours=True
     ),
-    _of(f"in {PURIFYING_STEPS} steps, sigma {COMPARED_SIGMA:g}", "purification-deterministic", COMPARED_SIGMA),
+    _of(f"purify, {PURIFYING_STEPS} steps, sigma {COMPARED_SIGMA:g}", "purification-deterministic", COMPARED_SIGMA),
     _of(f"noise only, sigma {COMPARED_SIGMA:g}", "noise", COMPARED_SIGMA),
     _of("Deep k-NN", "deep-knn"),
     _of("FrieNDs", "friends"),
