@@ -185,7 +185,7 @@ def _say_poisoned(result: Any) -> None:
     print(
         f"{len(pack)} {'trial' if len(pack) == 1 else 'trials'} of {pack.recipe['attack']}, {pack.budget.num_poisons} poisons each:"
     )
-    for trial, poison in enumerate(pack.poisons[:10]):
+    for trial, poison in enumerate(pack.poisons[:10], pack.first_trial):
         print(f"  {trial}: {goal_in_words(poison.goal, pack.data.classes)}")
     if len(pack) > 10:
         print(f"  ... and {len(pack) - 10} more")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,16 +89,63 @@ def test_nothing_is_done_twice(place: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert contents(place) == before
 
 
-def test_more_trials_replace_fewer(place: Path, tmp_path: Path) -> None:
-    for trials in (1, 2):
-        verbs.bench("table2", cell=f"{ROW}/none", trials=trials, out=tmp_path / "runs", records=tmp_path / "kept", workers=0)
-        kept = read(tmp_path / "kept" / "digits" / ROW / "none")
+def test_trials_are_added_to_fewer(place: Path, tmp_path: Path) -> None:
+    """In three commands, on machines that share nothing but the records: as if all had been done at once."""
+    name = "denoise-0.25"
+    for trials in (1, 2, 4):
+        verbs.bench(
+            "table2", cell=f"{ROW}/{name}", trials=trials, out=tmp_path / f"runs-{trials}", records=tmp_path / "kept", workers=0
+        )
+        kept = read(tmp_path / "kept" / "digits" / ROW / name)
         assert kept is not None
-        assert len(kept.trials) == trials
-    one, two = (read_pack(path) for path in sorted((tmp_path / "runs" / "digits" / "packs").iterdir()))
-    assert (one.poisons[0].images == two.poisons[0].images).all()  # the first trials of few and of many are the same
-    again = (tmp_path / "kept" / "digits" / ROW / "none" / "trials.csv").read_bytes()
-    assert again == (place / "kept" / "digits" / ROW / "none" / "trials.csv").read_bytes()
+        assert len(kept.trials) == kept.record["finished"] == kept.record["results"]["control"]["trials"] == trials
+    verbs.bench("table2", cell=f"{ROW}/{name}", trials=4, out=tmp_path / "runs", records=tmp_path / "once", workers=0)
+    whole = read(tmp_path / "once" / "digits" / ROW / name)
+    assert whole is not None
+    for one, other in zip(whole.trials, kept.trials, strict=True):
+        assert {key: value for key, value in one.items() if "accuracy" not in key} == {
+            key: value for key, value in other.items() if "accuracy" not in key
+        }
+        for arm in ("control", "poisoned"):  # the targets of all trials of a part are left out of it
+            assert float(one[f"{arm}_clean_accuracy"]) == pytest.approx(float(other[f"{arm}_clean_accuracy"]), abs=3 / 130)
+    for arm, found in whole.record["results"].items():
+        shares = ("successes", "trials", "low", "high", "reached", "lost")
+        assert [found[share] for share in shares] == [kept.record["results"][arm][share] for share in shares]
+    parts = kept.record["parts"]
+    assert [(part["first_trial"], part["trials"]) for part in parts] == [(0, 1), (1, 1), (2, 2)]
+    assert [part["command"].split("--trials ")[1] for part in parts] == ["1 --seed 0", "2 --seed 0", "4 --seed 0"]
+    assert len({part["config_digest"] for part in parts}) == 3
+    assert "first_trial" not in kept.record["recipe"]
+    assert kept.record.keys() - whole.record.keys() == {"parts"}
+    assert kept.record["seconds_of_workers"] == sum(part["seconds_of_workers"] for part in parts)
+    (last,) = (tmp_path / "runs-4" / "digits" / "packs").iterdir()
+    (once,) = (tmp_path / "runs" / "digits" / "packs").iterdir()
+    added, all_of_them = read_pack(last), read_pack(once)
+    assert (added.first_trial, len(added)) == (2, 2)
+    for one, other in zip(added.poisons, all_of_them.poisons[2:], strict=True):
+        assert (one.images == other.images).all()
+
+
+def test_trials_made_otherwise_are_not_added(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "kept" / "digits" / ROW / "none"
+    shutil.copytree(place / "kept" / "digits" / ROW / "none", folder)
+    record = json.loads((folder / "replay.json").read_text())
+    record["recipe"]["options"]["steps"] = 151
+    (folder / "replay.json").write_text(json.dumps(record))
+    before = contents(folder)
+    with pytest.raises(
+        ValueError, match="has 2 trials, made with another options of the attack than this version's; remove the folder"
+    ):
+        verbs.bench("table2", cell=f"{ROW}/none", trials=3, out=tmp_path / "runs", records=tmp_path / "kept", workers=0)
+    assert contents(folder) == before
+
+
+def test_what_defenses_say_of_all_trials_is_not_added_to(place: Path) -> None:
+    kept = read(place / "kept" / "digits" / ROW / "none")
+    assert kept is not None
+    assert [records.first_missing(kept, trials) for trials in (1, 2, 3)] == [0, 0, 2]
+    assert records.first_missing(replace(kept, record=kept.record | {"filter": {}}), 3) == 0
+    assert records.first_missing(None, 3) == 0
 
 
 DYING = """
@@ -160,7 +208,7 @@ def test_victims_of_the_black_box(tmp_path: Path) -> None:
         runner.run(campaign, [*cells.values(), scratch], pool, Silent())
     victims = {box: read(campaign.record_of(cell)).record["victims"]["extractor"] for box, cell in cells.items()}  # type: ignore[union-attr]
     assert victims["white-box"] != victims["black-box"]
-    white, black = (read_pack(campaign.pack(cell.poisoning)) for cell in cells.values())
+    white, black = (read_pack(campaign.pack(cell)) for cell in cells.values())
     assert (white.poisons[0].images == black.poisons[0].images).all()
     kept = read(campaign.record_of(scratch))
     assert kept is not None

@@ -240,7 +240,7 @@ def test_each_scale_has_its_number_of_trials(scale: str, wanted: int | None, att
     cell = Cell(Poisoning(attack, "transfer"), "denoise", 0.1)
     assert campaign.trials(cell.poisoning) == trials
     assert campaign.command(cell).endswith(f"--trials {trials} --seed 0")
-    assert f"-{trials}-" in campaign.pack(cell.poisoning).name
+    assert f"-{trials}-" in campaign.pack(cell).name
 
 
 def test_costs_count_what_is_shared_once(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ import torch
 
 from certidote.types import Budget, ImageDataset, Json, Poison, Target, Trigger
 
+MOST_BEFORE = 1_000_000
+"""Trials that may come before those of a pack."""
+
 
 @dataclass(frozen=True)
 class PackedData:
@@ -47,7 +50,7 @@ class PoisonPack:
         recipe: how they were made: "attack" (its name) and whatever else is worth knowing, as JSON.
         notes: sentences for people, from imports say.
         files: SHA-256 of each file that lies beside the poisons, by its name; of packs that were read.
-    Raises: ValueError if there are no trials, budgets or kinds of goals differ, poisons do not fit the data, or lengths disagree.
+    Raises: ValueError if there are no trials, their first number is none, budgets or kinds of goals differ, poisons do not fit the data, or lengths disagree.
     """
 
     poisons: tuple[Poison, ...]
@@ -64,6 +67,11 @@ class PoisonPack:
             raise ValueError(f"{len(self.poisons)} trials but {len(self.bases)} digests of base images; give one for each")
         if not isinstance(self.recipe.get("attack"), str):
             raise ValueError("the recipe of a poison pack names its 'attack'; this one does not")
+        first = self.recipe.get("first_trial", 0)
+        if type(first) is not int or not 0 <= first <= MOST_BEFORE:
+            raise ValueError(
+                f"the recipe of a poison pack says that its first trial is {first!r}; it must be a whole number of at least 0"
+            )
         for trial, poison in enumerate(self.poisons):
             self._check(trial, poison)
 
@@ -97,6 +105,11 @@ class PoisonPack:
 
     def __len__(self) -> int:
         return len(self.poisons)
+
+    @property
+    def first_trial(self) -> int:
+        """The number of its first trial, from 0: of trials that several packs share, each has a part. It decides random streams."""
+        return int(self.recipe.get("first_trial", 0))
 
     @property
     def budget(self) -> Budget:

@@ -35,10 +35,10 @@ def estimates(campaign: Campaign, cells: Sequence[Cell]) -> list[Estimate]:
     models: set[str] = set()
     for cell in cells:
         crafting = 0.0
-        if cell in left and cell.poisoning.crafted not in crafted and not (campaign.pack(cell.poisoning) / "pack.json").is_file():
-            crafted.add(cell.poisoning.crafted)
+        if cell in left and campaign.pack(cell) not in crafted and not (campaign.pack(cell) / "pack.json").is_file():
+            crafted.add(campaign.pack(cell))
             needed = _extractors(cell.poisoning)
-            crafting = _seconds_to_craft(campaign, cell.poisoning) + len(needed - models) * campaign.scale.seconds["extractor"]
+            crafting = _seconds_to_craft(campaign, cell) + len(needed - models) * campaign.scale.seconds["extractor"]
             models |= needed
         training = _seconds_to_train(campaign, cell) if cell in left else 0.0
         found.append(Estimate(cell, cell not in left, crafting, training))
@@ -82,17 +82,21 @@ def _extractors(poisoning: Poisoning) -> set[str]:
     return {images, f"{images}, victims"} if poisoning.knowledge == "black-box" else {images}
 
 
-def _seconds_to_craft(campaign: Campaign, poisoning: Poisoning) -> float:
-    """Of all trials, surrogates from scratch included."""
-    seconds = campaign.scale.seconds
+def _seconds_to_craft(campaign: Campaign, cell: Cell) -> float:
+    """Of all trials that are to do, surrogates from scratch included."""
+    seconds, poisoning = campaign.scale.seconds, cell.poisoning
     each = seconds[poisoning.attack] * poisoning.ensemble * (1 if poisoning.through is None else THROUGH)
     surrogates = seconds["scratch"] * poisoning.ensemble if poisoning.scenario == "scratch" else 0.0
-    return campaign.trials(poisoning) * each + surrogates
+    return _trials_to_do(campaign, cell) * each + surrogates
+
+
+def _trials_to_do(campaign: Campaign, cell: Cell) -> int:
+    return campaign.trials(cell.poisoning) - campaign.first_trial(cell)
 
 
 def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:
-    """Of both arms of all trials."""
-    trials, seconds, scenario = campaign.trials(cell.poisoning), campaign.scale.seconds, cell.poisoning.scenario
+    """Of both arms of all trials that are to do."""
+    trials, seconds, scenario = _trials_to_do(campaign, cell), campaign.scale.seconds, cell.poisoning.scenario
     kept = records.read(campaign.record_of(cell))
     if kept is not None and not kept.refused:
         return trials * float(kept.record["seconds_of_workers"]) / float(kept.record["finished"])

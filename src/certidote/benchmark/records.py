@@ -117,6 +117,16 @@ def read(folder: Path) -> Kept | None:
     return Kept(record, rows, folder)
 
 
+def first_missing(kept: Kept | None, trials: int) -> int:
+    """How many of the wanted trials a record has, so that only the others are to do; 0 if there is none, or if it cannot be added to.
+
+    That is so for what defenses say about all trials of a run: which images they removed, or what they prove.
+    """
+    if kept is None or kept.refused or {"filter", "certified_poisons"} & kept.record.keys():
+        return 0
+    return int(kept.record["finished"]) if kept.record["finished"] < trials else 0
+
+
 def is_done(kept: Kept | None, identity: str, trials: int) -> bool:
     """Whether there is nothing left to do.
 

@@ -12,6 +12,7 @@ from typing import Any
 from certidote import verbs
 from certidote.benchmark import materials, records
 from certidote.benchmark.cells import Cell, Poisoning
+from certidote.benchmark.joined import joined
 from certidote.benchmark.scales import Scale, Setup
 from certidote.engine.local import Pool
 from certidote.engine.workers import JobFailed, Workers
@@ -50,14 +51,24 @@ class Campaign:
         """How many trials the cells with these poisons have."""
         return self.scale.more_trials.get(poisoning.attack, self.scale.trials) if self.wanted is None else self.wanted
 
-    def pack(self, poisoning: Poisoning) -> Path:
-        crafted = poisoning.crafted
+    def pack(self, cell: Cell) -> Path:
+        """Folder of the poisons that are still to do for a cell."""
+        crafted = cell.poisoning.crafted
         name = digest_of(records.crafting_of(self.scale, crafted, self.seed))[:8]
-        return self.runs / self.scale.name / "packs" / f"{crafted.name}-{self.trials(crafted)}-{name}"
+        return self.runs / self.scale.name / "packs" / f"{crafted.name}-{self._part(cell)}-{name}"
+
+    def first_trial(self, cell: Cell) -> int:
+        """How many trials a cell's record has already, to which the others are added; 0 where all are to do."""
+        return records.first_missing(records.read(self.record_of(cell)), self.trials(cell.poisoning))
+
+    def _part(self, cell: Cell) -> str:
+        """ "20" for all trials, "10-20" for those from the eleventh on."""
+        first, trials = self.first_trial(cell), self.trials(cell.poisoning)
+        return f"{first}-{trials}" if first else str(trials)
 
     def run_of(self, cell: Cell) -> Path:
         name = records.identity_of(self.scale, cell, self.seed)[:8]
-        poisons = f"{cell.poisoning.name}-{self.trials(cell.poisoning)}"
+        poisons = f"{cell.poisoning.name}-{self._part(cell)}"
         return self.runs / self.scale.name / "replays" / poisons / f"{cell.name}-{name}"
 
     def record_of(self, cell: Cell) -> Path:
@@ -120,7 +131,7 @@ def run(campaign: Campaign, cells: Sequence[Cell], pool: Workers, progress: Prog
         materials.prepare(needed(campaign, left), campaign.data, campaign.made)
     for number, cell in enumerate(left, len(cells) - len(left) + 1):
         within = Within(progress, f"{number} of {len(cells)}, {cell.id}")
-        craft(campaign, cell.poisoning, pool, within)
+        craft(campaign, cell, pool, within)
         replay(campaign, cell, pool, within)
 
 
@@ -134,9 +145,9 @@ def recipe_of(setup: Setup) -> str:
     return str(packaged("recipes", setup.recipe)) if setup.recipe.endswith(".toml") else setup.recipe
 
 
-def craft(campaign: Campaign, poisoning: Poisoning, pool: Workers, progress: Progress) -> None:
-    """The pack of these poisons, unless it is there."""
-    out, crafted, scale = campaign.pack(poisoning), poisoning.crafted, campaign.scale
+def craft(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> None:
+    """The pack of a cell's poisons that are still to do, unless it is there."""
+    out, crafted, scale = campaign.pack(cell), cell.poisoning.crafted, campaign.scale
     if (out / "pack.json").is_file():
         return
     setup, trigger = scale.setups[crafted.scenario], scale.triggers.get(crafted.attack)
@@ -152,6 +163,7 @@ def craft(campaign: Campaign, poisoning: Poisoning, pool: Workers, progress: Pro
         options |= {"through": "auto", "sigma": crafted.through, "draws": DRAWS}
     verbs.poison(
         crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials(crafted),
+        skip=campaign.first_trial(cell),
         goals=packaged("goals", setup.goals), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
         scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble, option=list(scale.options.get(crafted.attack, ())),
         seed=campaign.seed, device=campaign.device, gallery=False, progress=progress, pool=pool if isinstance(pool, Pool) else None,
@@ -188,14 +200,18 @@ def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) ->
     record["recipe"] = {**record["recipe"], "command": crafted}
     record |= {"command": command, "pack": poisoning.crafted.name}
     places = {f"{folder}/": "" for folder in (campaign.made, campaign.data) if folder is not None}
-    records.keep(campaign.record_of(cell), record, about, places)
+    folder = campaign.record_of(cell)
+    earlier = records.read(folder)
+    if earlier is not None and campaign.first_trial(cell):
+        record = joined(earlier, record)
+    records.keep(folder, record, about, places)
 
 
 def _replayed(campaign: Campaign, cell: Cell, recipe: str, out: Path, pool: Workers, progress: Progress) -> verbs.Replayed:
     setup = campaign.scale.setups[cell.poisoning.scenario]
     outside = setup.outside if cell.start in ("out-of-domain", "both") else ""
     return verbs.replay(
-        campaign.pack(cell.poisoning), materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
+        campaign.pack(cell), materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
         sigma=cell.sigma, recipe=recipe, seed=campaign.seed, dtype=campaign.scale.dtype, device=campaign.device, progress=progress,
         pool=pool, start_from=outside and materials.place_of(outside, campaign.data, campaign.made),
         raw_epochs=setup.raw_epochs if cell.start in ("in-domain", "both") else 0,

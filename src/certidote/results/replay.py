@@ -25,19 +25,23 @@ def replay_record(pack: PoisonPack, asked: Questions, found: Outcomes, about: Js
     """
     goal = "target" if isinstance(pack.poisons[0].goal, Target) else "trigger"
     rows = [_trial(pack, asked, trial, pair) for trial, pair in enumerate(found)]
-    results = {arm: _arm([row[arm] for row in rows]) for arm in ARMS}
     objectives = [poison.objective for poison in pack.poisons[: len(found)] if poison.objective is not None]
     head: Json = {"format": FORMAT, "version": VERSION, "goal": goal, "finished": len(found), "trials_of_pack": len(pack)}
     head["classes"] = len(pack.data.classes)
     if len(objectives) == len(found):
         head["objective"] = {"median": float(np.median(objectives)), "largest": max(objectives)}
-    return head | about | {"results": results, "trials": rows}
+    return head | about | {"results": results_of(rows), "trials": rows}
+
+
+def results_of(rows: Sequence[Json]) -> Json:
+    """What `replay_record` says about each arm, from its trials."""
+    return {arm: _arm([row[arm] for row in rows]) for arm in ARMS}
 
 
 def _trial(pack: PoisonPack, asked: Questions, trial: int, pair: tuple[TrialOutcome, TrialOutcome]) -> Json:
     goal, names = pack.poisons[trial].goal, pack.data.classes
     row: Json = {
-        "trial": trial,
+        "trial": pack.first_trial + trial,
         "true_class": None if goal.true_label is None else names[goal.true_label],
         "adversarial_class": names[goal.adversarial_label],
         "test_image": int(asked.sources[trial][asked.single[trial]]),

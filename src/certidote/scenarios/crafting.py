@@ -27,7 +27,7 @@ class Crafting:
     """Everything about a pack's trials but their numbers; trial i has the stream `key / "trials" / i / "attack"`.
 
     `bases` are rows of the training set that become poisons, for each trial; None leaves the choice to the attack. `together` is the
-    attack for several trials at once, if it has that form; it takes the same options.
+    attack for several trials at once, if it has that form; it takes the same options. Trials before `first` are made elsewhere.
     """
 
     attack: Attack
@@ -39,6 +39,7 @@ class Crafting:
     key: Key
     bases: Sequence[Int64[Tensor, "m"]] | None = None
     together: AttackTogether | None = None
+    first: int = 0
 
     def groups(self) -> list[range]:
         """Trials that are crafted in one call: neighbors, so many as pay off.
@@ -51,7 +52,7 @@ class Crafting:
         if self.together is not None:
             fit = max(1, PIXELS_TOGETHER // (self.budget.num_poisons * height * width))
             size = min(fit, -(-number // GROUPS))
-        return [range(first, min(first + size, number)) for first in range(0, number, size)]
+        return [range(first, min(first + size, number)) for first in range(self.first, number, size)]
 
 
 def craft_group(crafting: Crafting, trials: range) -> list[tuple[int, Poison]]:

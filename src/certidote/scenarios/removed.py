@@ -33,6 +33,6 @@ def removed_of_trial(asked: Asked, trial: int) -> tuple[int, Removal | None]:
     member = (2 * trial + 1) * models
     key = asked.key / "members" / member
     view = asked.trials.view(asked.data.watched(key), member, key)
-    kept = kept_by(asked.trainer.trainer, [view], [paired(key, models)], asked.key / "common")[0]
+    kept = kept_by(asked.trainer.trainer, [view], [paired(key, models, asked.trials.pack.first_trial)], asked.key / "common")[0]
     poisons = asked.trials.pack.poisons[trial].indices
     return trial, None if kept is None else removal(kept, len(view.labels), poisons)

@@ -111,9 +111,9 @@ class Trials:
         changed = slice(None) if place.poisoned else slice(0)  # nothing is replaced for the control, but its record is alike
         poisoned = data.replaced(poison.indices[changed], poison.images[changed])
         if self._shared is not None and self.draws is not None:
-            draw = shared_draw(key, place.trial % self.draws, place.model)
+            draw = shared_draw(key, (self.pack.first_trial + place.trial) % self.draws, place.model)
             return self._shared.view(data, poisoned, poison.indices[changed], draw)
-        return self.defense.view(poisoned, place.model, paired(key, self.defense.members))
+        return self.defense.view(poisoned, place.model, paired(key, self.defense.members, self.pack.first_trial))
 
     @property
     def inputs_per_member(self) -> bool:
@@ -138,33 +138,35 @@ class Trials:
             for digest, poison in zip(self.pack.bases, self.pack.poisons, strict=True)
         ]
         shared = {} if self.draws is None else {"draws": self.draws}
-        return {"scheme": "trials", "defense": self.defense.describe(), **shared, "trials": trials}
+        part = {"first_trial": self.pack.first_trial} if self.pack.first_trial else {}
+        return {"scheme": "trials", "defense": self.defense.describe(), **shared, **part, "trials": trials}
 
 
 class PairedTrainer:
     """The victims' trainer: a model learns from the key of its trial, the same on the clean and on the poisoned set."""
 
-    def __init__(self, trainer: Trainer, models: int) -> None:
+    def __init__(self, trainer: Trainer, models: int, first_trial: int = 0) -> None:
         """
         Args:
             trainer: as the defense would use it.
             models: of the defense, in one arm of one trial.
+            first_trial: number of the pack's first trial.
         """
-        self.trainer, self.models = trainer, models
+        self.trainer, self.models, self.first_trial = trainer, models, first_trial
         self.stack_size, self.start = trainer.stack_size, trainer.start
         self.together = trainer.together if isinstance(trainer, TrainsInGroups) else trainer.stack_size
 
     def fit(self, views: Sequence[View], keys: Sequence[Key], common: Key) -> Stack:
-        return self.trainer.fit(views, [paired(key, self.models) for key in keys], common)
+        return self.trainer.fit(views, [paired(key, self.models, self.first_trial) for key in keys], common)
 
     def describe(self) -> Json:
         return {"trainer": "paired", "of": self.trainer.describe()}
 
 
-def paired(key: Key, models: int) -> Key:
+def paired(key: Key, models: int, first_trial: int = 0) -> Key:
     """The key that a member shares with its counterpart on the other side: members / 17 -> trials / 2 / 5, say."""
     member = int(key.path[-1])
-    return Key(key.root, (*key.path[:-2], "trials", member // (2 * models), member % models))
+    return Key(key.root, (*key.path[:-2], "trials", first_trial + member // (2 * models), member % models))
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,12 +192,12 @@ def questions(pack: PoisonPack, test: ImageDataset, key: Key) -> Questions:
     """Targets as packed; for a trigger, test images of its class (at most `MOST_STAMPED`) with the trigger on them.
 
     Args:
-        key: for each trial `key / trial` draws the places of triggers that have no fixed one, and the single image.
+        key: for each trial `key / trial`, its number, draws the places of triggers that have no fixed one, and the single image.
     Raises: ValueError if a target's test image does not exist or has another label, a patch does not fit, or no test image is left.
     """
     images, labels, rows, sources = [test.images], [test.labels], [], []
     first = len(test)
-    for trial, poison in enumerate(pack.poisons):
+    for trial, poison in enumerate(pack.poisons, pack.first_trial):
         goal = poison.goal
         if isinstance(goal, Target):
             chosen, shown = torch.tensor([goal.test_index]), goal.image.unsqueeze(0)
@@ -212,7 +214,8 @@ def questions(pack: PoisonPack, test: ImageDataset, key: Key) -> Questions:
         rows.append(range(first, first := first + len(chosen)))
         sources.append(chosen.numpy())
     asked = ImageDataset(torch.cat(images), torch.cat(labels), test.class_names)
-    single = tuple(int((key / trial / "single").numpy().integers(len(each))) for trial, each in enumerate(sources))
+    numbered = enumerate(sources, pack.first_trial)
+    single = tuple(int((key / trial / "single").numpy().integers(len(each))) for trial, each in numbered)
     return Questions(asked, len(test), tuple(rows), tuple(sources), single)
 
 

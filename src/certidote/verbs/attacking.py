@@ -282,6 +282,14 @@ def _label(name: str, names: tuple[str, ...], option: str) -> int:
     return names.index(name)
 
 
+def check_skip(skip: int, trials: int, seed: int | None) -> None:
+    """--skip leaves a part of trials that other packs have the rest of, so it needs their seed."""
+    if not 0 <= skip < trials:
+        raise ValueError(f"--skip {skip}; there are {trials} trials (--targets says how many): give 0 to {trials - 1}")
+    if skip and seed is None:
+        raise ValueError(f"--skip {skip} leaves trials to another pack, and all of them are of one seed; give its --seed")
+
+
 def check_goals(train_set: "ImageDataset", goals: "tuple[Goal, ...]", budget: "Budget") -> None:
     """Whatever every attack refuses is refused before surrogates are trained."""
     from certidote.attacks.selection import base_candidates, check_task

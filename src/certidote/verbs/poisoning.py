@@ -15,6 +15,7 @@ from certidote.verbs.attacking import (
     check_options_fit,
     check_retrains,
     check_setups,
+    check_skip,
     checked_aim,
     chosen_epsilon,
     described_defense,
@@ -67,6 +68,13 @@ def poison(
         int | None,
         typer.Option(help="trials: so many targets spread over the classes, or with --trigger pairs of classes; default: 10"),
     ] = None,
+    skip: Annotated[
+        int,
+        typer.Option(
+            help="leave out the first so many trials, which another pack has or will have: the others are what they are without, if --seed is "
+            "the same"
+        ),
+    ] = 0,
     target: Annotated[int | None, typer.Option(help="one trial about this test image, a row number from 0")] = None,
     setups: Annotated[
         Path | None,
@@ -230,12 +238,15 @@ def poison(
         asked["robust"] = robust
     if listed is not None:
         asked["listed"] = [goal.model_dump() for goal in listed]
+    if skip:
+        made["first_trial"] = asked["first_trial"] = skip
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
     wanted = wanted_goals(
         fixed, train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed
     )
-    check_goals(train_set, wanted, budget)
+    check_skip(skip, len(wanted), seed)
+    check_goals(train_set, wanted[skip:], budget)
     progress = progress or Silent()
     with kept.working():
         number = len(kinds) or surrogates
@@ -256,6 +267,7 @@ def poison(
             key,
             None if fixed is None else fixed.bases,
             TOGETHER.get(function),
+            skip,
         )
         back_end = Pool(workers, device=device) if pool is None else nullcontext(pool)
         poisons = _crafted(crafting, kept, back_end, progress)
@@ -334,10 +346,10 @@ def _crafted(
     """The poisons of all trials; those that an interrupted run finished are read."""
     from certidote.scenarios.crafting import craft_group
 
-    number = len(crafting.goals)
-    read = ((trial, kept.read(trial, goal, crafting.budget, crafting.train)) for trial, goal in enumerate(crafting.goals))
+    wanted = range(crafting.first, len(crafting.goals))
+    read = ((trial, kept.read(trial, crafting.goals[trial], crafting.budget, crafting.train)) for trial in wanted)
     found = {trial: poison for trial, poison in read if poison is not None}
-    progress.start("poisons", number, len(found), unit="trials")
+    progress.start("poisons", len(wanted), len(found), unit="trials")
     left = [group for group in crafting.groups() if not found.keys() >= set(group)]
     answers: list[list[tuple[int, Poison]]]
     with back_end as pool:
@@ -348,7 +360,7 @@ def _crafted(
                     progress.advance()
                     found[trial] = made
     progress.finish()
-    return [found[trial] for trial in range(number)]
+    return [found[trial] for trial in wanted]
 
 
 def _gallery(pack: "PoisonPack", train_set: "ImageDataset", attack: str) -> str:
@@ -356,7 +368,7 @@ def _gallery(pack: "PoisonPack", train_set: "ImageDataset", attack: str) -> str:
     from certidote.results.pictures import poison_strip
 
     trials = range(min(SHOWN, len(pack)))
-    pictures = [poison_strip(pack.poisons[trial], train_set, f"Trial {trial}", SHOWN) for trial in trials]
+    pictures = [poison_strip(pack.poisons[trial], train_set, f"Trial {pack.first_trial + trial}", SHOWN) for trial in trials]
     budget = pack.budget
     beside = " beside a visible trigger" if budget.visible_trigger else ""
     how = (

@@ -170,7 +170,9 @@ def replay(
     asked = questions(chosen, test_set, Key(0) / "replay" / "questions")
     facts = {"dtype": number_format, "pack": given.recipe}
     with back_end as used, _classes_left(defense, given, train_set):
-        record = _run(out, played, PairedTrainer(trainer, scheme.members), train_set, asked, used, seed, facts, progress)
+        record = _run(
+            out, played, PairedTrainer(trainer, scheme.members, chosen.first_trial), train_set, asked, used, seed, facts, progress
+        )
     return _recorded(out, record, (data, train_set), (test_name, test_set), pack, defense)
 
 
