@@ -14,7 +14,7 @@ from certidote.benchmark.costs import estimates, plan_lines
 from certidote.benchmark.materials import photograph_patches
 from certidote.benchmark.pages import PAPER_NAMES, PAPER_STARTS, STARTS
 from certidote.benchmark.paper import paper_cell, paper_cells
-from certidote.benchmark.records import identity_of
+from certidote.benchmark.records import crafting_of, identity_of
 from certidote.benchmark.runner import Campaign, recipe_of
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.tables import TABLES, WITH_SIGMA, cells_of, started, strongest, unmeasured
@@ -241,6 +241,19 @@ def test_each_scale_has_its_number_of_trials(scale: str, wanted: int | None, att
     assert campaign.trials(cell.poisoning) == trials
     assert campaign.command(cell).endswith(f"--trials {trials} --seed 0")
     assert f"-{trials}-" in campaign.pack(cell).name
+
+
+def test_who_crafts_through_our_defense_may_take_fewer_steps(tmp_path: Path) -> None:
+    """Where the scale says so, and then that is part of what its records are of; on the digits nothing is said, as when they were made."""
+    compact, digits = SCALES["cifar10-compact"], SCALES["digits"]
+    unaware, aware = Poisoning("bullseye-polytope", "transfer"), Poisoning("bullseye-polytope", "transfer", through=0.2)
+    assert crafting_of(compact, unaware, 0)["options"] == []
+    said = crafting_of(compact, aware, 0)
+    assert (said["options"], said["through_draws"]) == (["steps=300"], 1)
+    assert crafting_of(digits, aware, 0).keys() == crafting_of(digits, unaware, 0).keys()
+    cell = Cell(aware, "denoise", 0.2)
+    more = replace(compact, through_draws=2)
+    assert len({identity_of(scale, cell, 0) for scale in (compact, more, replace(compact, through_options={}))}) == 3
 
 
 def test_costs_count_what_is_shared_once(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def _extractors(poisoning: Poisoning) -> set[str]:
 def _seconds_to_craft(campaign: Campaign, cell: Cell) -> float:
     """Of all trials that are to do, surrogates from scratch included."""
     seconds, poisoning = campaign.scale.seconds, cell.poisoning
-    each = seconds[poisoning.attack] * poisoning.ensemble * (1 if poisoning.through is None else THROUGH)
+    each = seconds[poisoning.attack] * poisoning.ensemble
+    if poisoning.through is not None:
+        each = seconds.get(f"{poisoning.attack} through", THROUGH * each)
     surrogates = seconds["scratch"] * poisoning.ensemble if poisoning.scenario == "scratch" else 0.0
     return _trials_to_do(campaign, cell) * each + surrogates
 

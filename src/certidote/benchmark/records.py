@@ -16,6 +16,10 @@ from certidote.types import Json, digest_of
 RECORD, TRIALS = "replay.json", "trials.csv"
 
 
+DRAWS = 4
+"""Draws that attackers through our defense had before scales said how many: records of these do not name the number."""
+
+
 @dataclass(frozen=True)
 class Kept:
     """A cell's record.
@@ -47,11 +51,13 @@ def crafting_of(scale: Scale, poisoning: Poisoning, seed: int) -> Json:
     known, chosen = asdict(poisoning), asdict(setup)
     other = {"outside": chosen.pop("outside")} if known.pop("outside") else {}
     chosen.pop("outside", None), chosen.pop("raw_epochs")
+    draws = {} if poisoning.through is None or scale.through_draws == DRAWS else {"through_draws": scale.through_draws}
     return {
         "poisoning": known | other,
         "setup": chosen,
         "epsilon": scale.epsilon,
-        "options": list(scale.options.get(attack, ())),
+        "options": list(scale.options_of(attack, through=poisoning.through is not None)),
+        **draws,
         "trigger": None if trigger is None else asdict(trigger),
         "seed": seed,
     }

@@ -160,19 +160,15 @@ def craft(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> 
         options["pretrain"] = materials.place_of(trusted, campaign.data, campaign.made)
         options["victim_recipe"] = setup.other_recipe if crafted.knowledge == "black-box" else ""
     if crafted.through is not None:
-        options |= {"through": "auto", "sigma": crafted.through, "draws": DRAWS}
+        options |= {"through": "auto", "sigma": crafted.through, "draws": scale.through_draws}
     verbs.poison(
         crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials(crafted),
         skip=campaign.first_trial(cell),
         goals=packaged("goals", setup.goals), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
-        scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble, option=list(scale.options.get(crafted.attack, ())),
+        scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble, option=list(scale.options_of(crafted.attack, through=crafted.through is not None)),
         seed=campaign.seed, device=campaign.device, gallery=False, progress=progress, pool=pool if isinstance(pool, Pool) else None,
         **options,
     )  # fmt: skip
-
-
-DRAWS = 4
-"""Draws of our defense that an adaptive attacker's step averages over."""
 
 
 def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> None:

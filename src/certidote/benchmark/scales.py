@@ -62,13 +62,15 @@ class Scale:
     options: of attacks, name=value.
     triggers: of the attacks that need one.
     dtype: of victims' training.
-    seconds: rough seconds on one core (cifar10-resnet18: a GPU): to craft one trial by attack, for one victim of each scenario ("transfer",
+    seconds: rough seconds on one core (cifar10-resnet18: a GPU): to craft one trial by attack (NAME through: through our defense), for one victim of each scenario ("transfer",
         "scratch", "other"), for an extractor, and to denoise a training set ("denoise transfer", "denoise scratch"). Bullseye Polytope, Witches'
         Brew, victims, extractor and denoising are measured at cifar10-compact; the rest is in proportion to the digits, or guessed.
     trials: of each cell, unless the user says otherwise.
     more_trials: by attack, where it is another number.
     between: further settings of ours, of no cell of the paper, where one may stop every attack at little cost: a defense of the catalogue
         that asks the denoiser once or in several steps, and its sigma.
+    through_options: of attacks through our defense, beside the others.
+    through_draws: of our defense, that a step of such an attack averages over; each step has new ones.
     draws: of noise, which the trials of a cell take in turns, so that clean images are denoised once for each; None: each trial has its own.
     """
 
@@ -84,7 +86,13 @@ class Scale:
     trials: int = 100
     more_trials: Mapping[str, int] = field(default_factory=dict)
     between: tuple[tuple[str, float], ...] = ()
+    through_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    through_draws: int = 4
     draws: int | None = None
+
+    def options_of(self, attack: str, *, through: bool) -> tuple[str, ...]:
+        """Options of an attack, name=value; of one through our defense if `through`."""
+        return (*self.options.get(attack, ()), *(self.through_options.get(attack, ()) if through else ()))
 
     def readings(self) -> tuple[float, ...]:
         """Our sigmas ([0, 1] pixels) for the paper's, which does not say its unit: sigma if it means [0, 1] pixels, sigma / 2 if [-1, 1]."""
@@ -94,6 +102,7 @@ class Scale:
 _UNSHIFTED = ("shift=0", "flip=false")  # victims on the digits are not augmented either
 _BORDER = "border=reflection"  # what shifts uncover in training, here and there
 _SMALL_STEPS = ("steps=150", "step_size=0.02")
+_FEW_STEPS = ("steps=300",)  # through the denoiser, where a step takes ten times as long
 
 OF_PHOTOGRAPHS = {
     "label-consistent": TriggerChoice("label-consistent"),
@@ -145,12 +154,14 @@ SCALES: dict[str, Scale] = {
         dtype="auto",
         seconds={
             "poison-frogs": 20, "convex-polytope": 80, "bullseye-polytope": 47, "label-consistent": 10, "hidden-trigger": 60,
-            "witches-brew": 110, "sleeper-agent": 300, "transfer": 2, "scratch": 42, "other": 60, "extractor": 440,
+            "bullseye-polytope through": 60, "witches-brew": 110, "sleeper-agent": 470, "transfer": 2, "scratch": 42, "other": 60, "extractor": 440,
             "denoise transfer": 6, "denoise scratch": 25,
         },
         trials=20,
         more_trials={"bullseye-polytope": 50},
         between=(("denoise", 0.2), ("purification-deterministic", 0.25)),
+        through_options={"bullseye-polytope": _FEW_STEPS, "convex-polytope": _FEW_STEPS},
+        through_draws=1,
         draws=4,
     ),
     "cifar10-resnet18": Scale(
