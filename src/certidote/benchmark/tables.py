@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 
 from certidote.attacks import find
 from certidote.benchmark.cells import Cell, KnowledgeName, Poisoning, StartName
@@ -132,9 +133,11 @@ def cells_of(table: str, scale: Scale, cell: str = "") -> list[Cell]:
         raise ValueError(f"table {table!r} has no cells at scale {scale.name!r}; choose another scale")
     if not cell:
         return every
-    if chosen := [each for each in every if each.poisoning.name == cell]:
+    if chosen := [each for each in every if cell in (each.poisoning.name, each.id)]:
         return chosen
-    return [find({each.id: each for each in every}, cell, f"cell of {table}")]
+    near = get_close_matches(cell, [each.id for each in every], n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"unknown cell of {table} {cell!r}; {hint}--dry-run lists all {len(every)}")
 
 
 def strongest(scale: Scale) -> list[Poisoning]:
