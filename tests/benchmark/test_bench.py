@@ -7,29 +7,32 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scipy.stats
 
 from certidote import verbs
 from certidote.attacks.pack_files import read_pack
-from certidote.benchmark import pages, records, runner
+from certidote.benchmark import materials, pages, records, runner
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.records import read
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import TABLES, cells_of
-from certidote.data.digits import load_digits
+from certidote.data.digits import load_digits, load_some_digits
 from certidote.defenses.catalogue import DEFENSES, Setting
 from certidote.diffusion.closed_form import Identity
 from certidote.diffusion.denoiser import load as denoiser_loaded
 from certidote.engine.local import Pool
 from certidote.training.pooled import trainer_for
 from certidote.training.recipe import RECIPES
-from certidote.types import Silent
+from certidote.types import Json, Silent
 from commands import run
 
 ROOT = Path(__file__).parents[2]
@@ -126,25 +129,100 @@ def test_trials_are_added_to_fewer(place: Path, tmp_path: Path) -> None:
         assert (one.images == other.images).all()
 
 
-def test_trials_made_otherwise_are_not_added(place: Path, tmp_path: Path) -> None:
+def test_trials_are_added_wherever_data_and_runs_lie(tmp_path: Path) -> None:
+    """Records do not say where a data set that is a file was; another machine adds to them all the same."""
+    cell = Cell(Poisoning("bullseye-polytope", "transfer"))
+    setups = {**DIGITS.setups, "transfer": replace(DIGITS.setups["transfer"], data=materials.HEADS)}
+    quick = replace(DIGITS, setups=setups, options={"bullseye-polytope": ("steps=2", "step_size=0.02")})
+    for trials in (1, 2):
+        runs, data = tmp_path / f"runs-{trials}", tmp_path / f"data-{trials}"
+        (runs / "data").mkdir(parents=True)
+        data.mkdir()
+        (data / "cifar10-jpeg.tar.xz").touch()  # what the heads' images would have been made of
+        train, test = (load_some_digits(range(5, 10), split) for split in ("train", "test"))
+        materials._write(runs / "data" / materials.HEADS, train, test)
+        campaign = runner.Campaign("table2", quick, trials, 0, "cpu", data, runs, tmp_path / "kept")
+        with Pool(0) as pool:
+            runner.run(campaign, [cell], pool, Silent())
+        kept = read(campaign.record_of(cell))
+        assert kept is not None
+        assert (kept.record["finished"], kept.record["data"]["name"]) == (trials, materials.HEADS)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda record: record["recipe"]["options"].update(steps=151), "options"),
+        (lambda record: record["data"].update(digest="0" * 64), "training set"),
+        (lambda record: record.update(attack="poison-frogs"), "attack"),
+        (lambda record: record["victims"].update(epochs=61), "training of victims"),
+        (lambda record: record.update(models=3), "models"),
+    ],
+)
+def test_trials_made_otherwise_are_not_added(change: Callable[[Json], None], what: str, place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kept" / "digits" / ROW / "none"
     shutil.copytree(place / "kept" / "digits" / ROW / "none", folder)
     record = json.loads((folder / "replay.json").read_text())
-    record["recipe"]["options"]["steps"] = 151
+    change(record)
     (folder / "replay.json").write_text(json.dumps(record))
     before = contents(folder)
-    with pytest.raises(
-        ValueError, match="has 2 trials, made with another options of the attack than this version's; remove the folder"
-    ):
+    with pytest.raises(ValueError, match=f"has 2 trials with another {what} than this version has here; remove the folder"):
         verbs.bench("table2", cell=f"{ROW}/none", trials=3, out=tmp_path / "runs", records=tmp_path / "kept", workers=0)
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("wanted", "others"), [(3, 3), (3, 4), (4, 3)])
+def test_nobody_adds_to_what_has_changed_meanwhile(
+    wanted: int, others: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another command finishes trials while this one is at work: none is counted twice, none is lost."""
+    folder, cell = tmp_path / "kept" / "digits" / ROW / "none", Cell(Poisoning("bullseye-polytope", "transfer"))
+    shutil.copytree(place / "kept" / "digits" / ROW / "none", folder)
+    campaign = runner.Campaign("table2", DIGITS, wanted, 0, "cpu", None, tmp_path / "runs", tmp_path / "kept")
+    replays = runner._replayed
+
+    def beside(*arguments: Any) -> Any:
+        monkeypatch.setattr(runner, "_replayed", replays)
+        verbs.bench("table2", cell=cell.id, trials=others, out=tmp_path / "other", records=tmp_path / "kept", workers=0)
+        return replays(*arguments)
+
+    monkeypatch.setattr(runner, "_replayed", beside)
+    late = pytest.raises(ValueError, match="was changed by another command while this one ran; repeat the command")
+    with Pool(0) as pool, late if wanted > others else nullcontext():
+        runner.run(campaign, [cell], pool, Silent())
+    kept = read(folder)
+    assert kept is not None
+    assert [row["trial"] for row in kept.trials] == [str(trial) for trial in range(others)]
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("trials.csv", lambda text: text.replace("\n0,", "\n1,")),
+        ("trials.csv", lambda text: text.replace("False", "0", 1)),
+        ("trials.csv", lambda text: text.replace("0.0", "nan", 1)),
+        ("trials.csv", lambda text: text.replace("0.0", "x", 1)),
+        ("trials.csv", lambda text: text[: text.rindex(",") - 30]),
+        ("replay.json", lambda text: text.replace('"recipe"', '"reciep"')),
+        ("replay.json", lambda text: text.replace('"seconds_of_workers": ', '"seconds_of_workers": null, "_": ')),
+    ],
+)
+def test_damaged_records_are_one_line(name: str, edit: Callable[[str], str], place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    shutil.copytree(place / "kept" / "digits" / ROW / "none", folder)
+    text = (folder / name).read_text()
+    assert edit(text) != text
+    (folder / name).write_text(edit(text))
+    with pytest.raises(ValueError, match=r"^the record in '.*' is damaged; remove the folder, and run its cell again$"):
+        read(folder)
 
 
 def test_what_defenses_say_of_all_trials_is_not_added_to(place: Path) -> None:
     kept = read(place / "kept" / "digits" / ROW / "none")
     assert kept is not None
     assert [records.first_missing(kept, trials) for trials in (1, 2, 3)] == [0, 0, 2]
-    assert records.first_missing(replace(kept, record=kept.record | {"filter": {}}), 3) == 0
+    for said in ("filter", "certified_poisons", "refused"):
+        assert records.first_missing(replace(kept, record=kept.record | {said: {"it": "did"}}), 3) == 0
     assert records.first_missing(None, 3) == 0
 
 

@@ -51,7 +51,7 @@ def export_pack(pack: PoisonPack, train: ImageDataset, test: ImageDataset, out: 
         raise ValueError(f"sources={sources}; give at least 1 test image for each trigger")
     files: dict[str, bytes] = {}
     places = []
-    for trial, poison in enumerate(pack.poisons):
+    for trial, poison in enumerate(pack.poisons, pack.first_trial):
         made = _trial(poison, train, test, sources, Key(0) / "export" / trial)
         files |= {f"trial-{trial:03d}/{name}": content for name, content in made.items()}
         places += [f"trial-{trial:03d}/{name}" for name in made if name.endswith(TARGET)]

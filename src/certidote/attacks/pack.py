@@ -70,7 +70,7 @@ class PoisonPack:
         first = self.recipe.get("first_trial", 0)
         if type(first) is not int or not 0 <= first <= MOST_BEFORE:
             raise ValueError(
-                f"the recipe of a poison pack says that its first trial is {first!r}; it must be a whole number of at least 0"
+                f"the recipe of a poison pack says that its first trial is {first!r}; it must be a whole number, 0 to {MOST_BEFORE}"
             )
         for trial, poison in enumerate(self.poisons):
             self._check(trial, poison)

@@ -35,12 +35,16 @@ def estimates(campaign: Campaign, cells: Sequence[Cell]) -> list[Estimate]:
     models: set[str] = set()
     for cell in cells:
         crafting = 0.0
-        if cell in left and campaign.pack(cell) not in crafted and not (campaign.pack(cell) / "pack.json").is_file():
-            crafted.add(campaign.pack(cell))
+        first = campaign.first_trial(cell)
+        pack, to_do = campaign.pack(cell, first), campaign.trials(cell.poisoning) - first
+        if cell in left and pack not in crafted and not (pack / "pack.json").is_file():
+            crafted.add(pack)
             needed = _extractors(cell.poisoning)
-            crafting = _seconds_to_craft(campaign, cell) + len(needed - models) * campaign.scale.seconds["extractor"]
+            crafting = (
+                _seconds_to_craft(campaign, cell.poisoning, to_do) + len(needed - models) * campaign.scale.seconds["extractor"]
+            )
             models |= needed
-        training = _seconds_to_train(campaign, cell) if cell in left else 0.0
+        training = _seconds_to_train(campaign, cell, to_do) if cell in left else 0.0
         found.append(Estimate(cell, cell not in left, crafting, training))
     return found
 
@@ -82,23 +86,20 @@ def _extractors(poisoning: Poisoning) -> set[str]:
     return {images, f"{images}, victims"} if poisoning.knowledge == "black-box" else {images}
 
 
-def _seconds_to_craft(campaign: Campaign, cell: Cell) -> float:
-    """Of all trials that are to do, surrogates from scratch included."""
-    seconds, poisoning = campaign.scale.seconds, cell.poisoning
-    each = seconds[poisoning.attack] * poisoning.ensemble
+def _seconds_to_craft(campaign: Campaign, poisoning: Poisoning, trials: int) -> float:
+    """Of so many trials, surrogates from scratch included."""
+    seconds = campaign.scale.seconds
+    each = seconds[poisoning.attack]
     if poisoning.through is not None:
         each = seconds.get(f"{poisoning.attack} through", THROUGH * each)
+    each *= poisoning.ensemble
     surrogates = seconds["scratch"] * poisoning.ensemble if poisoning.scenario == "scratch" else 0.0
-    return _trials_to_do(campaign, cell) * each + surrogates
+    return trials * each + surrogates
 
 
-def _trials_to_do(campaign: Campaign, cell: Cell) -> int:
-    return campaign.trials(cell.poisoning) - campaign.first_trial(cell)
-
-
-def _seconds_to_train(campaign: Campaign, cell: Cell) -> float:
-    """Of both arms of all trials that are to do."""
-    trials, seconds, scenario = _trials_to_do(campaign, cell), campaign.scale.seconds, cell.poisoning.scenario
+def _seconds_to_train(campaign: Campaign, cell: Cell, trials: int) -> float:
+    """Of both arms of so many trials."""
+    seconds, scenario = campaign.scale.seconds, cell.poisoning.scenario
     kept = records.read(campaign.record_of(cell))
     if kept is not None and not kept.refused:
         return trials * float(kept.record["seconds_of_workers"]) / float(kept.record["finished"])

@@ -7,17 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from certidote.benchmark.cells import Cell, Poisoning
-from certidote.benchmark.scales import Scale
+from certidote.benchmark.scales import DRAWS, Scale
 from certidote.engine.code import package_digest
 from certidote.results.files import csv_text, json_text, write_texts
-from certidote.results.replay import replay_table
+from certidote.results.replay import ARMS, replay_table
 from certidote.types import Json, digest_of
 
 RECORD, TRIALS = "replay.json", "trials.csv"
-
-
-DRAWS = 4
-"""Draws that attackers through our defense had before scales said how many: records of these do not name the number."""
+SHARES = ("reached", "reached_where_right", "lost", "clean_accuracy")
+"""Columns of an arm that hold shares, in [0, 1]; empty where there is nothing to share."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +113,25 @@ def read(folder: Path) -> Kept | None:
         if record.get("refused") and record["bench"]["identity"]:
             return Kept(record, (), folder)
         rows = tuple(csv.DictReader((folder / TRIALS).read_text(encoding="utf-8").splitlines()))
-        damaged = len(rows) != record["finished"] or not record["bench"]["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
+        damaged = (
+            len(rows) != record["finished"] or not record["bench"]["identity"] or not all(map(_is_row, rows, range(len(rows))))
+        )
+        damaged = damaged or not all(isinstance(record[name], dict) for name in ("recipe", "victims", "data", "test", "results"))
+        damaged = damaged or not all(isinstance(record[name], int | float) for name in ("failed", "seconds_of_workers"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         damaged = True
     if damaged:
         raise ValueError(f"the record in {str(folder)!r} is damaged; remove the folder, and run its cell again")
     return Kept(record, rows, folder)
+
+
+def _is_row(row: Mapping[str, str], trial: int) -> bool:
+    """Whether a row is that of a trial. Raises: ValueError, KeyError or TypeError if it is none at all."""
+    for arm in ARMS:
+        shares = [float(row[f"{arm}_{name}"] or 0) for name in SHARES]
+        if row[f"{arm}_success"] not in ("True", "False") or not all(0 <= share <= 1 for share in shares):
+            return False
+    return row["trial"] == str(trial)
 
 
 def first_missing(kept: Kept | None, trials: int) -> int:

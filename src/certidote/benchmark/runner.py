@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from certidote import verbs
+from certidote.attacks.pack_files import read_pack
 from certidote.benchmark import materials, records
 from certidote.benchmark.cells import Cell, Poisoning
-from certidote.benchmark.joined import joined
+from certidote.benchmark.joined import check_poisons, joined
 from certidote.benchmark.scales import Scale, Setup
 from certidote.engine.local import Pool
 from certidote.engine.workers import JobFailed, Workers
@@ -51,24 +52,24 @@ class Campaign:
         """How many trials the cells with these poisons have."""
         return self.scale.more_trials.get(poisoning.attack, self.scale.trials) if self.wanted is None else self.wanted
 
-    def pack(self, cell: Cell) -> Path:
-        """Folder of the poisons that are still to do for a cell."""
+    def pack(self, cell: Cell, first: int = 0) -> Path:
+        """Folder of a cell's poisons, of the trials from `first` on."""
         crafted = cell.poisoning.crafted
         name = digest_of(records.crafting_of(self.scale, crafted, self.seed))[:8]
-        return self.runs / self.scale.name / "packs" / f"{crafted.name}-{self._part(cell)}-{name}"
+        return self.runs / self.scale.name / "packs" / f"{crafted.name}-{self._part(cell, first)}-{name}"
 
     def first_trial(self, cell: Cell) -> int:
         """How many trials a cell's record has already, to which the others are added; 0 where all are to do."""
         return records.first_missing(records.read(self.record_of(cell)), self.trials(cell.poisoning))
 
-    def _part(self, cell: Cell) -> str:
+    def _part(self, cell: Cell, first: int) -> str:
         """ "20" for all trials, "10-20" for those from the eleventh on."""
-        first, trials = self.first_trial(cell), self.trials(cell.poisoning)
+        trials = self.trials(cell.poisoning)
         return f"{first}-{trials}" if first else str(trials)
 
-    def run_of(self, cell: Cell) -> Path:
+    def run_of(self, cell: Cell, first: int = 0) -> Path:
         name = records.identity_of(self.scale, cell, self.seed)[:8]
-        poisons = f"{cell.poisoning.name}-{self._part(cell)}"
+        poisons = f"{cell.poisoning.name}-{self._part(cell, first)}"
         return self.runs / self.scale.name / "replays" / poisons / f"{cell.name}-{name}"
 
     def record_of(self, cell: Cell) -> Path:
@@ -131,8 +132,9 @@ def run(campaign: Campaign, cells: Sequence[Cell], pool: Workers, progress: Prog
         materials.prepare(needed(campaign, left), campaign.data, campaign.made)
     for number, cell in enumerate(left, len(cells) - len(left) + 1):
         within = Within(progress, f"{number} of {len(cells)}, {cell.id}")
-        craft(campaign, cell, pool, within)
-        replay(campaign, cell, pool, within)
+        first = campaign.first_trial(cell)
+        craft(campaign, cell, first, pool, within)
+        replay(campaign, cell, first, pool, within)
 
 
 def packaged(folder: str, name: str) -> Path:
@@ -145,9 +147,9 @@ def recipe_of(setup: Setup) -> str:
     return str(packaged("recipes", setup.recipe)) if setup.recipe.endswith(".toml") else setup.recipe
 
 
-def craft(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> None:
-    """The pack of a cell's poisons that are still to do, unless it is there."""
-    out, crafted, scale = campaign.pack(cell), cell.poisoning.crafted, campaign.scale
+def craft(campaign: Campaign, cell: Cell, first: int, pool: Workers, progress: Progress) -> None:
+    """The pack of a cell's poisons, of the trials from `first` on, unless it is there."""
+    out, crafted, scale = campaign.pack(cell, first), cell.poisoning.crafted, campaign.scale
     if (out / "pack.json").is_file():
         return
     setup, trigger = scale.setups[crafted.scenario], scale.triggers.get(crafted.attack)
@@ -163,7 +165,7 @@ def craft(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> 
         options |= {"through": "auto", "sigma": crafted.through, "draws": scale.through_draws}
     verbs.poison(
         crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials(crafted),
-        skip=campaign.first_trial(cell),
+        skip=first,
         goals=packaged("goals", setup.goals), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
         scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble, option=list(scale.options_of(crafted.attack, through=crafted.through is not None)),
         seed=campaign.seed, device=campaign.device, gallery=False, progress=progress, pool=pool if isinstance(pool, Pool) else None,
@@ -171,10 +173,10 @@ def craft(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> 
     )  # fmt: skip
 
 
-def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) -> None:
-    """The record of a cell whose pack is there."""
+def replay(campaign: Campaign, cell: Cell, first: int, pool: Workers, progress: Progress) -> None:
+    """The record of a cell whose pack is there: of the trials from `first` on, with those of the record that has the others."""
     scale, poisoning = campaign.scale, cell.poisoning
-    setup, out = scale.setups[poisoning.scenario], campaign.run_of(cell)
+    setup, out = scale.setups[poisoning.scenario], campaign.run_of(cell, first)
     out.parent.mkdir(parents=True, exist_ok=True)
     others = setup.other_recipe if poisoning.scenario == "scratch" and poisoning.knowledge == "black-box" else ""
     about = {
@@ -183,32 +185,54 @@ def replay(campaign: Campaign, cell: Cell, pool: Workers, progress: Progress) ->
         "identity": records.identity_of(scale, cell, campaign.seed),
         "seed": campaign.seed,
     }
-    command = campaign.command(cell)
+    command, folder = campaign.command(cell), campaign.record_of(cell)
+    if campaign.is_done(cell):  # by another command, meanwhile
+        return
+    pack, dtype = campaign.pack(cell, first), scale.dtype
+    if (earlier := _earlier(campaign, cell, first)) is not None:
+        check_poisons(earlier, read_pack(pack))
+        dtype = str(earlier.record["victims"].get("dtype", dtype))  # "auto" may be another one here
     try:
-        found = _replayed(campaign, cell, others, out, pool, progress)
+        found = _replayed(campaign, cell, pack, dtype, others, out, pool, progress)
     except JobFailed as error:
         if not (reason := refusal_in(error)):
             raise
-        records.keep_refusal(campaign.record_of(cell), reason, {**about, "command": command})
+        records.keep_refusal(folder, reason, {**about, "command": command})
         return
     record = dict(found.record)
     crafted = f"certidote bench, {campaign.trials(poisoning)} trials of {poisoning.crafted.name}, seed {campaign.seed}"
     record["recipe"] = {**record["recipe"], "command": crafted}
     record |= {"command": command, "pack": poisoning.crafted.name}
     places = {f"{folder}/": "" for folder in (campaign.made, campaign.data) if folder is not None}
-    folder = campaign.record_of(cell)
-    earlier = records.read(folder)
-    if earlier is not None and campaign.first_trial(cell):
+    if campaign.is_done(cell):
+        return
+    if (earlier := _earlier(campaign, cell, first)) is not None:
         record = joined(earlier, record)
     records.keep(folder, record, about, places)
 
 
-def _replayed(campaign: Campaign, cell: Cell, recipe: str, out: Path, pool: Workers, progress: Progress) -> verbs.Replayed:
+def _earlier(campaign: Campaign, cell: Cell, first: int) -> records.Kept | None:
+    """The record that trials from `first` on are added to; None if these are all.
+
+    Raises: ValueError if there are other trials than when this began: another command is at work on the same records.
+    """
+    kept, missing = records.read(campaign.record_of(cell)), campaign.first_trial(cell)
+    if missing != first:
+        raise ValueError(
+            f"the record in {str(campaign.record_of(cell))!r} was changed by another command while this one ran; repeat the command to do what "
+            "is still missing"
+        )
+    return kept if first else None
+
+
+def _replayed(
+    campaign: Campaign, cell: Cell, pack: Path, dtype: str, recipe: str, out: Path, pool: Workers, progress: Progress
+) -> verbs.Replayed:
     setup = campaign.scale.setups[cell.poisoning.scenario]
     outside = setup.outside if cell.start in ("out-of-domain", "both") else ""
     return verbs.replay(
-        campaign.pack(cell), materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
-        sigma=cell.sigma, recipe=recipe, seed=campaign.seed, dtype=campaign.scale.dtype, device=campaign.device, progress=progress,
+        pack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, defense=cell.defense,
+        sigma=cell.sigma, recipe=recipe, seed=campaign.seed, dtype=dtype, device=campaign.device, progress=progress,
         pool=pool, start_from=outside and materials.place_of(outside, campaign.data, campaign.made),
         raw_epochs=setup.raw_epochs if cell.start in ("in-domain", "both") else 0,
         draws=campaign.scale.draws if cell.shares_draws else None,

@@ -18,6 +18,10 @@ EXTRACTOR, HEADS, PATCHES = "extractor.npz", "heads.npz", "photograph-patches.np
 """What `materials` makes."""
 
 
+DRAWS = 4
+"""Of our defense, for each step of an attack through it, unless a scale says otherwise; records do not name this number."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """One scenario at one scale.
@@ -87,7 +91,7 @@ class Scale:
     more_trials: Mapping[str, int] = field(default_factory=dict)
     between: tuple[tuple[str, float], ...] = ()
     through_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    through_draws: int = 4
+    through_draws: int = DRAWS
     draws: int | None = None
 
     def options_of(self, attack: str, *, through: bool) -> tuple[str, ...]:

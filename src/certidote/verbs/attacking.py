@@ -285,7 +285,7 @@ def _label(name: str, names: tuple[str, ...], option: str) -> int:
 def check_skip(skip: int, trials: int, seed: int | None) -> None:
     """--skip leaves a part of trials that other packs have the rest of, so it needs their seed."""
     if not 0 <= skip < trials:
-        raise ValueError(f"--skip {skip}; there are {trials} trials (--targets says how many): give 0 to {trials - 1}")
+        raise ValueError(f"--skip {skip}; of {trials} in all it can leave out 0 to {trials - 1} trials (--targets says how many there are)")
     if skip and seed is None:
         raise ValueError(f"--skip {skip} leaves trials to another pack, and all of them are of one seed; give its --seed")
 

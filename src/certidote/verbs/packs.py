@@ -37,7 +37,8 @@ def pack_info(pack: PackFolder) -> dict[str, Any]:
         "data": {"name": escaped(held.data.name), "images": held.data.images, "digest": held.data.digest},
         "notes": list(held.notes),
         "trials": [
-            {"poisons": len(poison.indices), "goal": goal_in_words(poison.goal, held.data.classes)} for poison in held.poisons
+            {"trial": trial, "poisons": len(poison.indices), "goal": goal_in_words(poison.goal, held.data.classes)}
+            for trial, poison in enumerate(held.poisons, held.first_trial)
         ],
         "files": held.files,
     }

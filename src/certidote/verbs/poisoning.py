@@ -71,8 +71,8 @@ def poison(
     skip: Annotated[
         int,
         typer.Option(
-            help="leave out the first so many trials, which another pack has or will have: the others are what they are without, if --seed is "
-            "the same"
+            help="leave out the first so many trials, which another pack has or will have: the others are what they are without, where --seed "
+            "and --targets (or the list that trials are taken from) are the same"
         ),
     ] = 0,
     target: Annotated[int | None, typer.Option(help="one trial about this test image, a row number from 0")] = None,
