@@ -40,9 +40,11 @@ class Unchanged:
         return images
 
 
-def small_task(num_poisons: int = 3, seed: int = 0, per_class: int = 8, levels: tuple[int, int] = (0, 256)) -> Task:
+def small_task(
+    num_poisons: int = 3, seed: int = 0, per_class: int = 8, levels: tuple[int, int] = (0, 256), channels: int = 1
+) -> Task:
     """Three classes of random 4x4 images, and a target of the first."""
     generator = np.random.default_rng(seed)
-    images = torch.from_numpy(generator.integers(*levels, (3 * per_class + 1, 1, 4, 4)).astype("uint8"))
+    images = torch.from_numpy(generator.integers(*levels, (3 * per_class + 1, channels, 4, 4)).astype("uint8"))
     train = ImageDataset(images[1:], torch.arange(3 * per_class) % 3, ("a", "b", "c"))
     return Task(train, Target(images[0], 0, 1, 0), Budget(num_poisons, "linf", 0.2))

@@ -33,16 +33,19 @@ def only(data: ImageDataset, digits: range) -> ImageDataset:
     return ImageDataset(data.images[kept], data.labels[kept] - digits.start, tuple(str(digit) for digit in digits))
 
 
+def every(digits: range) -> ImageDataset:
+    """All images of these digits."""
+    parts = [load_digits(split) for split in SPLITS]
+    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+    return only(ImageDataset(images, labels, parts[0].class_names), digits)
+
+
 @cache
 def transfer_fixture() -> Fixture:
     """Extractor from every digit 0-4; 60 images of each of 5-9 to fine-tune on, the rest to test and to be targets."""
-    parts = [load_digits(split) for split in SPLITS]
-    everything = ImageDataset(
-        torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]), parts[0].class_names
-    )
     key = Key(0) / "transfer fixture"
-    extractor = pretrain(only(everything, range(5)), key / "extractor")
-    rest = only(everything, range(5, 10))
+    extractor = pretrain(every(range(5)), key / "extractor")
+    rest = every(range(5, 10))
     rows = [(rest.labels == c).nonzero().squeeze(1) for c in range(5)]
     train = rest.subset(torch.cat([r[:60] for r in rows]))
     test = rest.subset(torch.cat([r[60:] for r in rows]))

@@ -29,8 +29,12 @@ class Adam:
         self.square = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
-        """One step of size `rate` against these gradients, given in the order of the parameters."""
+    def step(self, gradients: Sequence[Tensor], rate: float | Sequence[float]) -> None:
+        """One step of size `rate` against these gradients, given in the order of the parameters.
+
+        Args:
+            rate: for everything; or for each entry of the parameters' second dimension, the channels of images, as many as it has.
+        """
         first, second = self.betas
         self.steps += 1
         state = zip(self.parameters, gradients, self.average, self.square, strict=True)
@@ -38,4 +42,9 @@ class Adam:
             average.mul_(first).add_(gradient, alpha=1 - first)
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
             scale = (square / (1 - second**self.steps)).sqrt_().add_(self.eps)
-            parameter.addcdiv_(average, scale, value=-rate / (1 - first**self.steps))
+            if isinstance(rate, Sequence):
+                parts = zip(parameter.unbind(1), average.unbind(1), scale.unbind(1), rate, strict=True)
+            else:
+                parts = zip([parameter], [average], [scale], [rate], strict=True)
+            for moved, along, by, size in parts:
+                moved.addcdiv_(along, by, value=-size / (1 - first**self.steps))

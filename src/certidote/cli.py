@@ -179,21 +179,22 @@ def _say_sanitized(result: Any) -> None:
 
 
 def _say_poisoned(result: Any) -> None:
+    from certidote.reporting.words import counted
     from certidote.results.pictures import goal_in_words
 
     pack = result.pack
-    print(
-        f"{len(pack)} {'trial' if len(pack) == 1 else 'trials'} of {pack.recipe['attack']}, {pack.budget.num_poisons} poisons each:"
-    )
+    print(f"{counted(len(pack), 'trial')} of {pack.recipe['attack']}, {counted(pack.budget.num_poisons, 'poison')} each:")
     for trial, poison in enumerate(pack.poisons[:10], pack.first_trial):
         print(f"  {trial}: {goal_in_words(poison.goal, pack.data.classes)}")
     if len(pack) > 10:
         print(f"  ... and {len(pack) - 10} more")
+    for note in pack.notes:
+        print(f"Note: {note}.")
     print(f"Poison pack: {result.out}. Try it: certidote replay {result.out} {pack.data.name} --out RUN")
 
 
 def _say_pack_exported(result: Any) -> None:
-    print("\n".join(str(folder) for folder in result.folders))
+    print("\n".join([*map(str, result.folders), *(f"Note: {note}." for note in result.notes)]))
     print(f"{len(result.folders)} {'folder' if len(result.folders) == 1 else 'folders'} for the benchmark: {result.out}")
 
 

@@ -57,7 +57,7 @@ class Lines:
     def start(self, stage: str, total: int, done: int = 0, unit: str = "models") -> None:
         self._stage, self._pace, self._last = stage, _Pace(total, done, unit), time.monotonic()
         resumed = f" ({done} already done)" if done else ""
-        self._say(f"{stage}: {total} {unit}{resumed}")
+        self._say(f"{stage}: {total} {unit.removesuffix('s') if total == 1 else unit}{resumed}")
 
     def advance(self, by: int = 1, note: str = "") -> None:
         pace = self._pace

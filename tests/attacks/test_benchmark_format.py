@@ -2,12 +2,14 @@
 
 import codecs
 import io
+import json
 import pickle
 import shutil
 import struct
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,11 +23,12 @@ import torch
 from PIL import Image
 
 from certidote.attacks import benchmark_pickles
-from certidote.attacks.benchmark_export import export_pack, setups_file
+from certidote.attacks.benchmark_export import export_pack, fewer_sources, setups_file
 from certidote.attacks.benchmark_format import MEAN, STD, read_poisons, read_setups
 from certidote.attacks.benchmark_import import import_poisons, import_trials
 from certidote.attacks.benchmark_pickles import as_array, read_benchmark
 from certidote.attacks.pack import PoisonPack, make_pack
+from certidote.attacks.triggers import TRIGGERS
 from certidote.data.tiny import tiny
 from certidote.streams import Key
 from certidote.types import Budget, BudgetExceeded, Goal, ImageDataset, Poison, Target, Trigger
@@ -217,18 +220,182 @@ def test_a_trigger_goes_to_the_benchmark_and_to_sleeper_agents_relatives_and_bac
         assert 15 <= int(changed.sum()) <= 25
         if place is not None:
             assert torch.equal(levels, goal.stamped(TEST.images[row : row + 1], Key(0))[0])
-    read = import_poisons(folders[0], TRAIN, TEST, "tiny").poisons[0].goal
-    assert isinstance(read, Trigger)
-    assert torch.equal(read.patch, goal.patch)
-    assert read.place == (place or read.place)
-    assert (read.true_label, read.adversarial_label) == (1, 2)
+    for folder in (folders[0], tmp_path / "out" / "trial-000"):
+        assert_same(import_poisons(folder, TRAIN, TEST, "tiny").poisons[0], made.poisons[0])
 
-    relatives = tmp_path / "out" / "trial-000"  # source.pickle is a list of images with the trigger on them
-    found = import_poisons(relatives, TRAIN, TEST, "tiny").poisons[0]
-    assert isinstance(found.goal, Trigger)
-    assert torch.equal(found.goal.patch, goal.patch)
-    assert found.goal.place == place
-    assert torch.equal(found.images, made.poisons[0].images)
+    relatives = tmp_path / "relatives"  # source.pickle is a list of images with the trigger on them, and all there is
+    shutil.copytree(tmp_path / "out" / "trial-000", relatives, ignore=shutil.ignore_patterns("source-*", "trigger.json"))
+    assert_same(import_poisons(relatives, TRAIN, TEST, "tiny").poisons[0], made.poisons[0])
+
+
+def assert_same(again: Poison, poison: Poison) -> None:
+    """The same poisons of the same images, for the same trigger."""
+    assert torch.equal(again.images, poison.images)
+    assert torch.equal(again.indices, poison.indices)
+    goal, read = poison.goal, again.goal
+    assert isinstance(read, Trigger)
+    assert isinstance(goal, Trigger)
+    assert torch.equal(read.patch, goal.patch)
+    assert torch.equal(read.mask, goal.mask)
+    assert (read.place, read.true_label, read.adversarial_label, read.amplitude) == (
+        goal.place, goal.true_label, goal.adversarial_label, goal.amplitude,
+    )  # fmt: skip
+    assert again.budget.visible_trigger == poison.budget.visible_trigger
+
+
+def plain_test_images() -> ImageDataset:
+    """Black and white test images, every other one black: edges of patches hide in them."""
+    levels = torch.from_numpy(Key(3).numpy().choice([0, 255], (len(TEST), 3, 16, 16)).astype("uint8"))
+    levels[::2] = 0
+    return replace(TEST, images=levels)
+
+
+@pytest.mark.parametrize("sources", [1, 4])
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("name", sorted(set(TRIGGERS) - {"label-consistent-corners"}))
+def test_every_rectangular_trigger_comes_back_as_it_was(name: str, fixed: bool, every: bool, sources: int, tmp_path: Path) -> None:
+    test = plain_test_images()
+    goals = []
+    for trial, wanted in enumerate((2, 3)):
+        drawn = TRIGGERS[name]((3, 16, 16), None if every else trial, wanted, Key(4) / trial)
+        small = drawn.patch[:, :2, :3]
+        goals.append(replace(drawn, patch=small, mask=torch.ones(2, 3, dtype=torch.bool), place=(11, 8 + trial) if fixed else None))
+    made = make_pack([crafted(goal, 1) for goal in goals], TRAIN, "tiny", {"attack": "test"})
+    folders = export_pack(made, TRAIN, test, tmp_path / "out", sources=sources)
+    assert len(folders) == 2 * sources
+    back = import_trials(tmp_path / "out", TRAIN, test, "tiny")
+    assert len(back) == 2
+    for again, poison in zip(back.poisons, made.poisons, strict=True):
+        assert_same(again, poison)
+    assert_same(import_poisons(folders[-1], TRAIN, test, "tiny").poisons[0], made.poisons[1])
+
+
+def test_without_our_own_file_places_and_classes_are_what_target_pickles_show(tmp_path: Path) -> None:
+    goal, test = trigger(None), plain_test_images()
+    folders = export_pack(pack(goal), TRAIN, test, tmp_path / "out", sources=3)
+    whole = tmp_path / "out" / "trial-000"
+    for file in whole.rglob("trigger.json"):
+        file.unlink()
+    assert_same(import_poisons(whole, TRAIN, test, "tiny").poisons[0], crafted(goal))
+    alone = import_poisons(folders[0], TRAIN, test, "tiny")
+    read = alone.poisons[0].goal
+    assert isinstance(read, Trigger)
+    assert read.place is not None
+    assert f"the trigger lies at {read.place} (row, column) in every image, as far as one image can tell" in alone.notes
+
+    export_pack(pack(replace(goal, true_label=None)), TRAIN, test, tmp_path / "all", sources=3)
+    for file in (tmp_path / "all").rglob("trigger.json"):
+        file.unlink()
+    with pytest.raises(ValueError, match="is on images of several classes, and no trigger.json says that it is for all"):
+        import_poisons(tmp_path / "all" / "trial-000", TRAIN, test, "tiny")
+
+
+def said(**changes: Any) -> str:
+    return json.dumps(
+        {"format": "certidote trigger", "version": 1, "place": None, "all_classes": False, "visible_trigger": False} | changes
+    )
+
+
+AGAINST_EACH_OTHER: dict[str, tuple[Callable[[Path], object], str]] = {
+    "another patch": (
+        lambda folder: changed(folder / "source-001" / "target.pickle", lambda made: (*made[:2], [[[0.5] * 5] * 5] * 3, made[3])),
+        r"has folders source-\* without one and the same patch in target.pickle",
+    ),
+    "no patch": (
+        lambda folder: changed(folder / "source-001" / "target.pickle", lambda made: made[:2]),
+        r"has folders source-\* without one and the same patch in target.pickle",
+    ),
+    "another place": (
+        lambda folder: changed(folder / "source-001" / "target.pickle", lambda made: (*made[:3], [0, 1])),
+        r"has other images in source.pickle than its folders source-\* with their patch",
+    ),
+    "a place outside": (
+        lambda folder: changed(folder / "source-001" / "target.pickle", lambda made: (*made[:3], [14, 14])),
+        r"has other images in source.pickle than its folders source-\* with their patch",
+    ),
+    "fewer folders": (lambda folder: shutil.rmtree(folder / "source-001"), "has other images in source.pickle than its folders"),
+    "no folders": (
+        lambda folder: [shutil.rmtree(each) for each in folder.glob("source-*")],
+        r"has trigger.json, but no target.pickle with a patch, there or in folders source-\*",
+    ),
+    "other poisons": (
+        lambda folder: changed(folder / "source-001" / "poisons.pickle", lambda made: made[::-1]),
+        "and its folder source-001 have other files poisons.pickle",
+    ),
+    "another fixed place": (
+        lambda folder: (folder / "trigger.json").write_text(said(place=[10, 8], all_classes=True)),
+        r"the trigger is at \(10, 8\) \(row, column\) by trigger.json, but elsewhere by target.pickle",
+    ),
+    "one class": (lambda folder: (folder / "trigger.json").write_text(said()), "is on images of several classes"),
+    "the wanted class": (
+        lambda folder: [
+            changed(each, lambda made: (made[0], 2, *made[2:]) if len(made) == 4 else [(made[0][0], 2), *made[1:]])
+            for each in (folder / "source-000" / "target.pickle", folder / "source.pickle")
+        ],
+        "its target is no test image of class 2",
+    ),
+    "no JSON": (lambda folder: (folder / "trigger.json").write_text("{" * 2_000), "is not a readable file of what a trigger is"),
+    "large": (lambda folder: (folder / "trigger.json").write_text(" " * 5_000), "no file of at most 4,096 bytes"),
+    "more": (lambda folder: (folder / "trigger.json").write_text(said(**{"a\nb": 1})), r"\(a.nb: Extra inputs"),
+    "a word for a truth value": (
+        lambda folder: (folder / "trigger.json").write_text(said(all_classes="yes")),
+        "all_classes: Input should be a valid boolean",
+    ),
+}  # fmt: skip
+
+
+def changed(path: Path, change: Callable[[Any], Any]) -> None:
+    path.write_bytes(pickle.dumps(change(pickle.loads(path.read_bytes())), 4))
+
+
+@pytest.mark.parametrize("name", AGAINST_EACH_OTHER)
+def test_folders_of_a_trigger_that_contradict_each_other_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    change, message = AGAINST_EACH_OTHER[name]
+    made = make_pack([crafted(replace(trigger(), true_label=None), 2)], TRAIN, "tiny", {"attack": "test"})
+    export_pack(made, TRAIN, TEST, tmp_path / "out", sources=2)
+    folder = tmp_path / "out" / "trial-000"
+    assert import_poisons(folder, TRAIN, TEST, "tiny").poisons[0].goal.true_label is None
+    change(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        import_poisons(folder, TRAIN, TEST, "tiny")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trigger_in_plain_sight_is_no_movement(tmp_path: Path) -> None:
+    goal = trigger()
+    bare = crafted(goal)
+    seen = replace(bare, images=goal.stamped(bare.images, Key(0)), budget=replace(bare.budget, visible_trigger=True))
+    made = make_pack([seen], TRAIN, "tiny", {"attack": "test"})
+    (folder,) = export_pack(made, TRAIN, TEST, tmp_path / "out")
+    for path in (folder, folder.parent):
+        assert import_poisons(path, TRAIN, TEST, "tiny").poisons[0].budget == seen.budget
+        assert_same(import_poisons(path, TRAIN, TEST, "tiny", epsilon=EPSILON).poisons[0], seen)
+        (path / "trigger.json").unlink()
+        with pytest.raises(
+            BudgetExceeded, match=r"with the trigger in plain sight they keep it: say visible_trigger if that is meant$"
+        ):
+            import_poisons(path, TRAIN, TEST, "tiny", epsilon=EPSILON)
+        with pytest.raises(ValueError, match=r"give epsilon \d+/255; or say visible_trigger, if the trigger is pasted on them"):
+            import_poisons(path, TRAIN, TEST, "tiny")
+        assert_same(import_poisons(path, TRAIN, TEST, "tiny", visible_trigger=True).poisons[0], seen)
+    folder.parent.rename(tmp_path / "in" if (tmp_path / "in").mkdir() else tmp_path / "in" / "trial-000")
+    assert import_trials(tmp_path / "in", TRAIN, TEST, "tiny", visible_trigger=True).budget == seen.budget
+    loud = import_poisons(tmp_path / "in" / "trial-000", TRAIN, TEST, "tiny", epsilon=1.0, visible_trigger=False)
+    assert not loud.budget.visible_trigger
+    (about_one,) = export_pack(pack(target(5)), TRAIN, TEST, tmp_path / "target")
+    with pytest.raises(ValueError, match="allows a visible trigger, but the goal has no trigger but one target image"):
+        import_poisons(about_one, TRAIN, TEST, "tiny", visible_trigger=True)
+
+
+def test_fewer_test_images_than_were_asked_for_are_told(tmp_path: Path) -> None:
+    made = pack(trigger(), replace(trigger(), true_label=None, adversarial_label=3))
+    assert fewer_sources(made, TEST, 20) == []
+    assert fewer_sources(made, TEST, 50) == [
+        "trial 0: 20 test images instead of 50, because there are no more that the trigger is for"
+    ]
+    assert len(fewer_sources(made, TEST, 61)) == 2
+    assert fewer_sources(pack(target(5)), TEST, 10**6) == []
 
 
 def test_grey_images_are_kept_grey(tmp_path: Path) -> None:
@@ -299,10 +466,15 @@ def test_sleeper_agents_source(single: bool, tmp_path: Path) -> None:
     sources: Any = [(picture(image), 1) for image in stamped[:4]]
     values = {"poisons": [(picture(image), 2) for image in poison.images], "base_indices": poison.indices.tolist()}
     folder = write(tmp_path, **values, source=sources[0] if single else sources)
-    found = import_poisons(folder, TRAIN, TEST, "tiny").poisons[0].goal
-    assert isinstance(found, Trigger)
-    assert torch.equal(found.patch, goal.patch)
-    assert (found.place, found.true_label, found.adversarial_label) == ((10, 9), 1, 2)
+    back = import_poisons(folder, TRAIN, TEST, "tiny")
+    assert_same(back.poisons[0], poison)
+    assert back.recipe["attack"] == "the poisoning benchmark with source.pickle"
+    assert back.notes[1] == (
+        f"the trigger is where images of source.pickle ({1 if single else 4}) differ from test images, 5x5 pixels: an edge of it in the images' "
+        "own colors would be missing"
+    )
+    with pytest.raises(ValueError, match="these files are about a trigger, and not about test image 1; leave the target out"):
+        import_poisons(folder, TRAIN, TEST, "tiny", target_index=1)
     write(folder, source=[(picture(TEST.images[1]), 1)])  # no patch on it
     with pytest.raises(ValueError, match="are not test images of this data with a small patch"):
         import_poisons(folder, TRAIN, TEST, "tiny")
@@ -350,6 +522,18 @@ def test_the_polytope_attacks_own_files(zipped: bool, tmp_path: Path) -> None:
     assert torch.equal(found.poisons[0].images, poison.images)
     assert torch.equal(found.poisons[0].indices, poison.indices)
     assert any("nearest training image" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("bits", [0x7FF0000000000000, 0x7FE1CCF385EBC8A0, 0x7FF0000000000001, 0x7FF8000000000000])
+def test_damaged_numbers_are_refused_and_nothing_else_is_said(bits: int, tmp_path: Path) -> None:
+    """Infinity, 1e308, and what is no number, signaling and quiet."""
+    images = torch.full((5, 3, 16, 16), bits, dtype=torch.int64).view(torch.float64)
+    torch.save({"poison": [(image, 2) for image in images], "idx": [0] * 5}, tmp_path / "poison.pth")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match="its poisons leave the range of pixels"):
+            import_poisons(tmp_path / "poison.pth", TRAIN, TEST, "tiny", target_index=5)
+    assert not warned
 
 
 def test_the_label_consistent_arrays(tmp_path: Path) -> None:

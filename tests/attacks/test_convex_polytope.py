@@ -1,4 +1,5 @@
 import inspect
+from functools import cache
 
 import pytest
 import scipy.optimize
@@ -9,9 +10,11 @@ from certidote.attacks.convex_polytope import convex_polytope, convex_polytope_b
 from certidote.attacks.crafting import CIFAR10_STEP
 from certidote.attacks.features import at_layers, maps_of
 from certidote.attacks.selection import choose_bases
+from certidote.streams import Key
+from certidote.training.extractor import ConvExtractor, pretrain
 from certidote.types import Images, Knowledge, Poison, as_pixels
 from fixtures_attacks import Double, Linear
-from fixtures_transfer import STEP_SIZE, crafted, fixture_tasks, transfer_fixture, trial_keys
+from fixtures_transfer import BATCHES, OPTIONS, STEP_SIZE, every, fixture_tasks, transfer_fixture, trial_keys
 
 
 def targets() -> Images:
@@ -27,24 +30,39 @@ def in_pixels(poisons: list[Poison]) -> Images:
     return as_pixels(torch.cat([poison.images for poison in poisons]))
 
 
+@cache
+def quick_learner() -> ConvExtractor:
+    """The fixture's extractor but for Adam's step in its pre-training, 0.015 and not 0.002."""
+    return pretrain(every(range(5)), Key(0) / "transfer fixture" / "extractor", learning_rate=0.015)
+
+
 @pytest.mark.parametrize(("epsilon", "fall"), [(0.1, 0.20), (0.3, 0.50)])
 def test_hull_comes_near_the_target_and_the_center_stays_away(epsilon: float, fall: float) -> None:
-    """The distance to the hull falls by 20.5 % and 51.6 % in the median; Bullseye Polytope's center comes much nearer than ours."""
-    extractor = transfer_fixture().extractor
+    """The distance to the hull falls by 23.6 % and 57.1 % in the median; Bullseye Polytope's center comes much nearer than ours.
+
+    The thresholds were set where it falls by 24 % and 59 %, from 0.78 of the target's norm, 0.75 here. How large the steps of the
+    extractor's pre-training are decides that: features of the fixture's own, which learns by small ones, start farther away (0.83) and
+    follow pixels less (20.5 % and 51.6 %), however many and small the attack's steps are.
+    """
+    extractor = quick_learner()
     goals = [extractor.penultimate(targets())]
     start = bases(8, epsilon)
 
     def hull(images: Images) -> torch.Tensor:
-        return (2 * hull_objective(goals)([extractor.penultimate(images)], 0)).sqrt()
+        parts = zip(extractor.penultimate(images).split(8), goals[0], strict=True)
+        return torch.tensor([(2 * reference_distance(points, goal)) ** 0.5 for points, goal in parts])
 
-    ours, bullseye = (in_pixels(crafted(name, 8, epsilon)) for name in ("convex-polytope", "bullseye-polytope"))
+    ours, bullseye = (
+        in_pixels(BATCHES[name](fixture_tasks(8, epsilon), Knowledge((extractor,)), trial_keys(), **OPTIONS[name]))
+        for name in ("convex-polytope", "bullseye-polytope")
+    )
     assert float((hull(ours) / hull(start)).median()) <= 1 - fall
-    assert bool((hull(ours) <= 1.01 * hull(bullseye)).all())
-    assert float(hull(ours).median()) < float(hull(bullseye).median())
     centers = [
         center_distances(images, goals, [extractor]) / center_distances(start, goals, [extractor]) for images in (ours, bullseye)
     ]
     assert float(centers[0].median()) > float(centers[1].median()) + 0.05
+    assert bool((hull(ours) <= 1.01 * hull(bullseye)).all())
+    assert float(hull(ours).median()) < float(hull(bullseye).median())
 
 
 def reference_distance(points: torch.Tensor, target: torch.Tensor) -> float:

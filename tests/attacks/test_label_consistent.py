@@ -10,7 +10,7 @@ import torch
 from jaxtyping import config
 from torch.nn.functional import cross_entropy
 
-from certidote.attacks.label_consistent import harder, label_consistent
+from certidote.attacks.label_consistent import harder, label_consistent, own_loss
 from certidote.attacks.triggers import label_consistent_corner
 from certidote.data.digits import load_digits
 from certidote.diffusion.through import ThroughDenoiser
@@ -154,6 +154,39 @@ def test_a_defense_that_changes_nothing_changes_no_poison() -> None:
         aware = label_consistent(task_of(7), knowledge_of(fixture, Unchanged(draws)), Key(0) / "trial" / 7)
         assert torch.equal(aware.indices, unaware.indices)
         assert torch.equal(aware.images, unaware.images)
+        assert aware.objective == unaware.objective
+
+
+@pytest.mark.parametrize("constraint", ["linf_content_only", "linf_all"])
+def test_poisons_say_how_hard_they_became_before_the_trigger(constraint: str) -> None:
+    """Minus the mean loss of both surrogates, by its formula: lower than that of the base images, and lower after more steps."""
+    fixture = scratch_fixture()
+    surrogates = (fixture.surrogate, victims([fixture.train], Key(1) / "another surrogate").member(0))
+    task, reached = task_of(3, visible=constraint == "linf_content_only"), []
+    for steps in (1, 20):
+        poison = label_consistent(task, Knowledge(surrogates), Key(0), steps=steps, constraint=constraint)
+        hard = harder(task, task.train.images[poison.indices], Knowledge(surrogates), Key(0), steps=steps)
+        wanted = torch.full((len(hard),), 3)
+        expected = -sum(float(cross_entropy(model(as_pixels(hard)), wanted)) for model in surrogates) / 2
+        assert poison.objective == pytest.approx(expected, rel=1e-5)
+        reached.append(poison.objective)
+    bases = own_loss(task, task.train.images[poison.indices], Knowledge(surrogates), Key(0))
+    assert reached[1] < reached[0] < -bases < 0
+
+
+def test_through_a_defense_the_objective_is_a_mean_over_its_draws() -> None:
+    """Draws that no step has seen."""
+    fixture, defense = scratch_fixture(), ThroughDenoiser(KernelDenoiser(load_digits("trusted")), 0.5, 3)
+    task, key = task_of(5), Key(4)
+    poison = label_consistent(task, knowledge_of(fixture, defense), key, steps=2)
+    bases = task.train.images[poison.indices]
+    hard = as_pixels(harder(task, bases, knowledge_of(fixture, defense), key, steps=2))
+    wanted = torch.full((len(hard),), 5)
+    streams = [key / "judge" / 0 / draw for draw in range(3)]
+    losses = [float(cross_entropy(fixture.surrogate(defense(hard, stream)), wanted)) for stream in streams]
+    assert len(hard) <= 128, "one part"
+    assert poison.objective == pytest.approx(-sum(losses) / 3, rel=1e-5)
+    assert max(losses) > 1.001 * min(losses)
 
 
 def test_an_adaptive_attacker_makes_images_hard_for_who_looks_through_the_defense() -> None:
@@ -193,6 +226,9 @@ def test_many_poisons_are_crafted_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     hard = harder(task, bases, knowledge_of(scratch_fixture()), Key(0), steps=2)
     assert hard.shape == bases.shape
     assert len({image.numpy().tobytes() for image in hard}) == 10
+    wanted = torch.full((10,), 4)
+    whole = float(cross_entropy(scratch_fixture().surrogate(as_pixels(hard)), wanted))
+    assert own_loss(task, hard, knowledge_of(scratch_fixture()), Key(0)) == pytest.approx(whole, rel=1e-5)
 
 
 def test_defaults_are_the_benchmark_s() -> None:

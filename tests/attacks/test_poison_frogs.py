@@ -8,7 +8,7 @@ from reference_frogs import frozen_loop, reference_frogs
 
 from certidote.attacks.crafting import Trials
 from certidote.attacks.features import at_layers, maps_of
-from certidote.attacks.poison_frogs import collision_objective, line_search, poison_frogs, poison_frogs_batch
+from certidote.attacks.poison_frogs import collision_objective, line_search, poison_frogs, poison_frogs_batch, watermarked
 from certidote.attacks.selection import choose_bases
 from certidote.streams import Key
 from certidote.types import Budget, Knowledge, Poison, as_pixels
@@ -20,10 +20,6 @@ def trials_at(epsilon: float, num_poisons: int = 8) -> Trials:
     tasks, keys = fixture_tasks(num_poisons, epsilon), trial_keys()
     rows = [choose_bases(task, key / "bases") for task, key in zip(tasks, keys, strict=True)]
     return Trials(tasks, rows, keys, Knowledge((transfer_fixture().extractor,)))
-
-
-def watermarked(trials: Trials) -> torch.Tensor:
-    return 0.3 * trials.targets.repeat_interleave(trials.budget.num_poisons, 0) + 0.7 * trials.bases
 
 
 def distances(trials: Trials, images: torch.Tensor) -> torch.Tensor:
@@ -60,14 +56,14 @@ def test_every_poison_moves_many_times() -> None:
     """32 of 120 steps are taken in the median."""
     trials = trials_at(0.1)
     objective = collision_objective(trials.target_features())
-    found = line_search(trials, objective, trials.projected(watermarked(trials)), steps=120, step_size=0.001)
+    found = line_search(trials, objective, watermarked(trials, 0.3), steps=120, step_size=0.001)
     assert int(found.taken.min()) >= 10
     assert float(distances(trials, found.pixels).median()) <= 0.69
 
 
 def test_the_last_image_is_the_best_and_steps_only_go_down() -> None:
     trials = trials_at(0.1)
-    objective, start = collision_objective(trials.target_features()), trials.projected(watermarked(trials))
+    objective, start = collision_objective(trials.target_features()), watermarked(trials, 0.3)
     reached = [
         trials.values(line_search(trials, objective, start, steps=steps, step_size=0.001).pixels, 0, objective)
         for steps in (1, 2, 5, 10, 40)

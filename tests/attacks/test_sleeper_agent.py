@@ -218,6 +218,10 @@ def test_what_cannot_be_crafted_is_refused() -> None:
         refused(knowledge=Knowledge(clean_knowledge().surrogates))
     with pytest.raises(ValueError, match=r"retrains=-1; give 0 or more"):
         refused(retrains=-1)
+    with pytest.raises(
+        ValueError, match=r"retrains=4 with steps=5: a step must follow each retraining, .* at most 3 fit; give fewer"
+    ):
+        refused(retrains=4, steps=5)
     with pytest.raises(ValueError, match=r"num_poisons=900 base images are wanted"):
         refused(replace(task, budget=Budget(900, "linf", 0.4)))
     empty = replace(task.train, labels=torch.where(task.train.labels == 0, 1, task.train.labels))

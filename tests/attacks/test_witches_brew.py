@@ -69,7 +69,7 @@ def test_fresh_victims_fall() -> None:
 def test_the_margin_of_the_adversarial_label_rises_in_every_trial() -> None:
     shifts = fallen().poisoned.margin - fallen().control.margin
     assert (shifts > 0).all()
-    assert float(torch.from_numpy(shifts).median()) >= 6  # 11 here; 5 to 8 with the true label
+    assert float(torch.from_numpy(shifts).median()) >= 9  # 11 here; 5 to 8 with the true label
 
 
 def test_poisons_use_the_budget_and_keep_it() -> None:

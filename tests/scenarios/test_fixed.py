@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from certidote import verbs
+from certidote.attacks.benchmark_export import setups_file
+from certidote.attacks.pack import make_pack
+from certidote.attacks.pack_files import write_pack
 from certidote.data.digits import load_some_digits
 from certidote.scenarios.crafting import Crafting, craft_group
 from certidote.scenarios.fixed import fixed_trials
-from certidote.types import Poison, Target, Trigger
+from certidote.types import Budget, Poison, Target, Trigger
 
 TRAIN, TEST = (load_some_digits(range(5, 10), split) for split in ("train", "test"))
 CLASS_2 = (TRAIN.labels == 2).nonzero().squeeze(1)[:9].tolist()
@@ -33,9 +36,68 @@ def test_packs_have_the_targets_and_base_images_of_the_file(tmp_path: Path) -> N
     assert [poison.goal.adversarial_label for poison in pack.poisons] == [2, 2]
     goals = [poison.goal for poison in pack.poisons]
     assert all(isinstance(goal, Target) and int(TEST.labels[goal.test_index]) == goal.true_label for goal in goals)
-    assert pack.notes[-1] == "1 setups that name a base image twice are left out"
+    left_out = (
+        f"setup 2 is left out: it has 2 different base images and others 3, because it names image {CLASS_2[6]} more than once"
+    )
+    assert pack.notes[0] == left_out
     one = verbs.poison("bullseye-polytope", "digits-5-9", out=tmp_path / "one", targets=1, **options).pack
     assert len(one) == 1
+    assert not any("setup" in note for note in one.notes)
+
+
+def test_trials_keep_the_numbers_of_their_setups_and_notes_are_about_these_trials(tmp_path: Path) -> None:
+    again = [CLASS_2[6], CLASS_2[7], CLASS_2[6]]
+    file = written(tmp_path / "setups.pickle", [CLASS_2[:3], again, CLASS_2[3:6], again[::-1], CLASS_2[6:9], again])
+    whole = fixed_trials(file, TRAIN, TEST)
+    assert whole.numbers == (0, 2, 4)
+
+    def left_out(count: int | None, skip: int) -> list[int]:
+        found = fixed_trials(file, TRAIN, TEST, count, skip)
+        assert found.numbers == whole.numbers[:count]
+        return [int(note.split()[1]) for note in found.notes if "is left out" in note]
+
+    assert left_out(None, 0) == [1, 3, 5]
+    assert left_out(1, 0) == []
+    assert left_out(2, 0) == [1]
+    assert left_out(3, 1) == [1, 3]
+    assert left_out(None, 2) == [3, 5]
+    assert not any("used once" in note for note in whole.notes), "what is left out is not used at all"
+    many = written(tmp_path / "many.pickle", [CLASS_2[:3], *[again] * 6])
+    assert fixed_trials(many, TRAIN, TEST).notes[4] == (
+        "2 more setups are left out, because they have fewer different base images than others"
+    )
+    assert fixed_trials(many, TRAIN, TEST, 1).notes == ()
+
+
+def test_pack_info_gives_each_trial_its_setup(tmp_path: Path) -> None:
+    fixed = fixed_trials(written(tmp_path / "setups.pickle", [CLASS_2[:3], [CLASS_2[0]] * 3, CLASS_2[3:6]]), TRAIN, TEST)
+    poisons = [
+        Poison(rows, TRAIN.images[rows], goal, Budget(3, "linf", 0.1)) for goal, rows in zip(fixed.goals, fixed.bases, strict=True)
+    ]
+    shown: dict[str, Any] = {}
+    for name, some, recipe in (
+        ("whole", poisons, {"setups": list(fixed.numbers)}),
+        ("part", poisons[1:], {"setups": list(fixed.numbers), "first_trial": 1}),
+        ("other", poisons, {"setups": "0, 2"}),
+    ):
+        write_pack(make_pack(some, TRAIN, "digits-5-9", {"attack": "test", **recipe}), tmp_path / name)
+        shown[name] = [(each["trial"], each.get("setup")) for each in verbs.pack_info(tmp_path / name)["trials"]]
+    assert shown == {"whole": [(0, 0), (1, 2)], "part": [(1, 2)], "other": [(0, None), (1, None)]}
+
+
+def test_setups_about_one_test_image_are_noted_where_both_are_in_the_pack(tmp_path: Path) -> None:
+    rows = [(0, [0, 1]), (0, [2, 3]), (1, [4, 5])]
+    targets = (TEST.labels != 2).nonzero().squeeze(1).tolist()
+    made = [(targets[row], int(TEST.labels[targets[row]]), 2, [CLASS_2[each] for each in bases]) for row, bases in rows]
+    (tmp_path / "setups.pickle").write_bytes(setups_file(made))
+
+    def shared(count: int | None, skip: int) -> list[str]:
+        notes = fixed_trials(tmp_path / "setups.pickle", TRAIN, TEST, count, skip).notes
+        return [note for note in notes if "attack the same test image" in note]
+
+    assert shared(None, 0) == [f"setups 0 and 1 attack the same test image {targets[0]}; these trials are not independent"]
+    assert shared(1, 0) == []
+    assert shared(None, 1) == []
 
 
 def test_backdoors_have_the_classes_and_base_images_of_the_file(tmp_path: Path) -> None:
@@ -85,5 +147,5 @@ def test_setups_of_another_data_set_are_refused(tmp_path: Path) -> None:
     other = written(tmp_path / "other.pickle", [(TRAIN.labels == 1).nonzero().squeeze(1)[:3].tolist()])
     with pytest.raises(ValueError, match="class"):
         fixed_trials(other, TRAIN, TEST)
-    with pytest.raises(ValueError, match="1 trials of 3 base images each are in setup file .*give --targets from 1 to that number"):
+    with pytest.raises(ValueError, match=r"has 1 trial of 3 base images each; --targets 2 must lie in 1 to 1"):
         fixed_trials(file, TRAIN, TEST, 2)

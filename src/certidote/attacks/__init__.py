@@ -51,6 +51,10 @@ GOALS: dict[str, Aim] = {
 budget must allow a visible trigger)."""
 
 
+FROM_SCRATCH = frozenset({"witches-brew", "sleeper-agent"})
+"""Attacks that work where victims learn all weights, whose gradients they match, and hardly where these only fit a head."""
+
+
 def goal_of(name: str) -> Aim:
     """What this attack is for; one test image, if `GOALS` does not say."""
     return GOALS.get(name, "target")

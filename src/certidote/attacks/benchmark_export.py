@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from certidote.attacks.benchmark_format import INDICES, NORMS, POISONS, SOURCE, TARGET
+from certidote.attacks.benchmark_format import INDICES, NORMS, POISONS, SOURCE, TARGET, TRIGGER, SaidTrigger
 from certidote.attacks.pack import PoisonPack
 from certidote.attacks.selection import source_rows
 from certidote.data.atomic import replacing, sync_folder, unfinished_beside
@@ -29,14 +29,15 @@ def export_pack(pack: PoisonPack, train: ImageDataset, test: ImageDataset, out: 
     """Write every trial of a pack as folders of the benchmark.
 
     A trial about a target is one folder, trial-000. One about a trigger is a folder for each of `sources` test images of its class,
-    trial-000/source-000, and trial-000/source.pickle, the list of these images with the trigger on them that Sleeper Agent's relatives read. Patches
-    of another side than 5 (8 on TinyImageNet) need the benchmark's `patch_size` changed.
+    trial-000/source-000, and trial-000/source.pickle, the list of these images with the trigger on them that Sleeper Agent's relatives read. Beside
+    them lies trigger.json, for `import_poisons` alone: what pickles do not say of a trigger. Patches of another side than 5 (8 on TinyImageNet)
+    need the benchmark's `patch_size` changed.
 
     Args:
         train: what the pack was made for; checked.
         test: its test images.
         out: appears complete or not at all.
-        sources: for triggers, how many test images; the first ones of the class.
+        sources: for triggers, how many test images; the first ones of the class, and all of them if there are fewer (`fewer_sources`).
     Returns: the folders that the benchmark reads.
     Raises: ValueError if `out` exists, the pack is not one of `train`, or a trigger is no rectangle that overwrites pixels, which the
         form cannot express; OSError if the disk fails.
@@ -68,6 +69,20 @@ def export_pack(pack: PoisonPack, train: ImageDataset, test: ImageDataset, out: 
     return [out / Path(name).parent for name in places]
 
 
+def fewer_sources(pack: PoisonPack, test: ImageDataset, sources: int) -> list[str]:
+    """A sentence for each trial about a trigger whose class has fewer test images than `export_pack` was asked for."""
+    found = [
+        (trial, len(source_rows(test, poison.goal, "test")))
+        for trial, poison in enumerate(pack.poisons, pack.first_trial)
+        if isinstance(poison.goal, Trigger)
+    ]
+    return [
+        f"trial {trial}: {count} test {'image' if count == 1 else 'images'} instead of {sources}, because there are no more that the trigger is for"
+        for trial, count in found
+        if count < sources
+    ]
+
+
 def _trial(poison: Poison, train: ImageDataset, test: ImageDataset, sources: int, key: Key) -> dict[str, bytes]:
     """File names below the trial's folder, and their contents."""
     label = int(poison.goal.adversarial_label)
@@ -79,7 +94,9 @@ def _trial(poison: Poison, train: ImageDataset, test: ImageDataset, sources: int
     }
     if isinstance(poison.goal, Target):
         return {**common, TARGET: _pickled((_picture(poison.goal.image), int(poison.goal.true_label)))}
-    return _triggered(poison.goal, common, test, sources, key)
+    goal = poison.goal
+    said = SaidTrigger(place=goal.place, all_classes=goal.true_label is None, visible_trigger=poison.budget.visible_trigger)
+    return _triggered(goal, {**common, TRIGGER: f"{said.model_dump_json(indent=2)}\n".encode()}, test, sources, key)
 
 
 def _triggered(goal: Trigger, common: dict[str, bytes], test: ImageDataset, sources: int, key: Key) -> dict[str, bytes]:
@@ -102,7 +119,7 @@ def _triggered(goal: Trigger, common: dict[str, bytes], test: ImageDataset, sour
         with_patch = image.clone()
         with_patch[:, top : top + height, left : left + width] = goal.patch
         stamped.append((_picture(with_patch), true))
-    return {SOURCE: _pickled(stamped), **{name: common[name] for name in (POISONS, INDICES, NORMS)}, **found}
+    return {SOURCE: _pickled(stamped), **common, **found}
 
 
 def _picture(levels: torch.Tensor) -> Image.Image:

@@ -1,12 +1,13 @@
 """Poisons as the poisoning benchmark and its relatives keep them, read into one form: setups, and what a set of poisons consists of.
 
-Reads: the benchmark's setup files and poison folders, with a target or a trigger; Sleeper Agent's `source.pickle`, one image or a list;
-the single file of MetaPoison; the torch files of Convex and Bullseye Polytope; the arrays of the label-consistent backdoor. Only the form is
+Reads: the benchmark's setup files and poison folders, with a target or a trigger; `source.pickle` of relatives, one image or a list, with
+what `export_pack` lays beside it; the single file of MetaPoison; the torch files of Convex and Bullseye Polytope; the arrays of the label-consistent backdoor. Only the form is
 checked here; `benchmark_import` holds it against a training set. Nothing is unpickled: see `benchmark_pickles`.
 
 Source: Schwarzschild et al. (2021) and the repositories named at each function.
 """
 
+import filecmp
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from certidote.attacks.benchmark_pickles import (
     PickledImage,
@@ -29,6 +31,7 @@ from certidote.attacks.benchmark_pickles import (
     read_benchmark,
 )
 from certidote.data.checks import Refused, check_memory, check_ratio, quoted, readable
+from certidote.data.names import escaped
 from certidote.types import Budget, ImageDataset, Target, Task
 
 POISONS, INDICES, TARGET, SOURCE, NORMS = (
@@ -38,6 +41,13 @@ POISONS, INDICES, TARGET, SOURCE, NORMS = (
     "source.pickle",
     "perturbation_norms.pickle",
 )
+TRIGGER = "trigger.json"
+"""A file of ours beside the pickles, which the benchmark's readers do not look at: `SaidTrigger`."""
+
+MAX_TRIGGER = 4_096
+"""Bytes of it."""
+
+SOURCE_FOLDERS = re.compile(r"source-\d+")
 LABEL_CONSISTENT = ("train_images.npy", "train_labels.npy", "test_images.npy", "poisoned_train_indices.npy")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """By which the polytope attacks' own files are normalized."""
@@ -56,12 +66,14 @@ class Setup:
         target_index: row of the test set.
         true_label, adversarial_label: "target class" and "base class" of the file.
         bases: rows of the training set, distinct.
+        repeated: those of them that the file names more than once, ascending.
     """
 
     target_index: int
     true_label: int
     adversarial_label: int
     bases: tuple[int, ...]
+    repeated: tuple[int, ...] = ()
 
     def task(self, train: ImageDataset, test: ImageDataset, budget: Budget) -> Task:
         """The trial as an attack takes it; `budget.num_poisons` is replaced by the number of bases.
@@ -85,6 +97,24 @@ class Setups:
     notes: tuple[str, ...]
 
 
+class SaidTrigger(BaseModel):
+    """What the benchmark's form cannot say of a trigger, as `export_pack` writes it beside the pickles.
+
+    Attributes:
+        place: (row, column) of its corner in every image; None: every image has a place of its own.
+        all_classes: whether it is for images of all classes but the adversarial one.
+        visible_trigger: whether poisons may carry it in plain sight, as `Budget` has it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["certidote trigger"] = "certidote trigger"
+    version: Literal[1] = 1
+    place: tuple[int, int] | None
+    all_classes: bool
+    visible_trigger: bool
+
+
 @dataclass(frozen=True, eq=False)
 class FoundPoisons:
     """What files of any dialect say, before it is held against a training set.
@@ -95,8 +125,10 @@ class FoundPoisons:
         adversarial_label: their label.
         indices: rows that they replace; None where the files do not say so in terms of the training set.
         sources: test images that the attack is about, as they are in the files, with their true labels; none where files do not say.
-        patch: levels (c, s, t), and (row, column) of its corner; then sources are without it. None: no trigger, or it is pasted already.
+        patch: levels (c, s, t); then sources are without it. None: no trigger, or it is pasted already.
+        places: with a patch, (row, column) of its corner on each source.
         pasted: whether sources are test images with an unknown trigger on them.
+        said: what files of ours say of the trigger beside that; None where there is no such file.
         norms: linf of each poison's movement as recorded, [0, 1] pixel units.
         whole_train: the whole training set, poisons among the other images, where files hold that; rows are then found by comparison.
         whole_test: the whole test set with the trigger on every image, where files hold that.
@@ -108,8 +140,10 @@ class FoundPoisons:
     adversarial_label: int
     indices: tuple[int, ...] | None = None
     sources: tuple[tuple[Levels, int], ...] = ()
-    patch: tuple[Levels, tuple[int, int]] | None = None
+    patch: Levels | None = None
+    places: tuple[tuple[int, int], ...] = ()
     pasted: bool = False
+    said: SaidTrigger | None = None
     norms: tuple[float, ...] | None = None
     whole_train: UInt8[np.ndarray, "n c h w"] | None = None
     whole_test: UInt8[np.ndarray, "m c h w"] | None = None
@@ -130,36 +164,48 @@ def read_setups(path: Path, *, repeated_bases: Literal["refuse", "drop"] = "refu
     """
     where = f"file {quoted(path)}"
     found: list[dict[str, Any]] = interpreted(path, read_benchmark(path), _setups)
-    repeated = {
-        number: sorted(base for base, times in Counter(each["base indices"]).items() if times > 1)
-        for number, each in enumerate(found)
-    }
-    twice = {number: bases for number, bases in repeated.items() if bases}
-    said = ", ".join(f"setup {number} names base image {bases[0]} more than once" for number, bases in list(twice.items())[:4])
+    setups = tuple(
+        Setup(
+            each["target index"],
+            each["target class"],
+            each["base class"],
+            tuple(dict.fromkeys(each["base indices"])),
+            _repeated(each),
+        )
+        for each in found
+    )
+    twice = [(number, setup) for number, setup in enumerate(setups) if setup.repeated]
+    said = ", ".join(f"setup {number} names base image {setup.repeated[0]} more than once" for number, setup in twice[:4])
     if twice and repeated_bases == "refuse":
         raise Refused(
             f"{where}: {said} (a known defect of the benchmark's CIFAR-10 transfer setups); each base image becomes one poison, so pass "
             "repeated_bases='drop' to use it once"
         )
-    setups = tuple(
-        Setup(each["target index"], each["target class"], each["base class"], tuple(dict.fromkeys(each["base indices"])))
-        for each in found
-    )
     notes = [f"{said}; it is used once"] if twice else []
+    return Setups(setups, (*notes, *oddities(list(enumerate(setups)))))
+
+
+def _repeated(setup: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(sorted(base for base, times in Counter(setup["base indices"]).items() if times > 1))
+
+
+def oddities(numbered: Sequence[tuple[int, Setup]]) -> list[str]:
+    """What is odd about these setups together, each with its number in the file, in sentences: targets that several share, or an uneven spread."""
+    notes = []
     attacked: dict[int, list[int]] = {}
-    for number, setup in enumerate(setups):
+    for number, setup in numbered:
         attacked.setdefault(setup.target_index, []).append(number)
     for row, numbers in attacked.items():
         if len(numbers) > 1:
             notes.append(
                 f"setups {' and '.join(map(str, numbers))} attack the same test image {row}; these trials are not independent"
             )
-    per_class = Counter(setup.true_label for setup in setups)
+    per_class = Counter(setup.true_label for _, setup in numbered)
     if len(set(per_class.values())) > 1:
         notes.append(
             f"targets are not spread evenly over the classes: {min(per_class.values())} to {max(per_class.values())} of each"
         )
-    return Setups(setups, tuple(notes))
+    return notes
 
 
 def _setups(made: Any) -> list[dict[str, Any]]:
@@ -232,7 +278,7 @@ def read_poisons(path: Path) -> FoundPoisons:
 
 
 def _folder(path: Path, names: set[str]) -> FoundPoisons:
-    """The benchmark's own form, and Sleeper Agent's."""
+    """The benchmark's own form, and that with `source.pickle`."""
     if INDICES not in names or not {TARGET, SOURCE} & names:
         missing = INDICES if INDICES not in names else f"{TARGET} (or {SOURCE})"
         raise ValueError(f"folder {quoted(path)} lacks {missing}; each set of poisons has its own")
@@ -245,11 +291,19 @@ def _folder(path: Path, names: set[str]) -> FoundPoisons:
     indices = tuple(read(INDICES, _rows))
     found = FoundPoisons("the poisoning benchmark", images, label, indices)
     if TARGET in names:
-        source, patch = read(TARGET, _target)
-        found = replace(found, sources=(source,), patch=patch)
+        source, pasted = read(TARGET, _target)
+        found = replace(found, sources=(source,))
+        if pasted is not None:
+            found = replace(found, patch=pasted[0], places=(pasted[1],))
     else:
         sources = read(SOURCE, lambda made: _sources(made, (path / SOURCE).stat().st_size))
-        found = replace(found, dialect="Sleeper Agent", sources=sources, pasted=True)
+        found = _with_sources(found, path, sources)
+    if TRIGGER in names:
+        if found.patch is None:
+            raise ValueError(
+                f"folder {quoted(path)} has {TRIGGER}, but no {TARGET} with a patch, there or in folders source-*; export it anew"
+            )
+        found = replace(found, said=_said(path / TRIGGER))
     if NORMS in names:
         found = replace(found, norms=tuple(read(NORMS, lambda made: [float(each) for each in _flat(made)])))
     if len(images) != len(indices):
@@ -262,6 +316,54 @@ def _folder(path: Path, names: set[str]) -> FoundPoisons:
     if found.norms is not None and len(found.norms) != len(images):
         raise ValueError(f"folder {quoted(path)} has {len(images)} poisons but {len(found.norms)} norms; each poison has one")
     return found
+
+
+def _with_sources(found: FoundPoisons, path: Path, stamped: tuple[tuple[Levels, int], ...]) -> FoundPoisons:
+    """What is known of the test images in a folder's `source.pickle`: from folders source-000 and so on, as `export_pack` leaves them, the
+    images without the patch, the patch and its places; without such folders only what they look like with it."""
+    inner = sorted((each for each in path.iterdir() if SOURCE_FOLDERS.fullmatch(each.name)), key=_in_order)
+    if not inner:
+        return replace(found, dialect="the poisoning benchmark with source.pickle", sources=stamped, pasted=True)
+    where = f"folder {quoted(path)}"
+    sources, places = [], []
+    first: Levels | None = None
+    for folder in inner:
+        for name in (POISONS, INDICES):
+            if not (folder / name).is_file() or not filecmp.cmp(path / name, folder / name, shallow=False):
+                raise Refused(f"{where} and its folder {folder.name} have other files {name}; export it anew")
+        file = folder / TARGET
+        source, pasted = interpreted(file, read_benchmark(file), _target)
+        if pasted is None or (first is not None and not np.array_equal(first, pasted[0])):
+            raise Refused(f"{where} has folders source-* without one and the same patch in {TARGET}; export it anew")
+        first = pasted[0]
+        sources.append(source)
+        places.append(pasted[1])
+    assert first is not None, "there is a folder"
+    if len(sources) != len(stamped) or not all(map(_is_stamped, stamped, sources, places, [first] * len(sources))):
+        raise Refused(f"{where} has other images in {SOURCE} than its folders source-* with their patch; export it anew")
+    return replace(found, sources=tuple(sources), patch=first, places=tuple(places))
+
+
+def _is_stamped(stamped: tuple[Levels, int], source: tuple[Levels, int], place: tuple[int, int], patch: Levels) -> bool:
+    """Whether an image is another one with a patch at (row, column), and of the same label."""
+    (top, left), (height, width) = place, patch.shape[1:]
+    image = source[0].copy()
+    if image[:, top : top + height, left : left + width].shape != patch.shape:
+        return False
+    image[:, top : top + height, left : left + width] = patch
+    return stamped[1] == source[1] and np.array_equal(stamped[0], image)
+
+
+def _said(path: Path) -> SaidTrigger:
+    """Raises: ValueError, in one line, if it is not as `export_pack` writes it."""
+    with readable(path, "file of what a trigger is"):
+        if not path.is_file() or path.stat().st_size > MAX_TRIGGER:
+            raise ValueError(f"no file of at most {MAX_TRIGGER:,} bytes")
+        try:
+            return SaidTrigger.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(escaped(f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}")) from None
 
 
 def _labelled(made: Any, size: int) -> tuple[tuple[Levels, ...], int]:

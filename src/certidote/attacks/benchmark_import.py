@@ -30,8 +30,9 @@ MOST_UNASKED = 26
 
 
 def import_trials(
-    path: Path, train: ImageDataset, test: ImageDataset, name: str, *, epsilon: float | None = None, attack: str = ""
-) -> PoisonPack:
+    path: Path, train: ImageDataset, test: ImageDataset, name: str, *, epsilon: float | None = None, visible_trigger: bool | None = None,
+    attack: str = "",
+) -> PoisonPack:  # fmt: skip
     """A pack of all trials in a folder of folders, as `export_pack` leaves them, in the order of their names. Arguments as `import_poisons`.
 
     Their budget is the least that all of them keep.
@@ -45,7 +46,7 @@ def import_trials(
     packs = []
     for folder in folders:
         try:
-            packs.append(import_poisons(folder, train, test, name, epsilon=epsilon, attack=attack))
+            packs.append(import_poisons(folder, train, test, name, epsilon=epsilon, visible_trigger=visible_trigger, attack=attack))
         except ValueError as error:
             raise type(error)(f"{quoted(folder)}: {error}") from None
     trials = [pack.poisons[0] for pack in packs]
@@ -87,6 +88,7 @@ def import_poisons(
     name: str,
     *,
     epsilon: float | None = None,
+    visible_trigger: bool | None = None,
     target_index: int | None = None,
     attack: str = "",
 ) -> PoisonPack:
@@ -97,6 +99,8 @@ def import_poisons(
         test: its test images.
         name: what the user calls the data.
         epsilon: linf bound, [0, 1] pixel units; None: the least number of levels that the poisons keep, up to `MOST_UNASKED`.
+        visible_trigger: whether poisons may carry the trigger in plain sight, as `Budget` has it; None: as a file of `export_pack` says, else only
+            in the arrays of the label-consistent backdoor.
         target_index: the test image that the poisons are about, for files that do not say.
         attack: what to call it; "" for the dialect's name.
     Raises: ValueError, in one line, if files and data do not fit; BudgetExceeded if a poison moved further than epsilon, or its base
@@ -110,9 +114,18 @@ def import_poisons(
         raise ValueError(
             f"{found.dialect}: poisons of shape {tuple(images.shape[1:])}, but the data has {train.image_shape} (channels, height, width)"
         )
-    visible = found.whole_test is not None
+    visible = visible_trigger
+    if visible is None:
+        visible = found.whole_test is not None or (found.said is not None and found.said.visible_trigger)
     poison = Poison(indices, images, goal, Budget(len(indices), "linf", 1.0 if epsilon is None else epsilon, visible))
-    poison.verify(train)
+    try:
+        poison.verify(train)
+    except BudgetExceeded as error:
+        if _kept_in_sight(poison, train):
+            raise BudgetExceeded(
+                f"{error}; with the trigger in plain sight they keep it: say visible_trigger if that is meant"
+            ) from None
+        raise
     check_task(Task(train, goal, poison.budget, indices))
     if epsilon is None:
         poison = _measured(poison, train)
@@ -120,7 +133,7 @@ def import_poisons(
         if needed > MOST_UNASKED:
             raise ValueError(
                 f"{found.dialect}: these poisons move by {needed}/255 in linf, more than the field's do; they may be of other data or in another "
-                f"order. If it is meant, give epsilon {needed}/255"
+                f"order. If it is meant, give epsilon {needed}/255{_or_in_sight(poison, train)}"
             )
         notes.append(f"epsilon is what these poisons need, {needed}/255")
     if found.norms is not None:
@@ -217,6 +230,23 @@ def _measured(poison: Poison, train: ImageDataset) -> Poison:
     return replace(poison, budget=replace(poison.budget, epsilon=high / 255))
 
 
+def _kept_in_sight(poison: Poison, train: ImageDataset) -> bool:
+    """Whether a poison that may not carry its trigger in plain sight would keep its budget if it might."""
+    if poison.budget.visible_trigger or isinstance(poison.goal, Target) or poison.goal.place is None:
+        return False
+    try:
+        replace(poison, budget=replace(poison.budget, visible_trigger=True)).verify(train)
+    except BudgetExceeded:
+        return False
+    return True
+
+
+def _or_in_sight(poison: Poison, train: ImageDataset) -> str:
+    """The other way out, for poisons that move far because they carry their trigger."""
+    usual = replace(poison, budget=replace(poison.budget, epsilon=MOST_UNASKED / 255))
+    return "; or say visible_trigger, if the trigger is pasted on them in plain sight" if _kept_in_sight(usual, train) else ""
+
+
 def _check_norms(norms: Sequence[float], poison: Poison, train: ImageDataset) -> None:
     """Raises: ValueError if a recorded norm is not what its poison moved by, but for the levels that 8 bits lose."""
     moved = (poison.images.int() - train.images[poison.indices].int()).abs().flatten(1).amax(1).double() / 255
@@ -237,10 +267,21 @@ def _goal(
     wanted = found.adversarial_label
     if wanted >= test.num_classes:
         raise ValueError(f"{found.dialect}: poisons of class {wanted}, but the data has {test.num_classes} classes; give its data")
+    if target_index is not None and (found.whole_test is not None or found.pasted or found.patch is not None):
+        raise ValueError(
+            f"{found.dialect}: these files are about a trigger, and not about test image {target_index}; leave the target out"
+        )
     if found.whole_test is not None:
         return _everywhere(found.whole_test, test, wanted, found.dialect)
     if found.pasted:
-        return recovered_trigger(found.sources, test, wanted)
+        trigger = recovered_trigger(found.sources, test, wanted)
+        notes.append(
+            f"the trigger is where images of source.pickle ({len(found.sources)}) differ from test images, {trigger.patch.shape[1]}x"
+            f"{trigger.patch.shape[2]} pixels: an edge of it in the images' own colors would be missing"
+        )
+        return trigger
+    if found.patch is not None:
+        return _patched(found, found.patch, test, image_shape, notes)
     if not found.sources:
         if target_index is None:
             raise ValueError(f"{found.dialect}: these files do not say which test image they are about; give its row as the target")
@@ -251,13 +292,42 @@ def _goal(
     row = _test_row(image, label, test, found.dialect)
     if target_index not in (None, row):
         raise ValueError(f"{found.dialect}: these files are about test image {row}, not {target_index}; leave the target out")
-    if found.patch is None:
-        return Target(torch.from_numpy(image), label, wanted, row)
-    levels, place = found.patch
+    return Target(torch.from_numpy(image), label, wanted, row)
+
+
+def _patched(
+    found: FoundPoisons, levels: Levels, test: ImageDataset, image_shape: tuple[int, int, int], notes: list[str]
+) -> Trigger:
+    """The trigger whose patch and places the files name, and what they leave open.
+
+    Raises: ValueError if sources are no test images, or a file of ours says otherwise.
+    """
+    rows = [_test_row(image, label, test, found.dialect) for image, label in found.sources]
+    labels, places, said = {label for _, label in found.sources}, set(found.places), found.said
+    where = f"{found.dialect}: the trigger"
+    every = said is not None and said.all_classes
+    if len(labels) > 1 and not every:
+        raise ValueError(
+            f"{where} is on images of several classes, and no trigger.json says that it is for all; a trigger is for images of one"
+        )
+    if every and found.adversarial_label in labels:
+        raise ValueError(
+            f"{where} is for other classes than {found.adversarial_label}, but is on one of its images; export it anew"
+        )
+    if said is not None and said.place is not None and places != {said.place}:
+        raise ValueError(
+            f"{where} is at {said.place} (row, column) by trigger.json, but elsewhere by target.pickle; export it anew"
+        )
+    if said is None and len(rows) == 1:
+        notes.append(f"the trigger lies at {found.places[0]} (row, column) in every image, as far as one image can tell")
+    place = said.place if said is not None else found.places[0] if len(places) == 1 else None
     patch = torch.from_numpy(levels)
-    trigger = Trigger(patch, torch.ones(patch.shape[1:], dtype=torch.bool), place, label, wanted)
-    trigger.places(0, image_shape, Key(0))
-    notes.append(f"the benchmark scores the trigger on one image, test image {row}; here on all of its class")
+    true = None if every else found.sources[0][1]
+    trigger = Trigger(patch, torch.ones(patch.shape[1:], dtype=torch.bool), place, true, found.adversarial_label)
+    for each in places:
+        replace(trigger, place=each).places(0, image_shape, Key(0))
+    scored = f"one image, test image {rows[0]}" if len(rows) == 1 else f"one image at a time, {len(rows)} of them"
+    notes.append(f"the benchmark scores the trigger on {scored}; here on all of {'the other classes' if every else 'its class'}")
     return trigger
 
 

@@ -225,7 +225,8 @@ def read_benchmark(path: Path) -> Any:
 
 def interpreted(path: Path, made: Any, interpret: Callable[[Any], Any]) -> Any:
     """What `interpret` makes of a value from `read_benchmark`; whatever it raises becomes one line that names the file."""
-    return reading(BENCHMARK, f"file {quoted(path)}", lambda _: interpret(made))
+    with np.errstate(all="ignore"):  # numbers that are none are refused, and that is all that is said of them
+        return reading(BENCHMARK, f"file {quoted(path)}", lambda _: interpret(made))
 
 
 def _content(path: Path, where: str) -> bytes:

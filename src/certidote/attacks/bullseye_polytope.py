@@ -14,7 +14,7 @@ from torch import Tensor
 
 from certidote.attacks.crafting import CIFAR10_STEP, Maps, Objective, Trials, adam, check_trials, craft_in_groups
 from certidote.attacks.features import maps_of
-from certidote.attacks.ranges import Count, CountOrNone, PixelStep
+from certidote.attacks.ranges import Count, CountOrNone, PixelStep, PixelSteps, numbers_checked
 from certidote.attacks.selection import check_task, target_of
 from certidote.streams import Key
 from certidote.types import FeatureExtractor, Images, Knowledge, Poison, Task
@@ -26,7 +26,7 @@ def bullseye_polytope(
     key: Key,
     *,
     steps: Count = 1_200,
-    step_size: PixelStep = CIFAR10_STEP,
+    step_size: PixelStep | PixelSteps = CIFAR10_STEP,
     views: UInt8[Tensor, "v c h w"] | None = None,
     dropout_draws: CountOrNone = 0,
 ) -> Poison:
@@ -41,20 +41,22 @@ def bullseye_polytope(
         knowledge: surrogates m in eval mode; neither their parameters nor their buffers change.
         key: decides which base images are used, and the defense's noise.
         steps: Adam steps; 1,200 as in the poisoning benchmark (the original's scripts use 800 to 4,000).
-        step_size: Adam step in [0, 1] pixel units. The default is right for 8/255 to 25/255; on images of few pixels, where epsilon
-            must be larger for the same l2 norm, about epsilon / 20 needs fewer steps.
+        step_size: Adam step in [0, 1] pixel units, one number or one for each channel (`crafting.CIFAR10_STEPS` is the original's for
+            CIFAR-10). The default is right for 8/255 to 25/255; on images of few pixels, where epsilon must be larger for the same l2
+            norm, about epsilon / 20 needs fewer steps.
         views: further pictures of the target's object (multi-target mode): the center is the mean feature of the target and these.
         dropout_draws: the original's multi-draw mode, 1, 3 or 5: dropout of the surrogates is active, and features are the mean of so
             many draws. 0: it is off.
     Returns: `budget.num_poisons` poisons, their indices ascending.
     Raises: ValueError if there is no surrogate or one is in train mode, the two labels of the goal are equal or not classes of the
         training set, the adversarial class has fewer images than the budget, `steps` or `step_size` is not positive, a view is of another
-        shape or a training image, or a surrogate has no dropout to draw.
+        shape or a training image, a surrogate has no dropout to draw, or there is neither one step size nor one for each channel.
     Source: objective as in the authors' `trainer.py`, mode "mean" (norm ratio not squared; the publication squares it), loop and
         number of steps as in the poisoning benchmark. Betas 0.9 and 0.999, no decay, no augmentation.
     Differs from the original: with `dropout_draws` the target's features, too, are the mean over so many draws, once before the first
         step (the original's: one draw); a position of a feature map where the target has no signal, whose ratio has no value, is
-        measured by the mean norm of the other positions; one step size for all channels.
+        measured by the mean norm of the other positions; by default one step of 0.008 for all channels, where the original's 0.04 on
+        normalized pixels is one for each (`CIFAR10_STEPS`).
     """
     many = None if views is None else [views]
     return bullseye_polytope_batch(
@@ -62,13 +64,14 @@ def bullseye_polytope(
     )[0]
 
 
+@numbers_checked
 def bullseye_polytope_batch(
     tasks: Sequence[Task],
     knowledge: Knowledge,
     keys: Sequence[Key],
     *,
     steps: Count = 1_200,
-    step_size: PixelStep = CIFAR10_STEP,
+    step_size: PixelStep | PixelSteps = CIFAR10_STEP,
     views: Sequence[UInt8[Tensor, "_ c h w"]] | None = None,
     dropout_draws: CountOrNone = 0,
 ) -> list[Poison]:

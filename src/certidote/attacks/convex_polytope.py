@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from certidote.attacks.crafting import CIFAR10_STEP, Maps, Objective, Trials, adam, check_trials, craft_in_groups
-from certidote.attacks.ranges import Count, CountOrNone, PixelStep
+from certidote.attacks.ranges import Count, CountOrNone, PixelStep, PixelSteps, numbers_checked
 from certidote.attacks.simplex import gram, nearest_in_hull
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task
@@ -24,7 +24,7 @@ def convex_polytope(
     key: Key,
     *,
     steps: Count = 1_200,
-    step_size: PixelStep = CIFAR10_STEP,
+    step_size: PixelStep | PixelSteps = CIFAR10_STEP,
     dropout_draws: CountOrNone = 0,
 ) -> Poison:
     """Poisons around the target: min over p, c of sum_m ||phi_m(x_t) - sum_j c_mj phi_m(p_j)||^2 / (2 ||phi_m(x_t)||^2), c_m convex.
@@ -39,7 +39,7 @@ def convex_polytope(
         knowledge: surrogates m in eval mode; neither their parameters nor their buffers change.
         key: decides which base images are used, and the defense's noise.
         steps: Adam steps; 1,200 as in the poisoning benchmark (the original uses 4,000).
-        step_size: Adam step in [0, 1] pixel units; as in `bullseye_polytope`.
+        step_size: Adam step in [0, 1] pixel units, one number or one for each channel; as in `bullseye_polytope`.
         dropout_draws: 1 is the original's mode: dropout of the surrogates is active. More: features are the mean of so many draws. 0: it
             is off, as in the poisoning benchmark.
     Returns: `budget.num_poisons` poisons, their indices ascending.
@@ -47,18 +47,20 @@ def convex_polytope(
     Source: algorithm 1, and the authors' `trainer.py` (sum over surrogates).
     Differs from the original: coefficients are solved for by an exact method with a certificate (`simplex`), where the original's stop
         rule is a small change. At several layers the combination is convex at each; the original multiplies pooled features by
-        coefficients of the wrong shape, which makes it feature collision there.
+        coefficients of the wrong shape, which makes it feature collision there. By default one step for all channels, as in
+        `bullseye_polytope`.
     """
     return convex_polytope_batch([task], knowledge, [key], steps=steps, step_size=step_size, dropout_draws=dropout_draws)[0]
 
 
+@numbers_checked
 def convex_polytope_batch(
     tasks: Sequence[Task],
     knowledge: Knowledge,
     keys: Sequence[Key],
     *,
     steps: Count = 1_200,
-    step_size: PixelStep = CIFAR10_STEP,
+    step_size: PixelStep | PixelSteps = CIFAR10_STEP,
     dropout_draws: CountOrNone = 0,
 ) -> list[Poison]:
     """`convex_polytope` for many trials in one loop: trial i has `tasks[i]` and `keys[i]`; no trial influences another.

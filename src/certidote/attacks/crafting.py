@@ -24,6 +24,8 @@ from certidote.types import Budget, Images, Knowledge, Parts, Poison, Task, as_p
 
 CIFAR10_STEP = 0.04 * 0.2
 """The polytope attacks' Adam step, 0.04 on pixels normalized with a standard deviation of 0.2, in [0, 1] pixel units."""
+CIFAR10_STEPS = (0.04 * 0.2023, 0.04 * 0.1994, 0.04 * 0.2010)
+"""The same for each channel, as the originals have it."""
 
 IMAGES_TOGETHER = 128
 """Poisons in one forward pass: enough to be fast, few enough to stay in the processor's cache, and for large networks in memory. Where
@@ -184,13 +186,19 @@ def craft_in_groups(
 
 
 def adam_iterates(
-    trials: Trials, objective: Objective, start: Images, rates: Iterable[float], *, signed: bool = False, pull: float = 0.0
+    trials: Trials,
+    objective: Objective,
+    start: Images,
+    rates: Iterable[float | tuple[float, ...]],
+    *,
+    signed: bool = False,
+    pull: float = 0.0,
 ) -> Iterator[Images]:
     """Pixels after each Adam step and the projection that follows it: one tensor, which changes from step to step.
 
     Args:
         start: where to begin.
-        rates: size of each step, [0, 1] pixel units; there are as many steps as rates.
+        rates: size of each step, [0, 1] pixel units, one for all channels or one for each; there are as many steps as rates.
         signed: give Adam the sign of the gradient instead of the gradient.
         pull: weight of half the squared distance to the bases, which is added to the objective; 0 for none.
     """
@@ -205,18 +213,28 @@ def adam_iterates(
         yield pixels
 
 
-def adam(trials: Trials, objective: Objective, *, steps: int, step_size: float) -> Images:
-    """The last of so many Adam iterates that start at the bases."""
-    (last,) = deque(adam_iterates(trials, objective, trials.bases, [step_size] * steps), maxlen=1)
+def adam(trials: Trials, objective: Objective, *, steps: int, step_size: float | tuple[float, ...]) -> Images:
+    """The last of so many Adam iterates that start at the bases; `step_size` for all channels, or for each."""
+    rate = step_size[0] if isinstance(step_size, tuple) and len(step_size) == 1 else step_size
+    (last,) = deque(adam_iterates(trials, objective, trials.bases, [rate] * steps), maxlen=1)
     return last
 
 
 def check_trials(
-    tasks: Sequence[Task], knowledge: Knowledge, keys: Sequence[Key], steps: int, step_size: float, dropout_draws: int = 0
+    tasks: Sequence[Task],
+    knowledge: Knowledge,
+    keys: Sequence[Key],
+    steps: int,
+    step_size: float | tuple[float, ...],
+    dropout_draws: int = 0,
 ) -> None:
     """Raises: ValueError, in one line, for what no attack on features can craft: see the attacks."""
     check_batch(tasks, keys)
-    if steps < 1 or not 0 < step_size <= 1:
+    sizes = step_size if isinstance(step_size, tuple) else (step_size,)
+    channels = tasks[0].train.image_shape[0]
+    if len(sizes) not in (1, channels):
+        raise ValueError(f"{len(sizes)} step sizes for images of {channels} channels; give one, or one for each channel")
+    if steps < 1 or not all(0 < size <= 1 for size in sizes):
         raise ValueError(
             f"steps={steps}, step_size={step_size}; both must be positive, and step_size, in [0, 1] pixel units, at most 1 (16/255 for 16 levels)"
         )

@@ -21,7 +21,7 @@ from certidote.adam import Adam
 from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
 from certidote.attacks.crafting import IMAGES_TOGETHER
-from certidote.attacks.ranges import Count, Factor, Length
+from certidote.attacks.ranges import Count, Factor, Length, numbers_checked
 from certidote.attacks.selection import (
     base_candidates,
     check_choice,
@@ -69,6 +69,7 @@ class _Options:
         check_choice("optimizer", self.optimizer, Optimizer)
 
 
+@numbers_checked
 def hidden_trigger(
     task: Task,
     knowledge: Knowledge,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from certidote.adam import three_drops
 from certidote.attacks.crafting import Maps, Objective, Trials, adam_iterates, check_trials, craft_in_groups
-from certidote.attacks.ranges import Count, Length, Share, Weight
+from certidote.attacks.ranges import Count, Length, Share, Weight, numbers_checked
 from certidote.attacks.selection import check_choice
 from certidote.streams import Key
 from certidote.types import Images, Knowledge, Poison, Task
@@ -67,6 +67,7 @@ def poison_frogs(
     return poison_frogs_batch([task], knowledge, [key], steps=steps, step_size=step_size, optimizer=optimizer, **options)[0]
 
 
+@numbers_checked
 def poison_frogs_batch(
     tasks: Sequence[Task],
     knowledge: Knowledge,
@@ -91,8 +92,7 @@ def poison_frogs_batch(
 
     def craft(trials: Trials, _: slice) -> tuple[Images, Objective]:
         objective = collision_objective(trials.target_features())
-        targets = trials.targets.repeat_interleave(trials.budget.num_poisons, 0)
-        start = trials.projected(watermark * targets + (1 - watermark) * trials.bases)
+        start = watermarked(trials, watermark)
         if optimizer == "line-search":
             found = line_search(trials, objective, start, steps=steps, step_size=step_size, l2_penalty=l2_penalty)
             return found.pixels, objective
@@ -100,6 +100,12 @@ def poison_frogs_batch(
         return _best_adam(trials, objective, start, rates, l2_penalty, signed=optimizer == "signed-adam"), objective
 
     return craft_in_groups(tasks, knowledge, keys, craft)
+
+
+def watermarked(trials: Trials, share: float) -> Images:
+    """Where poisons start: so much of the target, the rest of their base image, within the budget."""
+    targets = trials.targets.repeat_interleave(trials.budget.num_poisons, 0)
+    return trials.projected(share * targets + (1 - share) * trials.bases)
 
 
 def collision_objective(targets: Sequence[Float[Tensor, "trials ..."]]) -> Objective:

@@ -24,7 +24,7 @@ from certidote.attacks.gradient_matching import (
     defended_objective,
     differentiated,
 )
-from certidote.attacks.ranges import Count, CountOrNone, PixelStep, PixelSteps, Share
+from certidote.attacks.ranges import Count, CountOrNone, PixelStep, PixelSteps, Share, numbers_checked
 from certidote.attacks.selection import base_candidates, check_choice, check_task, choose_bases, source_rows, trigger_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
@@ -33,6 +33,7 @@ from certidote.types import ImageDataset, Images, Knowledge, Poison, Task, Trigg
 Selection = Literal["gradient-norm", "random"]
 
 
+@numbers_checked
 def sleeper_agent(
     task: Task,
     knowledge: Knowledge,
@@ -62,19 +63,20 @@ def sleeper_agent(
             retrain, if `retrains` > 0. With a defense, each step looks at poisons through it.
         key: decides where triggers are pasted, where poisons begin, surrogates' coins, augmentation and the defense's noise.
         steps, step_size, loss, match, batch_size, shift, flip, border: as in `witches_brew`.
-        retrains: 4 as in the original; 0 keeps the first surrogates.
+        retrains: 4 as in the original; 0 keeps the first surrogates. At most `steps` - 2, so that each is followed by a step.
         selection: bases, unless the task names them: "gradient-norm", the images of the adversarial class whose own gradients on the
             clean surrogates are largest, as in the original; "random" draws them.
     Returns: `budget.num_poisons` poisons, their indices ascending.
     Raises: ValueError if there is no surrogate, one is in train mode or no module, the attacker cannot retrain, the goal or the bases
-        do not fit the training set, no training image is of the trigger's class, or a number is out of range.
+        do not fit the training set, no training image is of the trigger's class, the steps have no room for so many retrainings, or a
+        number is out of range.
     Source: Souri et al. (2022) and the code of its authors, one restart. Differs from the original: poisons that surrogates are trained
         on are rounded to 8 bits; more than `batch_size` poisons are matched jointly unless asked otherwise; dropout is off; by default
         one step of 0.025 for all channels, where the original's 0.1 on normalized pixels is one for each; the step is not multiplied
         by `batch_size` / 512, as the original's is.
     """
     matching = Matching(steps, step_size, loss, match, batch_size, shifts_for(task.train, shift, flip, border))
-    surrogates, retrain = _check(task, knowledge, retrains, selection), knowledge.retrain
+    surrogates, retrain = _check(task, knowledge, steps, retrains, selection), knowledge.retrain
     rows = _bases(task, surrogates, selection, key / "bases")
     sources = patched_sources(task.train, trigger_of(task), key / "sources")
     label = torch.tensor([task.goal.adversarial_label])
@@ -85,7 +87,7 @@ def sleeper_agent(
         return Poison(rows, descent.quantized()[0], task.goal, task.budget)
 
     aims = source_aims(surrogates, sources, task.goal.adversarial_label)
-    last_steps = [round_ * steps // (retrains + 1) for round_ in range(1, retrains + 1)]
+    last_steps = [round_ * steps // (retrains + 1) for round_ in range(1, retrains + 1)]  # none twice, see `check_room`
     for step in range(steps):
         descent.step(aims)
         for round_, last in enumerate(last_steps):
@@ -135,7 +137,17 @@ def _bases(task: Task, surrogates: Sequence[Differentiated], selection: Selectio
     return largest_gradients(task, surrogates)
 
 
-def _check(task: Task, knowledge: Knowledge, retrains: int, selection: Selection) -> list[Differentiated]:
+def check_room(steps: int, retrains: int) -> None:
+    """Raises: ValueError if surrogates would be trained again twice at one step, or after the last one."""
+    most = max(0, steps - 2)
+    if retrains > most:
+        raise ValueError(
+            f"retrains={retrains} with steps={steps}: a step must follow each retraining, and they are spread evenly, so that at most {most} "
+            "fit; give fewer retrains, or more steps"
+        )
+
+
+def _check(task: Task, knowledge: Knowledge, steps: int, retrains: int, selection: Selection) -> list[Differentiated]:
     check_choice("selection", selection, Selection)
     check_task(task)
     trigger_of(task)
@@ -145,4 +157,6 @@ def _check(task: Task, knowledge: Knowledge, retrains: int, selection: Selection
         raise ValueError(
             f"retrains={retrains}, but the attacker does not know how to retrain; give knowledge.retrain, or retrains=0"
         )
+    if retrains:
+        check_room(steps, retrains)
     return differentiated(knowledge.surrogates, task.train)

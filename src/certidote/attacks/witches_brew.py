@@ -23,7 +23,7 @@ from certidote.attacks.gradient_matching import (
     differentiated,
     problems_together,
 )
-from certidote.attacks.ranges import Count, PixelStep, PixelSteps, Share
+from certidote.attacks.ranges import Count, PixelStep, PixelSteps, Share, numbers_checked
 from certidote.attacks.selection import check_batch, check_task, choose_bases, target_of
 from certidote.attacks.shifts import Border, shifts_for
 from certidote.streams import Key
@@ -79,6 +79,7 @@ def witches_brew(
     return witches_brew_batch([task], knowledge, [key], shift=shift, flip=flip, border=border, **options)[0]  # type: ignore[arg-type]
 
 
+@numbers_checked
 def witches_brew_batch(
     tasks: Sequence[Task],
     knowledge: Knowledge,

@@ -7,6 +7,7 @@ from certidote.benchmark import records
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.runner import Campaign, check
 from certidote.defenses.catalogue import PURIFYING_STEPS
+from certidote.reporting.words import counted
 from certidote.results.costs import packaged_costs
 
 CALLS = {"denoise": 1, "several-draws": 4, "purification": PURIFYING_STEPS, "purification-deterministic": PURIFYING_STEPS}
@@ -73,7 +74,7 @@ def in_words(seconds: float) -> str:
 def _trials_in_words(campaign: Campaign) -> str:
     """ "100 trials a cell", "20 trials a cell (bullseye-polytope: 50)"."""
     if campaign.wanted is not None:
-        return f"{campaign.wanted} trials a cell"
+        return f"{counted(campaign.wanted, 'trial')} a cell"
     more = ", ".join(f"{attack}: {trials}" for attack, trials in campaign.scale.more_trials.items())
     return f"{campaign.scale.trials} trials a cell{f' ({more})' if more else ''}"
 

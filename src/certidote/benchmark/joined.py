@@ -17,7 +17,7 @@ OF_PARTS = (
     "numerics", "versions", "command",
 )  # fmt: skip
 """What each part says for itself."""
-OF_ATTACKS = ("options", "seen_through", "trigger", "trigger_side")
+OF_ATTACKS = ("options", "seen_through", "trigger", "trigger_side", "trigger_amplitude")
 """What poisons of all parts must agree in."""
 
 

@@ -113,35 +113,44 @@ def read(folder: Path) -> Kept | None:
         if record.get("refused") and record["bench"]["identity"]:
             return Kept(record, (), folder)
         rows = tuple(csv.DictReader((folder / TRIALS).read_text(encoding="utf-8").splitlines()))
-        damaged = (
-            len(rows) != record["finished"] or not record["bench"]["identity"] or not all(map(_is_row, rows, range(len(rows))))
-        )
-        damaged = damaged or not all(isinstance(record[name], dict) for name in ("recipe", "victims", "data", "test", "results"))
-        damaged = damaged or not all(isinstance(record[name], int | float) for name in ("failed", "seconds_of_workers"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        damaged = len(rows) != record["finished"] or not record["bench"]["identity"]
+        damaged = damaged or any(row[f"{arm}_success"] not in ("True", "False") for row in rows for arm in ARMS)
+    except (OSError, ValueError, KeyError, TypeError):
         damaged = True
     if damaged:
-        raise ValueError(f"the record in {str(folder)!r} is damaged; remove the folder, and run its cell again")
+        raise ValueError(_damaged(folder))
     return Kept(record, rows, folder)
-
-
-def _is_row(row: Mapping[str, str], trial: int) -> bool:
-    """Whether a row is that of a trial. Raises: ValueError, KeyError or TypeError if it is none at all."""
-    for arm in ARMS:
-        shares = [float(row[f"{arm}_{name}"] or 0) for name in SHARES]
-        if row[f"{arm}_success"] not in ("True", "False") or not all(0 <= share <= 1 for share in shares):
-            return False
-    return row["trial"] == str(trial)
 
 
 def first_missing(kept: Kept | None, trials: int) -> int:
     """How many of the wanted trials a record has, so that only the others are to do; 0 if there is none, or if it cannot be added to.
 
     That is so for what defenses say about all trials of a run: which images they removed, or what they prove.
+
+    Raises: ValueError if the record is damaged.
     """
-    if kept is None or kept.refused or {"filter", "certified_poisons"} & kept.record.keys():
+    if kept is None or kept.refused or {"filter", "certified_poisons"} & kept.record.keys() or kept.record["finished"] >= trials:
         return 0
-    return int(kept.record["finished"]) if kept.record["finished"] < trials else 0
+    record = kept.record
+    try:
+        whole = all(map(_is_row, kept.trials, range(len(kept.trials))))
+        whole = whole and all(isinstance(record[name], dict) for name in ("recipe", "victims", "data", "test", "results"))
+        whole = whole and all(isinstance(record[name], int | float) for name in ("failed", "seconds_of_workers"))
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(_damaged(kept.folder))
+    return int(record["finished"])
+
+
+def _damaged(folder: Path) -> str:
+    return f"the record in {str(folder)!r} is damaged; remove the folder, and run its cell again"
+
+
+def _is_row(row: Mapping[str, str], trial: int) -> bool:
+    """Whether a row is whole. Raises: ValueError, KeyError or TypeError if it is none at all."""
+    shares = [float(row[f"{arm}_{name}"] or 0) for arm in ARMS for name in SHARES]
+    return row["trial"] == str(trial) and all(0 <= share <= 1 for share in shares)
 
 
 def is_done(kept: Kept | None, identity: str, trials: int) -> bool:

@@ -25,6 +25,7 @@ from certidote.types import (
     Poison,
     Prediction,
     Target,
+    Trigger,
     Unproved,
     Untrusted,
 )
@@ -147,21 +148,28 @@ def examples(
 def poison_strip(poison: Poison, train: ImageDataset, title: str, most: int = SHOWN) -> Json:
     """Some poisons of one trial beside what they replace, as `figures.gallery` shows them; the attacker's own pictures.
 
-    The difference is enlarged by one factor for all of them, around gray, so that the farthest pixel is black or white.
+    The difference is enlarged by one factor for all of them, around gray, so that the farthest pixel is black or white; of poisons with a
+    visible trigger the farthest beside the trigger, which is cut off at black and white.
     """
     chosen = _spread(len(poison.indices), most)
     rows = poison.indices[torch.from_numpy(chosen)]
     made, bases = poison.images[torch.from_numpy(chosen)], train.images[rows]
     steps = made.int() - bases.int()
-    farthest = max(1, int(steps.abs().max()))
-    difference = (128 + steps * 127 / farthest).round().to(torch.uint8)
+    goal, beside = poison.goal, ""
+    bounded = torch.ones(steps.shape[2:], dtype=torch.bool)
+    if poison.budget.visible_trigger and isinstance(goal, Trigger) and goal.place is not None:
+        (top, left), (height, width), beside = goal.place, goal.mask.shape, " beside the trigger"
+        bounded[top : top + height, left : left + width] &= ~goal.mask
+    moved = (steps.abs() * bounded).flatten(1).amax(1).tolist()
+    farthest = max(1, *moved)
+    difference = (128 + (steps * 127 / farthest).clamp(-127, 127)).round().to(torch.uint8)
     title += f": {goal_in_words(poison.goal, train.class_names)}"
     pictures = {"base": bases, "poison": made, f"difference x{127 / farthest:.2g}": difference}
     return {
         "title": title,
         "rows": [{"label": label, "pngs": [png_base64(image) for image in images]} for label, images in pictures.items()],
         "captions": [
-            f"{train.name_of(row)}: moved {int(step.abs().max())}/255" for row, step in zip(rows.tolist(), steps, strict=True)
+            f"{train.name_of(row)}: moved {farthest_of}/255{beside}" for row, farthest_of in zip(rows.tolist(), moved, strict=True)
         ],
     }
 
@@ -171,7 +179,8 @@ def goal_in_words(goal: Goal, names: Sequence[str]) -> str:
     wanted = names[goal.adversarial_label]
     if isinstance(goal, Target):
         return f"test image {goal.test_index}, {names[goal.true_label]}, is to become {wanted}"
-    return f"{'every class' if goal.true_label is None else names[goal.true_label]} with the trigger is to become {wanted}"
+    weaker = f" at amplitude {goal.amplitude:g}" if goal.amplitude < 1 else ""
+    return f"{'every class' if goal.true_label is None else names[goal.true_label]} with the trigger{weaker} is to become {wanted}"
 
 
 def _spread(available: int, wanted: int) -> Int64[np.ndarray, "m"]:

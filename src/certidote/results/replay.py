@@ -114,8 +114,12 @@ def certified_line(proved: Json) -> str:
     )
 
 
-def replay_lines(record: Json) -> list[str]:
-    """The record in plain words."""
+def replay_lines(record: Json, *, recipe_chosen: bool = False) -> list[str]:
+    """The record in plain words.
+
+    Args:
+        recipe_chosen: the user named the victims' recipe.
+    """
     words = []
     for arm, called in (("poisoned", "poisoned data"), ("control", "clean data (control)")):
         row = record["results"][arm]
@@ -126,12 +130,13 @@ def replay_lines(record: Json) -> list[str]:
         if record["goal"] == "trigger":
             words[-1] += f"; {row['reached']:.1%} of images with the trigger get the adversarial class"
     if record.get("recipe", {}).get("scenario", {}).get("kind") == "unknown":
+        how, more = (" by the --recipe given", "") if recipe_chosen else ("", ", or choose --recipe")
         words.append(
-            "The pack does not say which victims its poisons are made for: these learned all weights from scratch, so that few goals reached "
-            "say nothing about attack or defense. Import it with --scenario-of PACK, of a pack in the same setting, or choose --recipe."
+            f"The pack does not say which victims its poisons are made for: these learned all weights from scratch{how}, so that few goals "
+            f"reached say nothing about attack or defense. Import it with --scenario-of PACK, of a pack in the same setting{more}."
         )
     if "objective" in record:
-        words.append(f"the attack's own objective: {record['objective']['median']:.2f} (median over trials)")
+        words.append(f"the attack's own objective, which it lowers: {record['objective']['median']:.2f} (median over trials)")
     if "filter" in record:
         words.append(_removals_line(record["filter"]))
     if privacy := record.get("victims", {}).get("privacy"):

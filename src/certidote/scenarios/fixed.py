@@ -1,5 +1,6 @@
 """The poisoning benchmark's fixed trials: which test image is attacked, and which training images become poisons."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from certidote.attacks.benchmark_format import read_setups
+from certidote.attacks.benchmark_format import Setup, oddities, read_setups
 from certidote.attacks.selection import check_task
 from certidote.types import Budget, Goal, ImageDataset, Json
+
+SHOWN = 4
+"""Setups that are left out which a note of their own names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +22,13 @@ class Fixed:
 
     Attributes:
         goals, bases: one for each trial; as many bases for each, ascending rows of the training set.
-        notes: what is odd about the file, in sentences.
+        numbers: which setup of the file each trial is, from 0.
+        notes: what is odd about the trials that are asked for, in sentences.
     """
 
     goals: tuple[Goal, ...]
     bases: tuple[Int64[Tensor, "m"], ...]
+    numbers: tuple[int, ...]
     notes: tuple[str, ...]
 
     @property
@@ -37,26 +43,46 @@ class Fixed:
         }
 
 
-def fixed_trials(path: Path, train: ImageDataset, test: ImageDataset, count: int | None = None) -> Fixed:
+def fixed_trials(path: Path, train: ImageDataset, test: ImageDataset, count: int | None = None, skip: int = 0) -> Fixed:
     """The first `count` trials of a setup file (all, if None), for these images.
 
     A pack has one number of poisons, so that a setup with fewer base images than most, because it names one of them twice, is left out.
 
+    Args:
+        skip: notes say nothing of the first so many trials, which another pack has.
     Raises: ValueError if this is no setup file, or its rows are not targets and base images of these sets.
     """
-    found = read_setups(path, repeated_bases="drop")
-    most = max((len(setup.bases) for setup in found.setups), default=0)
-    whole = [setup for setup in found.setups if len(setup.bases) == most]
-    left = len(found.setups) - len(whole)
-    if not most or (count is not None and not 1 <= count <= len(whole)):
+    found = read_setups(path, repeated_bases="drop").setups
+    most = max(len(setup.bases) for setup in found)
+    whole = [(number, setup) for number, setup in enumerate(found) if len(setup.bases) == most]
+    if count is not None and not 1 <= count <= len(whole):
+        there = "1 trial" if len(whole) == 1 else f"{len(whole)} trials"
         raise ValueError(
-            f"{len(whole)} trials of {most} base images each are in setup file {str(path)!r}; give --targets from 1 to that number"
+            f"setup file {str(path)!r} has {there} of {most} base images each; --targets {count} must lie in 1 to {len(whole)}"
         )
+    chosen = whole[:count]
     goals, bases = [], []
-    for setup in whole[:count]:
+    for _, setup in chosen:
         task = setup.task(train, test, Budget(most, "linf", 1.0))
         check_task(task)
         goals.append(task.goal)
         bases.append(torch.tensor(sorted(setup.bases)))
-    said = [f"{left} setups that name a base image twice are left out"] if left else []
-    return Fixed(tuple(goals), tuple(bases), (*found.notes, *said))
+    numbers = tuple(number for number, _ in chosen)
+    return Fixed(tuple(goals), tuple(bases), numbers, tuple(_notes(found, most, numbers, count is None, skip)))
+
+
+def _notes(found: Sequence[Setup], most: int, numbers: Sequence[int], to_the_end: bool, skip: int) -> list[str]:
+    """What is odd about the trials after the first `skip`, and which setups were left out on the way from the first of them to the last."""
+    asked = numbers[skip:]
+    if not asked:
+        return []
+    first, behind = (0 if not skip else numbers[skip - 1] + 1), (len(found) if to_the_end else asked[-1] + 1)
+    left = [(number, found[number]) for number in range(first, behind) if len(found[number].bases) < most]
+    notes = [
+        f"setup {number} is left out: it has {len(setup.bases)} different base images and others {most}"
+        + (f", because it names image {setup.repeated[0]} more than once" if setup.repeated else "")
+        for number, setup in left[:SHOWN]
+    ]
+    if len(left) > SHOWN:
+        notes.append(f"{len(left) - SHOWN} more setups are left out, because they have fewer different base images than others")
+    return notes + oddities([(number, found[number]) for number in asked])

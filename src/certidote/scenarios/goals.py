@@ -11,7 +11,9 @@ from certidote.streams import Key
 from certidote.types import ImageDataset, Target, content_hashes
 
 
-def choose_targets(test: ImageDataset, num_targets: int, key: Key, train: ImageDataset | None = None) -> tuple[Target, ...]:
+def choose_targets(
+    test: ImageDataset, num_targets: int, key: Key, train: ImageDataset | None = None, pretrain: ImageDataset | None = None
+) -> tuple[Target, ...]:
     """Targets class by class, each with a uniformly drawn other class; which classes get one more is drawn too.
 
     Args:
@@ -19,11 +21,12 @@ def choose_targets(test: ImageDataset, num_targets: int, key: Key, train: ImageD
         num_targets: as evenly spread over the classes as possible.
         key: decides all draws.
         train: images that are in this set too are no targets: victims would learn their true label.
+        pretrain: nor are those in this one, which extractors learn from.
     Raises: ValueError if `num_targets` is not positive or a class has too few test images for its share.
     """
     if num_targets < 1:
         raise ValueError(f"num_targets={num_targets}; a scenario needs at least 1 target")
-    known = set() if train is None else set(content_hashes(train.images))
+    known = {value for learned in (train, pretrain) if learned is not None for value in content_hashes(learned.images)}
     fit = torch.tensor([value not in known for value in content_hashes(test.images)]) if known else torch.ones(len(test)).bool()
     generator = key.numpy()
     classes = test.num_classes
@@ -33,9 +36,12 @@ def choose_targets(test: ImageDataset, num_targets: int, key: Key, train: ImageD
     for true, wanted in enumerate(share.tolist()):
         rows = ((test.labels == true) & fit).nonzero().squeeze(1).numpy()
         if wanted > len(rows):
+            left_out = int((test.labels == true).sum()) - len(rows)
+            why = "; lower num_targets"
+            if left_out:
+                why = f" besides {left_out} that are in DATA or --pretrain, so that victims know them; give other images, or fewer targets"
             raise ValueError(
-                f"num_targets={num_targets} needs {wanted} test images of class {test.class_names[true]!r}, which has {len(rows)}; "
-                "lower num_targets"
+                f"num_targets={num_targets} needs {wanted} test images of class {test.class_names[true]!r}, which has {len(rows)}{why}"
             )
         for row in generator.choice(rows, size=wanted, replace=False).tolist():
             adversarial = (true + int(generator.integers(1, classes))) % classes

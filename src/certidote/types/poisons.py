@@ -49,9 +49,13 @@ class Budget:
             )
         if self.norm == "linf" and isinstance(self.epsilon, Integral) and self.epsilon == 1:
             raise ValueError("epsilon=1 may mean one of 255 levels or the whole range; give 1 / 255, or 1.0 for no constraint")
+        if self.norm == "linf" and self.epsilon != self.epsilon:
+            raise ValueError("epsilon=nan is not a number; give one in [0, 1] pixel units, such as 16 / 255")
         if self.norm == "linf" and not 0 <= self.epsilon <= 1:
-            levels = f"{self.epsilon:g}" if 1 < self.epsilon <= 255 else "16"
-            raise ValueError(f"epsilon={self.epsilon} is outside [0, 1] pixel units; for {levels} of 255 levels give {levels}/255")
+            levels = f"{self.epsilon:g}" if self.epsilon > 1 else "16"
+            whole = self.epsilon <= 255 and float(levels).is_integer()
+            hint = f"for {levels} of 255 levels give {levels}/255" if whole else "it is at most 1.0 (255/255)"
+            raise ValueError(f"epsilon={self.epsilon} is outside [0, 1] pixel units; {hint}")
         if not 0 <= self.epsilon < inf:
             raise ValueError(f"epsilon={self.epsilon}; give a finite number of at least 0, in [0, 1] pixel units")
 
@@ -153,7 +157,8 @@ class Poison:
     Attributes:
         objective: what the attack made small, for these images as they are stored; None if it does not say. Attacks that match
             gradients: 1 - cos to the wanted gradient, averaged over surrogates (or the loss that was chosen instead). Attacks on features:
-            what their docstring minimizes, without penalties; where each poison has its own, the mean. Through a defense: as it shows them.
+            what their docstring minimizes, without penalties; where each poison has its own, the mean. Label-consistent images: minus the
+            loss that was made large, before the trigger is pasted. Through a defense: as it shows them.
     """
 
     indices: Int64[Tensor, "m"]

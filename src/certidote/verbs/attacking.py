@@ -31,7 +31,8 @@ def epsilon_named(text: str, norm: str, option: str = "--epsilon") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(f"{option} {text}: give a number of [0, 1] pixel units, such as 16/255 or 0.06")
     if norm == "linf" and value > 1:
-        hint = f"for {value:g} of 255 levels give {value:g}/255" if value <= 255 else "give a number such as 16/255"
+        levels = "/" not in text and value == int(value) and value <= 255
+        hint = f"for {value:g} of 255 levels give {value:g}/255" if levels else "it is at most 1.0 (255/255)"
         raise ValueError(f"{option} {text} is above 1, the whole range of a pixel; {hint}")
     if norm == "linf" and isinstance(value, int) and value == 1:
         raise ValueError(f"{option} {text} may mean one of 255 levels or the whole range; write 1/255, or 1.0 for no constraint")
@@ -39,12 +40,18 @@ def epsilon_named(text: str, norm: str, option: str = "--epsilon") -> float:
 
 
 def check_retrains(attack: str, options: dict[str, Any], scenario: str) -> None:
-    """Raises: ValueError for an attack that would retrain its surrogates, with these options and its defaults, where they are frozen extractors."""
-    if scenario == "transfer" and options.get("retrains"):
+    """Raises: ValueError for an attack that would retrain its surrogates, with these options and its defaults, where they are frozen
+    extractors, or more often than its steps leave room for."""
+    from certidote.attacks.sleeper_agent import check_room
+
+    retrains = options.get("retrains")
+    if scenario == "transfer" and retrains:
         raise ValueError(
             f"attack {attack!r} trains its models again while it crafts, and those of --scenario transfer are frozen: give --scenario scratch, "
             "or --option retrains=0"
         )
+    if retrains:
+        check_room(options["steps"], retrains)
 
 
 def robust_epsilon(text: str, scenario: str) -> float:
@@ -104,8 +111,8 @@ def check_options_fit(options: dict[str, Any], train_set: "ImageDataset", *, bas
 
 
 def check_goal_options(
-    targets: int | None, target: int | None, trigger: str, trigger_side: int | None, true_class: str, adversarial_class: str,
-    goals: Path | None,
+    targets: int | None, target: int | None, trigger: str, trigger_side: int | None, trigger_amplitude: float | None, true_class: str,
+    adversarial_class: str, goals: Path | None,
 ) -> None:  # fmt: skip
     """Raises: ValueError for options of goals that make no sense together; better known before anything is read."""
     if goals is not None and (target is not None or true_class or adversarial_class):
@@ -114,6 +121,10 @@ def check_goal_options(
         raise ValueError(f"--targets {targets}; give at least 1, the number of trials")
     if trigger_side is not None and not trigger:
         raise ValueError("--trigger-side goes with --trigger; leave it out")
+    if trigger_amplitude is not None and not trigger:
+        raise ValueError("--trigger-amplitude goes with --trigger; leave it out")
+    if trigger_amplitude is not None and not 0 < trigger_amplitude <= 1:
+        raise ValueError(f"--trigger-amplitude {trigger_amplitude:g}; give a number above 0, at most 1, which pastes it in full")
     if target is not None and targets is not None:
         raise ValueError("--target names one test image, --targets a number of trials; give one of them")
     if target is not None and trigger:
@@ -170,10 +181,13 @@ def kinds_of(given: list[str], surrogates: int) -> tuple[str, ...]:
     return tuple(given)
 
 
-def checked_aim(attack: str, trigger: str, visible: bool | None, options: dict[str, Any]) -> bool:
+def checked_aim(attack: str, trigger: str, amplitude: float, visible: bool | None, options: dict[str, Any]) -> bool:
     """Whether the budget allows a visible trigger.
 
-    Raises: ValueError for a trigger that the attack does not use, or one that it lacks.
+    Args:
+        amplitude: of the trigger at test time.
+        options: those given.
+    Raises: ValueError for a trigger that the attack does not use, or one that it lacks, or that cannot be as weak or as invisible as asked.
     """
     from certidote.attacks import goal_of
     from certidote.attacks.triggers import TRIGGERS
@@ -183,9 +197,28 @@ def checked_aim(attack: str, trigger: str, visible: bool | None, options: dict[s
         raise ValueError(f"attack {attack!r} aims at one test image; leave out --trigger, or choose an attack that makes backdoors")
     if aim != "target" and not trigger:
         raise ValueError(f"attack {attack!r} makes a backdoor and needs a trigger: give --trigger, one of {', '.join(TRIGGERS)}")
-    if visible is not None:
-        return visible
-    return aim == "visible trigger" and options.get("constraint") != "linf_all"
+    for given, strength in (("--trigger-amplitude", amplitude), ("option amplitude_train", options.get("amplitude_train", 1))):
+        if trigger in TRIGGERS and trigger not in (weaker := triggers_with("amplitude")) and strength < 1:
+            raise ValueError(
+                f"{given} of {strength:g}: the trigger {trigger!r} is not black and white, so that it is pasted in full or not at all; leave it "
+                f"out, or choose one of {', '.join(weaker)}"
+            )
+    pasted = aim == "visible trigger" and options.get("constraint") != "linf_all"
+    if pasted and visible is False:
+        raise ValueError(
+            f"attack {attack!r} pastes its trigger in plain sight, and --no-visible-trigger forbids that: leave it out, or cut the trigger down "
+            "to epsilon with --option constraint=linf_all"
+        )
+    return pasted if visible is None else visible
+
+
+def triggers_with(argument: str) -> list[str]:
+    """Names of triggers that can be made with this argument: "side", "amplitude"."""
+    from inspect import signature
+
+    from certidote.attacks.triggers import TRIGGERS
+
+    return [name for name, make in TRIGGERS.items() if argument in signature(make).parameters]
 
 
 def budget_of(
@@ -210,61 +243,76 @@ def budget_of(
 
 
 def wanted_goals(
-    fixed: "Fixed | None", train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str,
-    side: int | None, true_class: str, adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
+    fixed: "Fixed | None", train_set: "ImageDataset", test_set: "ImageDataset", trusted: "ImageDataset | None", targets: int | None,
+    target: int | None, trigger: str, side: int | None, amplitude: float, true_class: str, adversarial_class: str, key: "Key",
+    listed: "list[ListedGoal] | None",
 ) -> "tuple[Goal, ...]":  # fmt: skip
-    """The goal of each trial: those of a setup file, with --trigger its pairs of classes; or drawn, or listed."""
-    if fixed is None:
-        return goals_of(train_set, test_set, targets, target, trigger, side, true_class, adversarial_class, key, listed)
+    """The goal of each trial: those of a setup file, with --trigger its pairs of classes; or listed, or drawn, none among `trusted`."""
     if trigger:
-        return triggers_of(trigger, side, [(goal.true_label, goal.adversarial_label) for goal in fixed.goals], train_set, key)
-    return fixed.goals
+        if fixed is None:
+            pairs = pairs_of(train_set, targets, true_class, adversarial_class, key, listed)
+        else:
+            pairs = [(goal.true_label, goal.adversarial_label) for goal in fixed.goals]
+        return triggers_of(trigger, side, amplitude, pairs, train_set, key)
+    if fixed is not None:
+        return fixed.goals
+    return targets_named(train_set, test_set, trusted, targets, target, adversarial_class, key, listed)
 
 
-def goals_of(
-    train_set: "ImageDataset", test_set: "ImageDataset", targets: int | None, target: int | None, trigger: str, side: int | None,
-    true_class: str, adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
+def targets_named(
+    train_set: "ImageDataset", test_set: "ImageDataset", trusted: "ImageDataset | None", targets: int | None, target: int | None,
+    adversarial_class: str, key: "Key", listed: "list[ListedGoal] | None",
 ) -> "tuple[Goal, ...]":  # fmt: skip
-    from certidote.scenarios.goals import choose_pairs, choose_targets, labels_of, target_at, targets_of
+    from certidote.scenarios.goals import choose_targets, target_at, targets_of
+
+    if target is not None:
+        names = train_set.class_names
+        wanted = _label(adversarial_class, names, "--adversarial-class") if adversarial_class else None
+        return (target_at(test_set, target, wanted, key / "targets"),)
+    if listed is not None:
+        return targets_of(listed, test_set)
+    return choose_targets(test_set, 10 if targets is None else targets, key / "targets", train_set, trusted)
+
+
+def pairs_of(
+    train_set: "ImageDataset", targets: int | None, true_class: str, adversarial_class: str, key: "Key",
+    listed: "list[ListedGoal] | None",
+) -> "Sequence[tuple[int | None, int]]":  # fmt: skip
+    """True and adversarial label of each trial of a backdoor."""
+    from certidote.scenarios.goals import choose_pairs, labels_of
 
     names = train_set.class_names
     wanted = _label(adversarial_class, names, "--adversarial-class") if adversarial_class else None
-    if target is not None:
-        return (target_at(test_set, target, wanted, key / "targets"),)
-    if not trigger and listed is not None:
-        return targets_of(listed, test_set)
-    if not trigger:
-        return choose_targets(test_set, 10 if targets is None else targets, key / "targets", train_set)
-    pairs: list[tuple[int | None, int]]
     if listed is not None:
-        pairs = [labels_of(goal, names) for goal in listed]
-    else:
-        true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
-        pairs = choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
-    return triggers_of(trigger, side, pairs, train_set, key)
+        return [labels_of(goal, names) for goal in listed]
+    true = None if true_class in ("", "all") else _label(true_class, names, "--true-class")
+    return choose_pairs(len(names), 10 if targets is None else targets, true, wanted, true_class == "all", key / "targets")
 
 
 def triggers_of(
-    name: str, side: int | None, pairs: "Sequence[tuple[int | None, int]]", train_set: "ImageDataset", key: "Key"
+    name: str, side: int | None, amplitude: float, pairs: "Sequence[tuple[int | None, int]]", train_set: "ImageDataset", key: "Key"
 ) -> "tuple[Goal, ...]":
     """A trigger of this name for each pair of true and adversarial label.
 
+    Args:
+        amplitude: 1, or less for a trigger that `checked_aim` accepts.
     Raises: ValueError if there is none of that name, or of that size, or it covers more of an image than triggers may.
     """
     from functools import partial
-    from inspect import signature
 
     from certidote.attacks import find
     from certidote.attacks.triggers import LARGEST_PATCH, TRIGGERS
 
     make: Any = find(TRIGGERS, name, "trigger")
-    sized = "side" in signature(make).parameters
+    sized = name in triggers_with("side")
     if side is not None:
         if not sized:
             raise ValueError(
                 f"--trigger-side {side}: the trigger {name!r} has one size only; leave it out, or choose another trigger"
             )
         make = partial(make, side=side)
+    if amplitude < 1:
+        make = partial(make, amplitude=amplitude)
     made = tuple(make(train_set.image_shape, *pair, key / "trigger" / trial) for trial, pair in enumerate(pairs))
     area = train_set.image_shape[1] * train_set.image_shape[2]
     for covered in (int(trigger.mask.sum()) for trigger in made):
@@ -285,7 +333,10 @@ def _label(name: str, names: tuple[str, ...], option: str) -> int:
 def check_skip(skip: int, trials: int, seed: int | None) -> None:
     """--skip leaves a part of trials that other packs have the rest of, so it needs their seed."""
     if not 0 <= skip < trials:
-        raise ValueError(f"--skip {skip}; of {trials} in all it can leave out 0 to {trials - 1} trials (--targets says how many there are)")
+        most = f"of {trials} in all it can leave out 0 to {trials - 1} trials"
+        if trials == 1:
+            most = "there is 1 trial in all, so leave it out"
+        raise ValueError(f"--skip {skip}; {most} (--targets says how many there are)")
     if skip and seed is None:
         raise ValueError(f"--skip {skip} leaves trials to another pack, and all of them are of one seed; give its --seed")
 
@@ -299,6 +350,30 @@ def check_goals(train_set: "ImageDataset", goals: "tuple[Goal, ...]", budget: "B
         task = Task(train_set, goal, budget)
         check_task(task)
         base_candidates(task)
+
+
+def checked_pretraining(
+    attack: str, goals: "tuple[Goal, ...]", train_set: "ImageDataset", test_set: "ImageDataset", trusted: "tuple[str, ImageDataset]",
+    first: int,
+) -> tuple[str, ...]:  # fmt: skip
+    """What a pack of transfer learning notes about it.
+
+    Args:
+        trusted: name and images that extractors are fitted to.
+        first: number of the first of these goals.
+    Raises: ValueError if the extractor would learn what trials are about.
+    """
+    from certidote.attacks import FROM_SCRATCH
+    from certidote.scenarios.leaks import check_leaks, shared_with
+
+    name, images = trusted
+    check_leaks(goals, test_set, name, images, first)
+    notes = [shared_with(train_set, images)]
+    if attack in FROM_SCRATCH:
+        notes.append(
+            f"{attack} is made for victims that learn all weights (--scenario scratch); heads on a frozen extractor, as here, hardly follow it"
+        )
+    return tuple(note for note in notes if note is not None)
 
 
 def seen_through(name: str, sigma: float | None, draws: int, train_set: "ImageDataset", size: str, skip_corrupt: bool) -> Any:

@@ -63,7 +63,8 @@ def bench(
     """Measure a table of the paper again: craft poisons once, replay them under every defense, keep a record of each cell.
 
     Leaves replay.json and trials.csv in RECORDS/SCALE/POISONS/DEFENSE. Cells that have their record are not done again, whichever
-    table they were made for; an interrupted command goes on where it was.
+    table they were made for; a record of fewer trials gets those that it lacks (all are done again where a defense says something about all of
+    them, as filters do); an interrupted command goes on where it was.
     """
     import os
 

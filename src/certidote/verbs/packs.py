@@ -15,10 +15,11 @@ PackFolder = Annotated[Path, typer.Argument(help="a poison pack, as 'certidote p
 
 @dataclass(frozen=True)
 class PackExported:
-    """What `pack_export` wrote: folders that the benchmark reads."""
+    """What `pack_export` wrote: folders that the benchmark reads, and in notes what it could not write as it was asked to."""
 
     folders: tuple[Path, ...]
     out: Path
+    notes: tuple[str, ...] = ()
 
 
 def pack_info(pack: PackFolder) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def pack_info(pack: PackFolder) -> dict[str, Any]:
     from certidote.results.pictures import goal_in_words
 
     held = read_pack(pack)
+    setups = _setups(held.recipe.get("setups"))
     return {
         "attack": held.recipe["attack"],
         "recipe": held.recipe,
@@ -37,11 +39,21 @@ def pack_info(pack: PackFolder) -> dict[str, Any]:
         "data": {"name": escaped(held.data.name), "images": held.data.images, "digest": held.data.digest},
         "notes": list(held.notes),
         "trials": [
-            {"trial": trial, "poisons": len(poison.indices), "goal": goal_in_words(poison.goal, held.data.classes)}
+            {
+                "trial": trial,
+                **({"setup": setups[trial]} if trial < len(setups) else {}),
+                "poisons": len(poison.indices),
+                "goal": goal_in_words(poison.goal, held.data.classes),
+            }
             for trial, poison in enumerate(held.poisons, held.first_trial)
         ],
         "files": held.files,
     }
+
+
+def _setups(said: Any) -> list[int]:
+    """Which setup of a setup file each trial is, from trial 0; none where a recipe does not say so in whole numbers."""
+    return said if isinstance(said, list) and all(type(each) is int for each in said) else []
 
 
 def pack_import(
@@ -58,6 +70,13 @@ def pack_import(
     epsilon: Annotated[
         str, typer.Option(help="linf bound that the poisons must keep, as in 8/255; default: what they need, up to 26/255")
     ] = "",
+    visible_trigger: Annotated[
+        bool | None,
+        typer.Option(
+            help="the trigger may be pasted on poisons in plain sight, and epsilon bounds what is changed beside it; default: as our own export "
+            "says, and for label-consistent arrays"
+        ),
+    ] = None,
     target: Annotated[int | None, typer.Option(help="row of the test image they are about, for files that do not say")] = None,
     attack: Annotated[str, typer.Option(help="what to call the attack")] = "",
     scenario_of: Annotated[
@@ -93,9 +112,11 @@ def pack_import(
             raise ValueError(
                 f"--target {target}, but {str(source)!r} holds several trials; import one of its folders, or leave it out"
             )
-        pack = import_trials(source, train_set, test_set, data, epsilon=bound, attack=attack)
+        pack = import_trials(source, train_set, test_set, data, epsilon=bound, visible_trigger=visible_trigger, attack=attack)
     else:
-        pack = import_poisons(source, train_set, test_set, data, epsilon=bound, target_index=target, attack=attack)
+        pack = import_poisons(
+            source, train_set, test_set, data, epsilon=bound, visible_trigger=visible_trigger, target_index=target, attack=attack
+        )
     if scenario is not None:
         pack = replace(pack, recipe={**pack.recipe, "scenario": scenario})
     write_pack(pack, out, beside, force=force)
@@ -121,15 +142,18 @@ def pack_export(
     *,
     out: Annotated[Path, typer.Option(help="folder; it appears when it is complete")],
     test: TestImages = "",
-    sources: Annotated[int, typer.Option(help="for triggers: how many test images get a folder of their own")] = 1,
+    sources: Annotated[
+        int, typer.Option(help="for triggers: how many test images get a folder of their own, if there are so many")
+    ] = 1,
     size: Size = "",
     skip_corrupt: SkipCorrupt = False,
 ) -> PackExported:
     """Write the trials of a poison pack as the poisoning benchmark reads them, one folder of pickles for each."""
-    from certidote.attacks.benchmark_export import export_pack
+    from certidote.attacks.benchmark_export import export_pack, fewer_sources
     from certidote.attacks.pack_files import read_pack
 
     check_apart(out, data, test, str(pack))
     held = read_pack(pack)
     train_set, (_, test_set) = training_and_test(data, test, size, skip_corrupt)
-    return PackExported(tuple(export_pack(held, train_set, test_set, out, sources=sources)), out)
+    folders = export_pack(held, train_set, test_set, out, sources=sources)
+    return PackExported(tuple(folders), out, tuple(fewer_sources(held, test_set, sources)))

@@ -17,6 +17,7 @@ from certidote.verbs.attacking import (
     check_setups,
     check_skip,
     checked_aim,
+    checked_pretraining,
     chosen_epsilon,
     described_defense,
     kinds_of,
@@ -92,6 +93,13 @@ def poison(
     ] = "",
     trigger_side: Annotated[
         int | None, typer.Option(help="with --trigger: pixels a side, for triggers of any size; default: the original's")
+    ] = None,
+    trigger_amplitude: Annotated[
+        float | None,
+        typer.Option(
+            help="with --trigger: its strength on test images (and in what hidden triggers aim at), above 0 and at most 1: below 1 a black and "
+            "white trigger is added and taken away instead of pasted; default: 1. On label-consistent poisons: --option amplitude_train=..."
+        ),
     ] = None,
     goals: Annotated[
         Path | None,
@@ -201,18 +209,19 @@ def poison(
         if goals is not None:
             raise ValueError("--setups and --goals both list the trials; give one of them")
         check_setups(target, true_class, adversarial_class, num_poisons, poison_fraction)
-    check_goal_options(targets, target, trigger, trigger_side, true_class, adversarial_class, goals)
+    check_goal_options(targets, target, trigger, trigger_side, trigger_amplitude, true_class, adversarial_class, goals)
+    amplitude = 1.0 if trigger_amplitude is None else trigger_amplitude
     kinds = kinds_of(surrogate or [], surrogates)
     check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
     robust = robust_epsilon(robust_surrogates, scenario)
-    visible = checked_aim(attack, trigger, visible_trigger, chosen_options)
+    visible = checked_aim(attack, trigger, amplitude, visible_trigger, chosen_options)
     check_retrains(attack, {**options_of(function), **chosen_options}, scenario)
     listed = None if goals is None else listed_goals(goals, targets)
     size_of_epsilon = chosen_epsilon(epsilon, norm)
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
     seen = seen_through(through, sigma, draws, train_set, size, skip_corrupt)
-    fixed = None if setups is None else fixed_trials(setups, train_set, test_set, targets)
+    fixed = None if setups is None else fixed_trials(setups, train_set, test_set, targets, skip)
     learners = None if scenario == "transfer" else recipe_named(kinds[0] if kinds else recipe, train_set)
     chosen_options = {**augmentation_for(function, learners, train_set.image_shape), **chosen_options}
     check_options_fit(chosen_options, train_set, bases_named=fixed is not None)
@@ -228,6 +237,8 @@ def poison(
         "test": {"name": escaped(test_name), "digest": test_set.digest()},
         "versions": versions(),
     }
+    if amplitude < 1:
+        made["trigger_amplitude"] = amplitude
     asked = {
         **made, "data": train_set.digest(), "budget": asdict(budget), "device": device, "dtype": number_format,
         "goals": [targets, target, adversarial_class, true_class],
@@ -243,10 +254,14 @@ def poison(
     kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
     key = Key(kept.root) / "poison"
     wanted = wanted_goals(
-        fixed, train_set, test_set, targets, target, trigger, trigger_side, true_class, adversarial_class, key, listed
-    )
+        fixed, train_set, test_set, trusted and trusted[1], targets, target, trigger, trigger_side, amplitude, true_class,
+        adversarial_class, key, listed,
+    )  # fmt: skip
     check_skip(skip, len(wanted), seed)
     check_goals(train_set, wanted[skip:], budget)
+    notes = () if fixed is None else fixed.notes
+    if trusted is not None:
+        notes += checked_pretraining(attack, wanted[skip:], train_set, test_set, trusted, skip)
     progress = progress or Silent()
     with kept.working():
         number = len(kinds) or surrogates
@@ -272,12 +287,13 @@ def poison(
         back_end = Pool(workers, device=device) if pool is None else nullcontext(pool)
         poisons = _crafted(crafting, kept, back_end, progress)
         made |= {
+            **({} if fixed is None else {"setups": list(fixed.numbers)}),
             "scenario": setting.described,
             "root": hex(kept.root),
             "root_source": kept.root_source,
             "command": escaped(command_line()),
         }
-        pack = make_pack(poisons, train_set, data, made, () if fixed is None else fixed.notes)
+        pack = make_pack(poisons, train_set, data, made, notes)
         beside = dict(setting.files)
         if gallery:
             beside["gallery.html"] = _gallery(pack, train_set, attack).encode()
@@ -365,14 +381,19 @@ def _crafted(
 
 def _gallery(pack: "PoisonPack", train_set: "ImageDataset", attack: str) -> str:
     from certidote.reporting.gallery import gallery_page
+    from certidote.reporting.words import counted
     from certidote.results.pictures import poison_strip
 
     trials = range(min(SHOWN, len(pack)))
     pictures = [poison_strip(pack.poisons[trial], train_set, f"Trial {pack.first_trial + trial}", SHOWN) for trial in trials]
     budget = pack.budget
-    beside = " beside a visible trigger" if budget.visible_trigger else ""
+    beside, farthest = "", "the farthest pixel is black or white"
+    if budget.visible_trigger:
+        beside = " beside a visible trigger"
+        farthest = "the farthest pixel beside the trigger is black or white; the trigger, which may be farther, is cut off there"
     how = (
-        f"{attack}: {len(pack)} trials with up to {budget.num_poisons} poisons each, {budget.norm} epsilon {budget.epsilon:.4g}{beside} ([0, 1] "
-        "pixel units). Labels are unchanged. The difference is poison minus base, enlarged around gray so that the farthest pixel is black or white."
+        f"{attack}: {counted(len(pack), 'trial')} with up to {counted(budget.num_poisons, 'poison')} each, {budget.norm} epsilon "
+        f"{budget.epsilon:.4g}{beside} ([0, 1] pixel units). Labels are unchanged. The difference is poison minus base, enlarged around gray so "
+        f"that {farthest}."
     )
     return gallery_page(f"Poisons of {pack.data.name}", [how], pictures)

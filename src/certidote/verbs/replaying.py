@@ -173,7 +173,7 @@ def replay(
         record = _run(
             out, played, PairedTrainer(trainer, scheme.members, chosen.first_trial), train_set, asked, used, seed, facts, progress
         )
-    return _recorded(out, record, (data, train_set), (test_name, test_set), pack, defense)
+    return _recorded(out, record, (data, train_set), (test_name, test_set), pack, defense, recipe_chosen=bool(recipe))
 
 
 @contextmanager
@@ -279,7 +279,9 @@ REMOVED = "removed"
 """The fact of a replay's ledger that holds what its filter removed, by trial, so that no finished trial is asked again."""
 
 
-def _recorded(out: Path, record: dict[str, Any], data: Any, test: Any, pack: Path, defense: str) -> Replayed:
+def _recorded(
+    out: Path, record: dict[str, Any], data: Any, test: Any, pack: Path, defense: str, *, recipe_chosen: bool
+) -> Replayed:
     from certidote.data.names import escaped
     from certidote.results.files import csv_text, json_text, write_texts
     from certidote.results.replay import data_facts, replay_lines, replay_table
@@ -287,7 +289,7 @@ def _recorded(out: Path, record: dict[str, Any], data: Any, test: Any, pack: Pat
     record["data"], record["test"] = (data_facts(escaped(name), held) for name, held in (data, test))
     record |= {"pack": escaped(str(pack)), "defense_name": defense, "command": escaped(record["command"])}
     write_texts({out / "replay.json": json_text(record), out / "trials.csv": csv_text(*replay_table(record))})
-    return Replayed(record, tuple(replay_lines(record)), out)
+    return Replayed(record, tuple(replay_lines(record, recipe_chosen=recipe_chosen)), out)
 
 
 def _first(pack: "PoisonPack", trials: int | None) -> "PoisonPack":
