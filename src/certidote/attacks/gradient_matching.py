@@ -4,9 +4,10 @@ A learner that takes a step on the poisons takes, as far as the attack succeeds,
 gradient of the poisons' loss by the weights is made parallel to the gradient of the attacker's loss by the weights.
 
 Several independent problems (trials, restarts) are moved together. Within a step, a problem's poisons are defended and augmented
-once for all surrogates, the gradients by the weights are taken with a graph (second order), and one backward pass leads from the
-objective to the augmented pixels and from there, first order only, to the poisons. Problems that do not fit into one batch take
-their graphs one batch after the other: memory is bounded by `batch_size` images whatever the number of poisons.
+once for all surrogates, the gradients by the weights are taken (`layerwise`; a model that uses its weights in ways not known there is
+differentiated twice as a whole), and one backward pass leads from the objective to the augmented pixels and from there, first order only,
+to the poisons. Problems that do not fit into one batch take their graphs one batch after the other: memory is bounded by `batch_size`
+images whatever the number of poisons.
 
 Source: Geiping et al. (2021); `forest/witchcoven` of its code.
 """
@@ -25,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from certidote.adam import Adam, three_drops
 from certidote.attacks.adaptive import seen
 from certidote.attacks.budget import project, quantize
+from certidote.attacks.layerwise import LayerwisePass, Problems, layerwise
 from certidote.attacks.selection import (
     check_answers,
     check_choice,
@@ -52,9 +54,6 @@ PIXELS_TOGETHER = 1 << 15
 the number of calls, which this saves; large ones by arithmetic, of which it makes more."""
 NUMBERS_TOGETHER = 1 << 26
 """Numbers in per-image gradients that are in memory at a time."""
-
-Problems = Float[Tensor, "p m c h w"]
-"""The poisons of p independent problems, m each."""
 
 
 @dataclass(frozen=True)
@@ -133,20 +132,29 @@ class Differentiated:
         return cross_entropy(functional_call(self.model, dict(parameters), (images,)), labels)
 
     @torch.enable_grad()
-    def gradients(self, images: Problems, labels: Int64[Tensor, "p"], *, differentiable: bool = False) -> Float[Tensor, "p d"]:
-        """The gradient of each problem's mean loss, all images of a problem labelled alike, flat over all parameters.
+    def passed(self, images: Problems, labels: Int64[Tensor, "p"], *, differentiable: bool = False) -> "LayerwisePass | WholePass":
+        """One pass of the images, all of a problem labelled alike: each problem's gradient by the weights, and what moves it.
 
         Args:
-            differentiable: whether the result has a graph that leads to the images.
+            differentiable: whether the pass will be asked for `slopes`.
         """
         each = labels[:, None].expand(images.shape[:2])
+        layers = layerwise(self.model, self.parameters, images, each, differentiable=differentiable)
+        return self._whole(images, each, differentiable) if layers is None else layers
+
+    def _whole(self, images: Problems, each: Int64[Tensor, "p m"], differentiable: bool) -> "WholePass":
+        leaf = images.detach().requires_grad_(differentiable)
         if len(images) > 1:
-            found = vmap(grad(self.loss), in_dims=(None, 0, 0))(self.parameters, images, each)
-            return torch.cat([gradient.flatten(1) for gradient in found.values()], 1)
+            found = vmap(grad(self.loss), in_dims=(None, 0, 0))(self.parameters, leaf, each)
+            return WholePass(torch.cat([gradient.flatten(1) for gradient in found.values()], 1), leaf)
         weights = {name: weight.detach().requires_grad_() for name, weight in self.parameters.items()}
-        loss = self.loss(weights, images[0], each[0])
+        loss = self.loss(weights, leaf[0], each[0])
         alone = torch.autograd.grad(loss, list(weights.values()), create_graph=differentiable, materialize_grads=True)
-        return torch.cat([gradient.flatten() for gradient in alone]).unsqueeze(0)
+        return WholePass(torch.cat([gradient.flatten() for gradient in alone]).unsqueeze(0), leaf)
+
+    def gradients(self, images: Problems, labels: Int64[Tensor, "p"]) -> Float[Tensor, "p d"]:
+        """The gradient of each problem's mean loss, all images of a problem labelled alike, flat over all parameters."""
+        return self.passed(images, labels).gradients.detach()
 
     @torch.no_grad()
     def mean_gradient(self, images: Images, labels: Int64[Tensor, "n"], batch_size: int = BATCH_SIZE) -> Float[Tensor, "d"]:
@@ -170,6 +178,22 @@ class Differentiated:
         pieces = zip(torch.split(images, together), torch.split(labels, together), strict=True)
         found = [each(self.parameters, some.to(self.device), their.to(self.device)) for some, their in pieces]
         return torch.cat(found).sqrt().to(images.device)
+
+
+@dataclass(frozen=True, eq=False)
+class WholePass:
+    """A `LayerwisePass` for any model, by differentiating twice through all of it.
+
+    Attributes:
+        gradients: as there, but with a graph if `slopes` will be asked for.
+    """
+
+    gradients: Float[Tensor, "p d"]
+    _images: Problems
+
+    def slopes(self, directions: Float[Tensor, "p d"]) -> Problems:
+        """As there."""
+        return torch.autograd.grad(self.gradients, [self._images], directions)[0]
 
 
 def differentiated(surrogates: Sequence[FeatureExtractor], train: ImageDataset | None = None) -> list[Differentiated]:
@@ -221,24 +245,26 @@ class Aim:
                 "and a target that it does not already give the adversarial label"
             )
 
-    def gaps(self, gradients: Float[Tensor, "p d"], loss: Loss) -> Float[Tensor, "p"]:
-        """How far gradients are from the wanted ones; 0 where they match."""
+    def gaps(self, gradients: Float[Tensor, "p d"], loss: Loss) -> tuple[Float[Tensor, "p"], Float[Tensor, "p d"]]:
+        """How far gradients are from the wanted ones, 0 where they match; and the slopes of that by the gradients."""
         if loss == "squared":
-            return (gradients - self.wanted).square().sum(1) / self.wanted.square().sum(1)
+            apart, squares = gradients - self.wanted, self.wanted.square().sum(1)
+            return apart.square().sum(1) / squares, apart * (2 / squares)[:, None]
         if loss == "similarity":
-            return 1 - _cosines(gradients, self.wanted)
+            return _dissimilarity(gradients, self.wanted)
         sizes = [weight.numel() for weight in self.surrogate.parameters.values()]
         pairs = zip(torch.split(gradients, sizes, 1), torch.split(self.wanted, sizes, 1), strict=True)
-        return 1 - torch.stack([_cosines(made, wanted) for made, wanted in pairs]).mean(0)
+        gaps, slopes = zip(*(_dissimilarity(made, wanted) for made, wanted in pairs), strict=True)
+        return torch.stack(gaps).mean(0), torch.cat(slopes, 1) / len(sizes)
 
 
-def _cosines(made: Float[Tensor, "p d"], wanted: Float[Tensor, "p d"]) -> Float[Tensor, "p"]:
-    """Of the angles between rows; 0 for a row of zeros. By inner products: no further vector of all parameters is made."""
-    cosines = torch.linalg.vecdot(made, wanted)
-    for vectors in (made, wanted):
-        squares = torch.linalg.vecdot(vectors, vectors)
-        cosines = cosines * squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt()
-    return cosines
+def _dissimilarity(made: Float[Tensor, "p d"], wanted: Float[Tensor, "p d"]) -> tuple[Float[Tensor, "p"], Float[Tensor, "p d"]]:
+    """1 - cos of the angle between rows, 1 for a row of zeros; and its slopes by `made`."""
+    sizes = [torch.linalg.vector_norm(vectors, dim=1).clamp_min(torch.finfo(made.dtype).tiny ** 0.5) for vectors in (made, wanted)]
+    scale = 1 / (sizes[0] * sizes[1])
+    cosines = torch.linalg.vecdot(made, wanted) * scale
+    inward = made * (cosines / sizes[0].square())[:, None]
+    return 1 - cosines, inward.addcmul_(wanted, -scale[:, None])
 
 
 def objective(aims: Sequence[Aim], images: Problems, labels: Int64[Tensor, "p"], matching: Matching) -> Float[Tensor, "p"]:
@@ -264,7 +290,6 @@ def objective_and_gradient(
     return values, slopes
 
 
-@torch.enable_grad()
 def _pulled(
     aim: Aim, images: Problems, labels: Int64[Tensor, "p"], matching: Matching, wants_gradient: bool
 ) -> tuple[Float[Tensor, "p"], Problems]:
@@ -273,21 +298,18 @@ def _pulled(
     That gradient is linear in the gap's gradient by the poisons' gradient, so it may be taken a piece of the images at a time; the
     graph of a single piece is kept from the first pass, others are made again.
     """
-    pieces = [piece.detach().requires_grad_(wants_gradient) for piece in torch.split(images, matching.batch_size, 1)]
+    if images.shape[1] <= matching.batch_size:
+        whole = aim.surrogate.passed(images, labels, differentiable=wants_gradient)
+        gaps, pull = aim.gaps(whole.gradients.detach(), matching.loss)
+        return gaps, whole.slopes(pull) if wants_gradient else torch.zeros_like(images)
+    pieces = torch.split(images, matching.batch_size, 1)
     shares = [piece.shape[1] / images.shape[1] for piece in pieces]
-    keep = wants_gradient and len(pieces) == 1
-    parts = [aim.surrogate.gradients(piece if keep else piece.detach(), labels, differentiable=keep) for piece in pieces]
-    made = torch.stack([part.detach() * share for part, share in zip(parts, shares, strict=True)]).sum(0)
-    made.requires_grad_(wants_gradient)
-    gaps = aim.gaps(made, matching.loss)
+    parts = [aim.surrogate.gradients(piece, labels) * share for piece, share in zip(pieces, shares, strict=True)]
+    gaps, pull = aim.gaps(torch.stack(parts).sum(0), matching.loss)
     if not wants_gradient:
-        return gaps.detach(), torch.zeros_like(images)
-    (pull,) = torch.autograd.grad(gaps.sum(), [made])
-    slopes: list[Tensor] = []
-    for piece, part, share in zip(pieces, parts, shares, strict=True):
-        graph = part if keep else aim.surrogate.gradients(piece, labels, differentiable=True)
-        slopes += torch.autograd.grad(graph, [piece], pull * share)
-    return gaps.detach(), torch.cat(slopes, 1)
+        return gaps, torch.zeros_like(images)
+    again = (aim.surrogate.passed(piece, labels, differentiable=True) for piece in pieces)
+    return gaps, torch.cat([one.slopes(pull * share) for one, share in zip(again, shares, strict=True)], 1)
 
 
 # ------------------------------------------------------------------------------------------------------------------ the descent
