@@ -13,6 +13,7 @@ In a batch, the first images of all problems stand before the second ones: as th
 channels of all problems, which is what one grouped convolution takes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Product:
+class _Product(ABC):
     """One use of parameters: a layer's inputs times weights, plus biases.
 
     Attributes:
@@ -53,15 +54,15 @@ class _Product:
     version: int
     outputs: GradientEdge
 
+    @abstractmethod
     def by_weights(self, slopes: Tensor, problems: int) -> Float[Tensor, "p d"]:
         """Each problem's gradient by the weights, from the slopes by the outputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_weights(
         self, slopes: Tensor, weights: Float[Tensor, "p d"], biases: Float[Tensor, "p c"] | None
     ) -> tuple[Tensor, Tensor]:
         """The outputs, if each problem had these weights and biases, and the slopes by the inputs that these slopes would give then."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

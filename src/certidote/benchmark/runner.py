@@ -167,7 +167,8 @@ def craft(campaign: Campaign, cell: Cell, first: int, pool: Workers, progress: P
         crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials(crafted),
         skip=first,
         goals=packaged("goals", setup.goals), num_poisons=setup.num_poisons, epsilon=scale.epsilon,
-        scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble, option=list(scale.options_of(crafted.attack, through=crafted.through is not None)),
+        scenario=crafted.scenario, recipe=recipe_of(setup), surrogates=crafted.ensemble,
+        option=list(scale.options_of(crafted.attack, through=crafted.through is not None)),
         seed=campaign.seed, device=campaign.device, gallery=False, progress=progress, pool=pool if isinstance(pool, Pool) else None,
         **options,
     )  # fmt: skip

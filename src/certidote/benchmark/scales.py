@@ -66,8 +66,8 @@ class Scale:
     options: of attacks, name=value.
     triggers: of the attacks that need one.
     dtype: of victims' training.
-    seconds: rough seconds on one core (cifar10-resnet18: a GPU): to craft one trial by attack (NAME through: through our defense), for one victim of each scenario ("transfer",
-        "scratch", "other"), for an extractor, and to denoise a training set ("denoise transfer", "denoise scratch"). Bullseye Polytope, Witches'
+    seconds: rough seconds on one core (cifar10-resnet18: a GPU): to craft one trial by attack (NAME through: through our
+        defense), for one victim of each scenario ("transfer", "scratch", "other"), for an extractor, and to denoise a training set ("denoise transfer", "denoise scratch"). Bullseye Polytope, Witches'
         Brew, victims, extractor and denoising are measured at cifar10-compact; the rest is in proportion to the digits, or guessed.
     trials: of each cell, unless the user says otherwise.
     more_trials: by attack, where it is another number.
@@ -106,7 +106,7 @@ class Scale:
 _UNSHIFTED = ("shift=0", "flip=false")  # victims on the digits are not augmented either
 _BORDER = "border=reflection"  # what shifts uncover in training, here and there
 _SMALL_STEPS = ("steps=150", "step_size=0.02")
-_FEW_STEPS = ("steps=300",)  # through the denoiser, where a step takes ten times as long
+_FEW_STEPS = ("steps=300",)  # through the denoiser, where a step takes longer
 
 OF_PHOTOGRAPHS = {
     "label-consistent": TriggerChoice("label-consistent"),
