@@ -77,6 +77,24 @@ def test_a_backdoor_is_about_the_test_images_of_the_class_attacked(tmp_path: Pat
         verbs.poison("hidden-trigger", "digits-5-9", out=tmp_path / "other", true_class="all", **options)
 
 
+def test_victims_that_start_from_a_target_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = CHEAP | {"option": ["steps=1", "restarts=1"], "scenario": "scratch", "recipe": "mlp"}
+    made = verbs.poison("witches-brew", "digits-5-9", out=tmp_path / "pack", targets=2, **scratch).pack
+    goal = made.poisons[1].goal
+    assert isinstance(goal, Target)
+    leaking = written(tmp_path / "leaking.npz", TRUSTED, TEST.subset([goal.test_index]))
+    monkeypatch.setattr("certidote.scenarios.warm_start.started_from", lambda *given: pytest.fail("victims began to learn"))
+    options = {"defense": "none", "workers": 0, "seed": 1}
+    expected = (
+        rf"target of trial 1, test image {goal.test_index}, is among the images that victims start from .* images as --start-from"
+    )
+    with pytest.raises(ValueError, match=expected):
+        verbs.replay(tmp_path / "pack", "digits-5-9", out=tmp_path / "run", start_from=str(leaking), **options)
+    with pytest.raises(pytest.fail.Exception, match="began to learn"):  # the first trial alone is about none of them
+        verbs.replay(tmp_path / "pack", "digits-5-9", out=tmp_path / "run", start_from=str(leaking), trials=1, **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_targets_are_drawn_among_the_others(tmp_path: Path) -> None:
     drawn = choose_targets(TEST, 10, Key(1) / "poison" / "targets", TRAIN)
     learned = TEST.subset([goal.test_index for goal in drawn])

@@ -162,7 +162,7 @@ def replay(
     )
     check_options(defense, setting, denoiser)
     if start_from:
-        trainer = _started(trainer, start_from, train_set, seed or 0, device, size, skip_corrupt)
+        trainer = _started(trainer, start_from, train_set, (chosen, test_set), seed or 0, device, size, skip_corrupt)
     scheme, trainer = make_defense(trainer, setting)
     if raw_epochs:
         scheme, trainer = raw_first(scheme, trainer, raw_epochs)
@@ -303,10 +303,12 @@ def _first(pack: "PoisonPack", trials: int | None) -> "PoisonPack":
 
 
 def _started(
-    trainer: "Trainer", name: str, train_set: "ImageDataset", seed: int, device: str, size: str, skip_corrupt: bool
-) -> "Trainer":
-    """Victims that start from weights learned on other images."""
+    trainer: "Trainer", name: str, train_set: "ImageDataset", asked: "tuple[PoisonPack, ImageDataset]", seed: int, device: str,
+    size: str, skip_corrupt: bool,
+) -> "Trainer":  # fmt: skip
+    """Victims that start from weights learned on other images, none of which the trials (with the test images) are about."""
     from certidote.data import load
+    from certidote.scenarios.leaks import check_leaks
     from certidote.scenarios.warm_start import started_from
     from certidote.streams import Key
 
@@ -316,6 +318,9 @@ def _started(
             f"--start-from {name}: its images have shape {images.image_shape}, the data {train_set.image_shape} (channels, height, width); "
             "give images of one shape, with --size say"
         )
+    pack, test_set = asked
+    goals = [poison.goal for poison in pack.poisons]
+    check_leaks(goals, test_set, name, images, pack.first_trial, learner="victims start from", option="--start-from")
     return started_from(trainer, images, Key(seed) / "start", device)
 
 
