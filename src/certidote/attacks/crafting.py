@@ -19,6 +19,7 @@ from certidote.attacks.adaptive import average, seen
 from certidote.attacks.budget import project, quantize
 from certidote.attacks.features import averaged_maps, has_dropout
 from certidote.attacks.selection import check_batch, check_surrogates, check_task, choose_bases, device_of, target_of
+from certidote.attacks.steps import StepSize, check_steps, of_channels
 from certidote.streams import Key
 from certidote.types import Budget, Images, Knowledge, Parts, Poison, Task, as_pixels
 
@@ -189,7 +190,7 @@ def adam_iterates(
     trials: Trials,
     objective: Objective,
     start: Images,
-    rates: Iterable[float | tuple[float, ...]],
+    rates: Iterable[StepSize],
     *,
     signed: bool = False,
     pull: float = 0.0,
@@ -213,7 +214,7 @@ def adam_iterates(
         yield pixels
 
 
-def adam(trials: Trials, objective: Objective, *, steps: int, step_size: float | tuple[float, ...]) -> Images:
+def adam(trials: Trials, objective: Objective, *, steps: int, step_size: StepSize) -> Images:
     """The last of so many Adam iterates that start at the bases; `step_size` for all channels, or for each."""
     rate = step_size[0] if isinstance(step_size, tuple) and len(step_size) == 1 else step_size
     (last,) = deque(adam_iterates(trials, objective, trials.bases, [rate] * steps), maxlen=1)
@@ -225,19 +226,13 @@ def check_trials(
     knowledge: Knowledge,
     keys: Sequence[Key],
     steps: int,
-    step_size: float | tuple[float, ...],
+    step_size: StepSize,
     dropout_draws: int = 0,
 ) -> None:
     """Raises: ValueError, in one line, for what no attack on features can craft: see the attacks."""
     check_batch(tasks, keys)
-    sizes = step_size if isinstance(step_size, tuple) else (step_size,)
-    channels = tasks[0].train.image_shape[0]
-    if len(sizes) not in (1, channels):
-        raise ValueError(f"{len(sizes)} step sizes for images of {channels} channels; give one, or one for each channel")
-    if steps < 1 or not all(0 < size <= 1 for size in sizes):
-        raise ValueError(
-            f"steps={steps}, step_size={step_size}; both must be positive, and step_size, in [0, 1] pixel units, at most 1 (16/255 for 16 levels)"
-        )
+    of_channels(step_size, tasks[0].train.image_shape[0])
+    check_steps(steps, step_size)
     device_of(knowledge.surrogates)
     check_surrogates(knowledge.surrogates, tasks[0].train)
     if dropout_draws < 0:

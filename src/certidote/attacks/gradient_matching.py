@@ -36,6 +36,7 @@ from certidote.attacks.selection import (
     first_output,
 )
 from certidote.attacks.shifts import Shifts
+from certidote.attacks.steps import StepSize, check_steps, of_channels
 from certidote.streams import Key
 from certidote.types import Budget, DifferentiableDefense, FeatureExtractor, ImageDataset, Images, as_pixels
 
@@ -72,19 +73,14 @@ class Matching:
     """
 
     steps: int = 250
-    step_size: float | tuple[float, ...] = CIFAR10_STEP
+    step_size: StepSize = CIFAR10_STEP
     loss: Loss = "similarity"
     match: Match = "full"
     batch_size: int = BATCH_SIZE
     augmentation: Shifts | None = None
 
     def __post_init__(self) -> None:
-        sizes = np.atleast_1d(self.step_size)
-        if self.steps < 1 or not (min(sizes) > 0 and max(sizes) <= 1):
-            given = f"steps={self.steps}, step_size={self.step_size}"
-            raise ValueError(
-                f"{given}; both must be positive, and step_size, in [0, 1] pixel units, at most 1 (16/255 for 16 levels)"
-            )
+        check_steps(self.steps, self.step_size)
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}; give at least 1")
         check_choice("loss", self.loss, Loss)
@@ -96,10 +92,7 @@ class Matching:
 
     def channel_steps(self, channels: int) -> Float[Tensor, "c 1 1"]:
         """The step of each channel. Raises: ValueError if there is neither one step nor one for each channel."""
-        steps = np.atleast_1d(np.asarray(self.step_size, dtype=np.float64))
-        if len(steps) not in (1, channels):
-            raise ValueError(f"{len(steps)} step sizes for images of {channels} channels; give one, or one for each channel")
-        return torch.from_numpy(np.broadcast_to(steps, channels).copy()).view(-1, 1, 1)
+        return torch.tensor(of_channels(self.step_size, channels), dtype=torch.float64).view(-1, 1, 1)
 
 
 def problems_together(num_poisons: int, image_shape: tuple[int, int, int]) -> int:
