@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from certidote.benchmark.pages import PAPER_NAMES, PAPER_STARTS, STARTS
 from certidote.benchmark.paper import paper_cell, paper_cells
 from certidote.benchmark.records import crafting_of, identity_of
 from certidote.benchmark.runner import Campaign, recipe_of
-from certidote.benchmark.scales import SCALES
+from certidote.benchmark.scales import SCALES, ThroughName
 from certidote.benchmark.tables import TABLES, WITH_SIGMA, cells_of, started, strongest, unmeasured
 from certidote.data import load
 from certidote.defenses.catalogue import DEFENSES, Setting
@@ -105,8 +106,12 @@ def test_further_settings_are_of_no_other_table() -> None:
     assert {(cell.defense, cell.sigma) for cell in cells} == {("none", None), *scale.between}
     assert not set(scale.between) & {("denoise", sigma) for sigma in scale.readings()}
     assert len(cells) == (5 + 2) * (1 + len(scale.between))
-    knowing = {cell.sigma for cell in cells_of("adaptive", scale)}
-    assert knowing == {*scale.readings(), 0.2}
+    knowing = {(cell.defense, cell.sigma) for cell in cells_of("adaptive", scale)}
+    assert knowing == {*(("denoise", sigma) for sigma in scale.readings()), *scale.between}
+    for cell in cells_of("adaptive", scale):
+        assert (cell.poisoning.through_defense, cell.poisoning.through) == (cell.defense, cell.sigma), (
+            "who knows, knows what victims have"
+        )
 
 
 def test_table_2_is_as_large_as_it_should_be() -> None:
@@ -254,6 +259,18 @@ def test_who_crafts_through_our_defense_may_take_fewer_steps(tmp_path: Path) -> 
     cell = Cell(aware, "denoise", 0.2)
     more = replace(compact, through_draws=2)
     assert len({identity_of(scale, cell, 0) for scale in (compact, more, replace(compact, through_options={}))}) == 3
+
+
+def test_who_crafts_through_several_calls_is_another_attacker(tmp_path: Path) -> None:
+    """Of one call nothing is said, as when records of it were made."""
+    compact = SCALES["cifar10-compact"]
+    one, several = (
+        Poisoning("bullseye-polytope", "transfer", through=0.25, through_defense=defense) for defense in get_args(ThroughName)
+    )
+    assert one.name == "bullseye-polytope-transfer-white-box-through-0.25"
+    assert several.name == "bullseye-polytope-transfer-white-box-through-purification-deterministic-0.25"
+    assert "through_defense" not in crafting_of(compact, one, 0)["poisoning"]
+    assert crafting_of(compact, several, 0)["poisoning"]["through_defense"] == "purification-deterministic"
 
 
 def test_costs_count_what_is_shared_once(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_setting_in_several_steps_has_a_line_of_its_own(tmp_path: Path) -> Non
         (Cell(poisoning, "denoise", 0.25), 2, 0.76),
         (Cell(poisoning, "purification-deterministic", 0.25), 4, 0.784),
         (Cell(through(poisoning, 0.25), "denoise", 0.25), 5, 0.76),
-        (Cell(through(poisoning, 0.25), "purification-deterministic", 0.25), 6, 0.784),  # crafted through one call all the same
+        (Cell(through(poisoning, 0.25), "purification-deterministic", 0.25), 6, 0.784),  # crafted through one call, so not aware
     ):
         put(made, cell, successes, accuracy)
     one, several = ([cell.strip() for cell in line.strip("|").split("|")] for line in settings_table(made).splitlines()[2:])
@@ -65,6 +65,11 @@ def test_a_setting_in_several_steps_has_a_line_of_its_own(tmp_path: Path) -> Non
     assert (one[3], several[3]) == ("0.950", "0.980")
     assert "[5/100]" in one[2]
     assert several[2] == "none of 7 tried"
+    several_calls = "purification-deterministic"
+    put(made, Cell(through(poisoning, 0.25, several_calls), several_calls, 0.25), 9, 0.784)
+    put(made, Cell(through(poisoning, 0.25, several_calls), "denoise", 0.25), 8, 0.784)  # aware of another defense
+    one, several = ([cell.strip() for cell in line.strip("|").split("|")] for line in settings_table(made).splitlines()[2:])
+    assert ("[5/100]" in one[2], "[9/100]" in several[2]) == (True, True)
 
 
 def test_everybody_counts_who_was_tried_anywhere() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from certidote.benchmark.scales import ScenarioName
+from certidote.benchmark.scales import ScenarioName, ThroughName
 
 KnowledgeName = Literal["white-box", "black-box"]
 StartName = Literal["", "in-domain", "out-of-domain", "both"]
@@ -21,6 +21,7 @@ class Poisoning:
         ensemble: surrogates.
         through: the sigma of our defense that the attacker crafts through; None for one who does not know of it.
         outside: transfer: the extractor was fitted to images of another kind.
+        through_defense: what `through` is the sigma of.
     """
 
     attack: str
@@ -29,12 +30,14 @@ class Poisoning:
     ensemble: int = 1
     through: float | None = None
     outside: bool = False
+    through_defense: ThroughName = "denoise"
 
     @property
     def name(self) -> str:
         ensemble = f"-k{self.ensemble}" if self.scenario == "scratch" else ""
         outside = "-outside" if self.outside else ""
-        adaptive = "" if self.through is None else f"-through-{self.through:g}"
+        defense = "" if self.through_defense == "denoise" else f"{self.through_defense}-"
+        adaptive = "" if self.through is None else f"-through-{defense}{self.through:g}"
         return f"{self.attack}-{self.scenario}-{self.knowledge}{ensemble}{outside}{adaptive}"
 
     @property

@@ -92,7 +92,7 @@ def _seconds_to_craft(campaign: Campaign, poisoning: Poisoning, trials: int) -> 
     seconds = campaign.scale.seconds
     each = seconds[poisoning.attack]
     if poisoning.through is not None:
-        each = seconds.get(f"{poisoning.attack} through", THROUGH * each)
+        each = seconds.get(f"{poisoning.attack} through", THROUGH * each) * CALLS[poisoning.through_defense]
     each *= poisoning.ensemble
     surrogates = seconds["scratch"] * poisoning.ensemble if poisoning.scenario == "scratch" else 0.0
     return trials * each + surrogates

@@ -49,6 +49,8 @@ def crafting_of(scale: Scale, poisoning: Poisoning, seed: int) -> Json:
     known, chosen = asdict(poisoning), asdict(setup)
     other = {"outside": chosen.pop("outside")} if known.pop("outside") else {}
     chosen.pop("outside", None), chosen.pop("raw_epochs")
+    if poisoning.through_defense == "denoise":  # of which earlier records do not speak
+        known.pop("through_defense")
     draws = {} if poisoning.through is None or scale.through_draws == DRAWS else {"through_draws": scale.through_draws}
     return {
         "poisoning": known | other,

@@ -15,6 +15,8 @@ from certidote.benchmark import materials, records
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.joined import check_poisons, joined
 from certidote.benchmark.scales import Scale, Setup
+from certidote.defenses.catalogue import PURIFYING_STEPS
+from certidote.diffusion.multistep import MARK
 from certidote.engine.local import Pool
 from certidote.engine.workers import JobFailed, Workers
 from certidote.types import Progress, digest_of
@@ -162,7 +164,8 @@ def craft(campaign: Campaign, cell: Cell, first: int, pool: Workers, progress: P
         options["pretrain"] = materials.place_of(trusted, campaign.data, campaign.made)
         options["victim_recipe"] = setup.other_recipe if crafted.knowledge == "black-box" else ""
     if crafted.through is not None:
-        options |= {"through": "auto", "sigma": crafted.through, "draws": scale.through_draws}
+        seen = {"denoise": "auto", "purification-deterministic": f"auto{MARK}{PURIFYING_STEPS}"}[crafted.through_defense]
+        options |= {"through": seen, "sigma": crafted.through, "draws": scale.through_draws}
     verbs.poison(
         crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials(crafted),
         skip=first,

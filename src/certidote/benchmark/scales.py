@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ScenarioName = Literal["transfer", "scratch"]
+ThroughName = Literal["denoise", "purification-deterministic"]
+"""Our defense as an attacker may craft through it: the denoiser is asked once, or in several deterministic steps."""
 
 CIFAR = "cifar10-jpeg.tar.xz"
 """CIFAR-10 as JPEG files, in the folder that --data names."""
@@ -89,7 +91,7 @@ class Scale:
     seconds: Mapping[str, int | float]
     trials: int = 100
     more_trials: Mapping[str, int] = field(default_factory=dict)
-    between: tuple[tuple[str, float], ...] = ()
+    between: tuple[tuple[ThroughName, float], ...] = ()
     through_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     through_draws: int = DRAWS
     draws: int | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.outcomes import clean_accuracy, is_void, rate
 from certidote.benchmark.records import Kept
-from certidote.benchmark.scales import Scale
+from certidote.benchmark.scales import Scale, ThroughName
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import adaptive, scratch_rows, strongest, through, transfer_rows, tried_poisonings
 from certidote.benchmark.wording import rate_in_words, table
@@ -38,7 +38,7 @@ class Tried:
 class Setting:
     """Our defense at one sigma: denoising in one call, or in several steps, which proves as much."""
 
-    defense: str
+    defense: ThroughName
     sigma: float
 
     @property
@@ -49,20 +49,19 @@ class Setting:
 
 def settings_of(scale: Scale) -> list[Setting]:
     """All that anything may have been measured at, by sigma."""
-    given = {*(("denoise", sigma) for sigma in scale.readings()), *scale.between}
+    given: set[tuple[ThroughName, float]] = {*(("denoise", sigma) for sigma in scale.readings()), *scale.between}
     return [Setting(defense, sigma) for defense, sigma in sorted(given, key=lambda pair: (pair[1], pair[0]))]
 
 
 def tried(source: Source, poisonings: Sequence[Poisoning], setting: Setting, *, aware: bool) -> Tried:
-    """What is on record of these attackers at a setting; of aware ones, who craft through it: so far only through a single call."""
+    """What is on record of these attackers at a setting; of aware ones, who craft through it."""
     found, missing = [], 0
     for poisoning in poisonings:
         plain = source.read(Cell(poisoning))
         if plain is not None and is_void(plain):
             continue
-        attacker = through(poisoning, setting.sigma) if aware else poisoning
-        unknown = aware and setting.defense != "denoise"  # who crafts through one call does not know of several
-        kept = None if unknown else source.read(Cell(attacker, setting.defense, setting.sigma))
+        attacker = through(poisoning, setting.sigma, setting.defense) if aware else poisoning
+        kept = source.read(Cell(attacker, setting.defense, setting.sigma))
         if plain is None or kept is None or kept.refused:
             missing += 1
         else:
@@ -80,7 +79,7 @@ def settings_table(source: Source) -> str:
     """A line for each setting that anything was measured at; "" if there is none."""
     scale = source.scale
     everyone = attackers(scale)
-    knowing = list(dict.fromkeys(replace(cell.poisoning, through=None) for cell in adaptive(scale)))
+    knowing = list(dict.fromkeys(replace(cell.poisoning, through=None, through_defense="denoise") for cell in adaptive(scale)))
     lines = []
     for setting in settings_of(scale):
         unaware, aware = (tried(source, each, setting, aware=knows) for each, knows in ((everyone, False), (knowing, True)))

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from certidote.attacks import find
 from certidote.benchmark.cells import Cell, KnowledgeName, Poisoning, StartName
-from certidote.benchmark.scales import Scale
+from certidote.benchmark.scales import Scale, ThroughName
 from certidote.defenses.catalogue import DEFENSES, FACTS
 
 KNOWLEDGE: tuple[KnowledgeName, ...] = ("white-box", "black-box")
@@ -96,12 +96,12 @@ def defenses(scale: Scale) -> list[Cell]:
 
 
 def adaptive(scale: Scale) -> list[Cell]:
-    """White-box attacks crafted through our defense, each at the sigma that its victims have; the undefended victims are the other tables'."""
+    """White-box attacks crafted through our defense, as its victims have it; the undefended victims are the other tables'."""
     rows = transfer_rows(["white-box"]) + [
         Poisoning(attack, "scratch", "white-box", scale.ensembles[0]) for attack in SCRATCH_ATTACKS
     ]
-    sigmas = sorted({*scale.readings(), *(sigma for defense, sigma in scale.between if defense == "denoise")})
-    return [Cell(through(row, sigma), "denoise", sigma) for row in rows for sigma in sigmas]
+    settings = sorted({*(("denoise", sigma) for sigma in scale.readings()), *scale.between}, key=lambda pair: (pair[0], pair[1]))
+    return [Cell(through(row, sigma, defense), defense, sigma) for row in rows for defense, sigma in settings]
 
 
 def between(scale: Scale) -> list[Cell]:
@@ -159,9 +159,9 @@ def tried_poisonings() -> list[Poisoning]:
     return [*compared_poisonings(), Poisoning("label-consistent", "scratch")]
 
 
-def through(poisoning: Poisoning, sigma: float) -> Poisoning:
+def through(poisoning: Poisoning, sigma: float, defense: ThroughName = "denoise") -> Poisoning:
     """The same attacker, who knows of our defense."""
-    return replace(poisoning, through=sigma)
+    return replace(poisoning, through=sigma, through_defense=defense)
 
 
 def started(poisoning: Poisoning, start: StartName) -> tuple[Poisoning, StartName]:
