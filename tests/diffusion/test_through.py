@@ -8,6 +8,7 @@ from certidote.data.digits import load_digits
 from certidote.data.tiny import tiny
 from certidote.diffusion import contract
 from certidote.diffusion.denoiser import CATALOGUE, load
+from certidote.diffusion.multistep import MultistepDenoiser
 from certidote.diffusion.network import NetworkDenoiser
 from certidote.diffusion.through import ThroughDenoiser
 from certidote.streams import Key
@@ -20,13 +21,14 @@ def digits(count: int) -> Images:
     return load_digits("train").pixels()[:count]
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
+@pytest.mark.parametrize(("name", "steps"), [*((name, 1) for name in CATALOGUE), ("digits", 8)])
+def test_gradients_are_those_of_finite_differences(name: str, steps: int) -> None:
     """Along random directions, of a random weighting of the output; networks compute in float64, or their rounding would be a percent of it."""
     denoiser = load(name)
     if isinstance(denoiser, NetworkDenoiser):
         denoiser.network.double()
-    defense, images = ThroughDenoiser(denoiser, 0.25), digits(3)
+    asked = denoiser if steps == 1 else MultistepDenoiser(denoiser, steps)
+    defense, images = ThroughDenoiser(asked, 0.25), digits(3)
     if denoiser.card.image_shape == (3, 32, 32):
         images = tiny(1, 2, (3, 32, 32), Key(0)).pixels()
     generator = np.random.default_rng(0)
