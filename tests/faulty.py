@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -85,3 +86,9 @@ def visible_gpu(payload: None, job: int) -> str:
     """A job that tells which GPU its worker sees."""
     del payload, job
     return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def never_ends(payload: None, job: int) -> None:
+    """A job that says which process does it, and goes on until somebody ends it."""
+    print(os.getpid(), flush=True)
+    Event().wait()

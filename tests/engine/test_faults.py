@@ -1,9 +1,14 @@
 """Every fault: no committed vote is lost, none is counted twice, and the final votes are those of an undisturbed run."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from certidote import engine
@@ -58,6 +63,21 @@ def test_a_job_that_loses_every_worker_stops_the_run_and_the_next_one_goes_on(tm
         assert_same(run(tmp_path / "l", Faulty(tmp_path, "die", times=3), pool), undisturbed)
         assert multiprocessing.active_children()
     assert not multiprocessing.active_children(), "no process outlives its pool"
+
+
+def test_a_worker_does_not_outlive_a_driver_that_is_killed() -> None:
+    """Not even for the job that it is at, which may take hours."""
+    code = "from certidote.engine.local import Pool; from faulty import never_ends; list(Pool(1).each(never_ends, None, [0]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        worker = psutil.Process(int(driver.stdout.readline()))
+        driver.kill()
+    try:
+        worker.wait(timeout=60)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

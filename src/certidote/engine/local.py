@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 import traceback
 from collections import Counter, deque
@@ -262,6 +263,7 @@ def _serve(connection: Connection, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # torch looks when it first uses CUDA, which is later
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the driver's to handle
+    threading.Thread(target=_leave_with_driver, daemon=True).start()
     keep_freed_memory()
     steady_kernels()
     torch.set_num_threads(1)
@@ -281,6 +283,14 @@ def _serve(connection: Connection, gpu: str | None) -> None:
             connection.send(answer)
     except (EOFError, OSError):
         return
+
+
+def _leave_with_driver() -> None:
+    """End this worker, in the middle of a job if need be, when the process that started it is gone, however that ended."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
 
 
 def visible_gpus() -> list[str]:
