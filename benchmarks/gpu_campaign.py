@@ -6,13 +6,14 @@ a command had not yet committed. With `--together` they run side by side, since 
 machines are joined with `certidote merge`.
 
 Stages: speed (seconds a member of the stage "whole", as a share of the card's measured peak), larger (a denoiser of as many bytes as the package has room for),
-whole (sigma 0.25 on all 50,000 images, a thousand models), sigmas (0.1, 0.5 and 1 on the fixed 10,000 images), attacks (the ladder for ResNet-18: Witches' Brew first), certificate (sigma 0.25
+whole (sigma 0.25 on all 50,000 images, a thousand models), tables (cells of the paper's tables on photographs that `results/bench` does not have yet; their records, with those, in `OUT/records`), sigmas (0.1, 0.5 and 1 on the fixed 10,000 images), attacks (the ladder for ResNet-18: Witches' Brew first), certificate (sigma 0.25
 on the fixed 10,000 images), utility (benchmarks/utility.py), denoiser (those of the package once more).
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import RECIPES, Recipe, load_recipe
 from certidote.types import Json, Lineage, View
 
-STAGES = ("speed", "larger", "whole", "sigmas", "attacks", "certificate", "utility", "denoiser")
+STAGES = ("speed", "larger", "whole", "tables", "sigmas", "attacks", "certificate", "utility", "denoiser")
 SPEED = "speed-0.25"
 """Folder of the few members whose seconds are looked at."""
 
@@ -50,6 +51,11 @@ WHOLE_RECIPE = Path(os.path.relpath(Path(__file__).with_name("member-50000.toml"
 DENOISER_RECIPE = Path(__file__).with_name("denoiser-32.toml")
 LARGE = {"steps": 8_000, "architecture": {"channels": 3, "patch": 2, "widths": [96, 112, 128], "blocks": [3, 1, 1]}}
 """What the larger denoiser has instead: about 2 million parameters, just below 4 MB."""
+
+TABLES = ("table2", "adaptive", "table1", "between", "table5", "table3", "table4")
+"""On photographs, in the order in which they are filled."""
+REHEARSED_CELLS = {"table2": "poison-frogs-transfer-white-box/none", "adaptive": "poison-frogs-transfer-white-box-through-0.1"}
+KEPT = Path("results/bench")
 
 REHEARSED = {"steps": 20, "batch": 32, "architecture": {"channels": 3, "patch": 2, "widths": [32, 32], "blocks": [1, 1]}}
 
@@ -148,6 +154,11 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
         left = Step("attacks", ("pack", "export", str(pack), attacked, "--out", str(files)), pack)
         return [left, Step("attacks", back, files), replayed(again, attacked)]
 
+    def table(name: str) -> Step:
+        cells = ("--scale", "digits", "--trials", "1", "--cell", REHEARSED_CELLS[name]) if small else ("--scale", "cifar10-compact")
+        places = ("--data", str(data), "--out", str(out / "bench"), "--records", str(out / "records"))
+        return Step("tables", ("bench", name, *cells, *places, *common))
+
     quick = ("--option", "steps=5") if small else ()
     frozen = ("--scenario", "transfer", "--pretrain", others, "--recipe", victims)
     transfer = (*frozen, "--num-poisons", "25")
@@ -167,6 +178,7 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
         certify("speed", SPEED, many, "0.25", wide, "100", "900", "--members", f"0:{2 if small else 24}"),
         train("tiny-imagenet-32-large", others, "denoiser-large.toml", "larger"),
         certify("whole", "whole-0.25", many, "0.25", wide, "100", "900"),
+        *(table(name) for name in (REHEARSED_CELLS if small else TABLES)),
         *(certify("sigmas", f"sigma-{sigma}", few, sigma, "compact", "50", "200") for sigma in ("0.1", "0.5", "1")),
         *attack("witches-brew", few, 10, *scratch, "--option", "restarts=1", *augmented, *quick),
         *attack("sleeper-agent", few, 5, *scratch, "--trigger", "bernoulli", *augmented, *quick),
@@ -179,6 +191,14 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
         train("tiny-imagenet-32", others, "denoiser.toml"),
         train("cifar10-32", few if small else many, "denoiser.toml"),
     ]
+
+
+def start_records(out: Path, kept: Path = KEPT) -> None:
+    """Lay the records that are there already where tables add to them; what a call before this one left there stays."""
+    for record in kept.glob("*/*/*/replay.json"):
+        here = out / "records" / record.parent.relative_to(kept)
+        if not here.exists():
+            shutil.copytree(record.parent, here)
 
 
 def run(step: Step, seconds: float, log: Path) -> tuple[int | None, float]:
@@ -295,6 +315,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name, recipe in recipes(options.small).items():
         (options.out / name).write_text(recipe, encoding="utf-8")
+    start_records(options.out)
     record: Json = {"peak_tflops": peak_tflops(options.device), **facts()}
     write_json(options.out / f"card-{int(time.time())}.json", record)
     print(f"peak: {record['peak_tflops']:.1f} TFLOP/s in bfloat16", flush=True)

@@ -12,6 +12,8 @@ import typer
 from certidote.attacks import ATTACKS, find, goal_of
 from certidote.attacks.triggers import TRIGGERS
 from certidote.benchmark import records
+from certidote.benchmark.scales import SCALES
+from certidote.benchmark.tables import cells_of
 from certidote.cli import groups
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.training.recipe import load_recipe
@@ -40,6 +42,24 @@ def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path, monkeyp
             load_recipe(values["recipe"])
     for arguments in attacks:
         check_poison(parsed(arguments))
+
+
+def test_tables_of_the_gpu_campaign_have_cells_and_start_from_records_that_are_there(tmp_path: Path) -> None:
+    campaign = import_module("gpu_campaign")
+    for small in (True, False):
+        tables = [parsed(step.arguments) for step in campaign.steps_of(tmp_path, tmp_path, "cpu", small) if step.stage == "tables"]
+        assert len(tables) == (2 if small else 7)
+        assert all(cells_of(each["table"], SCALES[each["scale"]], each["cell"] or "") for each in tables)
+    there, new = (tmp_path / "kept" / "digits" / "frogs" / name for name in ("none", "denoise-0.1"))
+    for folder in (there, new):
+        folder.mkdir(parents=True)
+        (folder / "replay.json").write_text("kept")
+    begun = tmp_path / "out" / "records" / "digits" / "frogs" / "none"
+    begun.mkdir(parents=True)
+    (begun / "replay.json").write_text("of more trials")
+    campaign.start_records(tmp_path / "out", tmp_path / "kept")
+    found = {path.parent.name: path.read_text() for path in (tmp_path / "out" / "records").rglob("replay.json")}
+    assert found == {"none": "of more trials", "denoise-0.1": "kept"}
 
 
 def test_a_rung_of_files_is_as_successful_as_the_one_that_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
