@@ -254,11 +254,12 @@ def test_who_crafts_through_our_defense_may_take_fewer_steps(tmp_path: Path) -> 
     unaware, aware = Poisoning("bullseye-polytope", "transfer"), Poisoning("bullseye-polytope", "transfer", through=0.2)
     assert crafting_of(compact, unaware, 0)["options"] == []
     said = crafting_of(compact, aware, 0)
-    assert (said["options"], said["through_draws"]) == (["steps=300"], 1)
+    assert (said["options"], said["through_draws"], said["through_dtype"]) == (["steps=300"], 1, "auto")
     assert crafting_of(digits, aware, 0).keys() == crafting_of(digits, unaware, 0).keys()
     cell = Cell(aware, "denoise", 0.2)
     more = replace(compact, through_draws=2)
-    assert len({identity_of(scale, cell, 0) for scale in (compact, more, replace(compact, through_options={}))}) == 3
+    exact = replace(compact, through_dtype="float32")
+    assert len({identity_of(scale, cell, 0) for scale in (compact, more, exact, replace(compact, through_options={}))}) == 4
 
 
 def test_who_crafts_through_several_calls_is_another_attacker(tmp_path: Path) -> None:

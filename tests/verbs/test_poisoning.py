@@ -194,6 +194,21 @@ def test_crafting_through_a_defense_changes_the_poisons(pack: Path, tmp_path: Pa
     assert not torch.equal(unaware.poisons[0].images, adaptive.poisons[0].images)
 
 
+def test_networks_may_be_looked_through_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded gradients lead to other poisons, which do as well: the objective falls as far."""
+    command = ("poison", "bullseye-polytope", "digits-5-9", "--target", "6", "--adversarial-class", "6", *OPTIONS)
+    seen = ("--through", "digits", "--sigma", "0.25", "--draws", "4", "--option", "steps=60")
+    made = {}
+    for name in ("float32", "bfloat16"):
+        assert run(monkeypatch, *command, *seen, "--through-dtype", name, "--out", str(tmp_path / name)) == 0
+        made[name] = read_pack(tmp_path / name)
+        assert made[name].recipe["seen_through"].get("dtype", "float32") == name
+    first, second = (each.poisons[0] for each in made.values())
+    assert not torch.equal(first.images, second.images)
+    assert first.objective is not None
+    assert second.objective == pytest.approx(first.objective, rel=0.1)
+
+
 def test_what_the_attacker_knows_of_the_victims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("poison", "bullseye-polytope", "digits-5-9", "--targets", "1", *OPTIONS, "--option", "steps=2", "--no-gallery")
     for box, more in (("grey", ("--grey-box",)), ("black", ("--victim-recipe", "mlp")), ("white", ("--surrogates", "2"))):
@@ -375,6 +390,8 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --surrogates 0", "--surrogates 0; an attacker needs at least 1 model"),
     ("bullseye-polytope digits-5-9 --through digits", "give --sigma too"),
     ("bullseye-polytope digits-5-9 --sigma 0.1", "are of the defense that --through names"),
+    ("bullseye-polytope digits-5-9 --through-dtype bfloat16", "--through-dtype are of the defense that --through names"),
+    ("bullseye-polytope digits-5-9 --through digits --sigma 0.1 --through-dtype half", "unknown dtype 'half'"),
     ("bullseye-polytope digits-5-9 --through digits --sigma 99", "sigma"),
     ("bullseye-polytope digits-5-9 --through digits --sigma 0.1 --draws 0", "draws=0"),
     ("bullseye-polytope digits-5-9 --option step=3", "has no option 'step'; did you mean 'steps'?"),

@@ -51,13 +51,16 @@ def crafting_of(scale: Scale, poisoning: Poisoning, seed: int) -> Json:
     chosen.pop("outside", None), chosen.pop("raw_epochs")
     if poisoning.through_defense == "denoise":  # of which earlier records do not speak
         known.pop("through_defense")
-    draws = {} if poisoning.through is None or scale.through_draws == DRAWS else {"through_draws": scale.through_draws}
+    through: Json = {}
+    if poisoning.through is not None:  # of what digits have records do not speak
+        through |= {} if scale.through_draws == DRAWS else {"through_draws": scale.through_draws}
+        through |= {} if scale.through_dtype == "float32" else {"through_dtype": scale.through_dtype}
     return {
         "poisoning": known | other,
         "setup": chosen,
         "epsilon": scale.epsilon,
         "options": list(scale.options_of(attack, through=poisoning.through is not None)),
-        **draws,
+        **through,
         "trigger": None if trigger is None else asdict(trigger),
         "seed": seed,
     }

@@ -165,7 +165,7 @@ def craft(campaign: Campaign, cell: Cell, first: int, pool: Workers, progress: P
         options["victim_recipe"] = setup.other_recipe if crafted.knowledge == "black-box" else ""
     if crafted.through is not None:
         seen = {"denoise": "auto", "purification-deterministic": f"auto{MARK}{PURIFYING_STEPS}"}[crafted.through_defense]
-        options |= {"through": seen, "sigma": crafted.through, "draws": scale.through_draws}
+        options |= {"through": seen, "sigma": crafted.through, "draws": scale.through_draws, "through_dtype": scale.through_dtype}
     verbs.poison(
         crafted.attack, materials.place_of(setup.data, campaign.data, campaign.made), out=out, targets=campaign.trials(crafted),
         skip=first,

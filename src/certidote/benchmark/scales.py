@@ -77,6 +77,7 @@ class Scale:
         that asks the denoiser once or in several steps, and its sigma.
     through_options: of attacks through our defense, beside the others.
     through_draws: of our defense, that a step of such an attack averages over; each step has new ones.
+    through_dtype: of the denoiser that such an attack looks through.
     draws: of noise, which the trials of a cell take in turns, so that clean images are denoised once for each; None: each trial has its own.
     """
 
@@ -94,6 +95,7 @@ class Scale:
     between: tuple[tuple[ThroughName, float], ...] = ()
     through_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     through_draws: int = DRAWS
+    through_dtype: str = "float32"
     draws: int | None = None
 
     def options_of(self, attack: str, *, through: bool) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ SCALES: dict[str, Scale] = {
         dtype="auto",
         seconds={
             "poison-frogs": 20, "convex-polytope": 80, "bullseye-polytope": 47, "label-consistent": 10, "hidden-trigger": 60,
-            "bullseye-polytope through": 60, "witches-brew": 110, "sleeper-agent": 470, "transfer": 2, "scratch": 42, "other": 60, "extractor": 440,
+            "bullseye-polytope through": 20, "witches-brew": 110, "sleeper-agent": 470, "transfer": 2, "scratch": 42, "other": 60, "extractor": 440,
             "denoise transfer": 6, "denoise scratch": 25,
         },
         trials=20,
@@ -168,6 +170,7 @@ SCALES: dict[str, Scale] = {
         between=(("denoise", 0.2), ("purification-deterministic", 0.25)),
         through_options={"bullseye-polytope": _FEW_STEPS, "convex-polytope": _FEW_STEPS},
         through_draws=1,
+        through_dtype="auto",
         draws=4,
     ),
     "cifar10-resnet18": Scale(

@@ -8,6 +8,7 @@ from certidote.verbs.choices import denoiser_named
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from certidote.numerics import DType
     from certidote.scenarios.fixed import Fixed
     from certidote.scenarios.goals import ListedGoal
     from certidote.streams import Key
@@ -138,7 +139,14 @@ def check_goal_options(
 
 
 def check_knowledge_options(
-    scenario: str, pretrain: str, grey_box: bool, victim_recipe: str, through: str, sigma: float | None, draws: int
+    scenario: str,
+    pretrain: str,
+    grey_box: bool,
+    victim_recipe: str,
+    through: str,
+    sigma: float | None,
+    draws: int,
+    through_dtype: str,
 ) -> None:
     """Raises: ValueError for options of what the attacker knows that make no sense together."""
     if scenario not in SCENARIOS:
@@ -151,8 +159,10 @@ def check_knowledge_options(
         raise ValueError("--grey-box gives victims an extractor of the same recipe, --victim-recipe another; give one of them")
     if through and sigma is None:
         raise ValueError("--through needs the defense's noise: give --sigma too, in [0, 1] pixel units")
-    if not through and (sigma is not None or draws != 1):
-        raise ValueError("--sigma and --draws are of the defense that --through names; give that, or leave them out")
+    if not through and (sigma is not None or draws != 1 or through_dtype != "float32"):
+        raise ValueError(
+            "--sigma, --draws and --through-dtype are of the defense that --through names; give that, or leave them out"
+        )
 
 
 def check_setups(
@@ -376,19 +386,23 @@ def checked_pretraining(
     return tuple(note for note in notes if note is not None)
 
 
-def seen_through(name: str, sigma: float | None, draws: int, train_set: "ImageDataset", size: str, skip_corrupt: bool) -> Any:
+def seen_through(
+    name: str, sigma: float | None, draws: int, dtype: "DType", train_set: "ImageDataset", size: str, skip_corrupt: bool
+) -> Any:
+    """The defense that an attacker knows; None for one who knows of none."""
     if not name:
         return None
     from certidote.diffusion.through import ThroughDenoiser
 
     assert sigma is not None, "checked"
-    return ThroughDenoiser(denoiser_named(name, train_set, "float32", size, skip_corrupt), sigma, draws)
+    return ThroughDenoiser(denoiser_named(name, train_set, dtype, size, skip_corrupt), sigma, draws)
 
 
-def described_defense(name: str, seen: Any) -> dict[str, Any] | None:
-    """What a pack says about the defense that its attacker saw through."""
+def described_defense(name: str, seen: Any, dtype: "DType") -> dict[str, Any] | None:
+    """What a pack says about the defense that its attacker saw through; of float32 nothing."""
     from certidote.data.names import escaped
 
     if seen is None:
         return None
-    return {"denoiser": escaped(name), "digest": seen.denoiser.card.digest, "sigma": seen.sigma, "draws": seen.draws}
+    described = {"denoiser": escaped(name), "digest": seen.denoiser.card.digest, "sigma": seen.sigma, "draws": seen.draws}
+    return described if dtype == "float32" else {**described, "dtype": dtype}

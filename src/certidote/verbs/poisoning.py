@@ -155,6 +155,13 @@ def poison(
     ] = "",
     sigma: Annotated[float | None, typer.Option(help="with --through: noise std, [0, 1] pixel units")] = None,
     draws: Annotated[int, typer.Option(help="with --through: draws of the defense that each step averages over")] = 1,
+    through_dtype: Annotated[
+        str,
+        typer.Option(
+            help="with --through: number format of the network that is looked through: float32, bfloat16, or auto (the faster one here, so "
+            "poisons hang on it)"
+        ),
+    ] = "float32",
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -202,7 +209,7 @@ def poison(
     check_apart(out, data, test, pretrain, denoiser=through)
     check_device(device)
     check_workers(workers, "this process")
-    number_format = resolve_dtype(dtype, device)
+    number_format, seen_format = resolve_dtype(dtype, device), resolve_dtype(through_dtype, device)
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, attack_options(option or [], options))
     if setups is not None:
@@ -212,7 +219,7 @@ def poison(
     check_goal_options(targets, target, trigger, trigger_side, trigger_amplitude, true_class, adversarial_class, goals)
     amplitude = 1.0 if trigger_amplitude is None else trigger_amplitude
     kinds = kinds_of(surrogate or [], surrogates)
-    check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws)
+    check_knowledge_options(scenario, pretrain, grey_box, victim_recipe, through, sigma, draws, through_dtype)
     robust = robust_epsilon(robust_surrogates, scenario)
     visible = checked_aim(attack, trigger, amplitude, visible_trigger, chosen_options)
     check_retrains(attack, {**options_of(function), **chosen_options}, scenario)
@@ -220,7 +227,7 @@ def poison(
     size_of_epsilon = chosen_epsilon(epsilon, norm)
     train_set, (test_name, test_set) = training_and_test(data, test, size, skip_corrupt)
     trusted = None if scenario == "scratch" else _trusted(pretrain or _trusted_of(data), size, skip_corrupt)
-    seen = seen_through(through, sigma, draws, train_set, size, skip_corrupt)
+    seen = seen_through(through, sigma, draws, seen_format, train_set, size, skip_corrupt)
     fixed = None if setups is None else fixed_trials(setups, train_set, test_set, targets, skip)
     learners = None if scenario == "transfer" else recipe_named(kinds[0] if kinds else recipe, train_set)
     chosen_options = {**augmentation_for(function, learners, train_set.image_shape), **chosen_options}
@@ -231,7 +238,7 @@ def poison(
     made: dict[str, Any] = {
         "attack": attack,
         "options": plain({**options_of(function), **chosen_options}),
-        "seen_through": described_defense(through, seen),
+        "seen_through": described_defense(through, seen, seen_format),
         "trigger": trigger or None,
         "trigger_side": trigger_side,
         "test": {"name": escaped(test_name), "digest": test_set.digest()},
