@@ -28,6 +28,7 @@ import torch
 from machine import facts
 from photographs import BATCH, counted
 
+from certidote.benchmark import records
 from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.engine.ledger import Ledger
 from certidote.numerics import DType, fast_dtype
@@ -35,7 +36,7 @@ from certidote.results.files import write_json
 from certidote.streams import Key
 from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import RECIPES, Recipe, load_recipe
-from certidote.types import Json, Lineage, View
+from certidote.types import Json, Lineage, View, digest_of
 
 STAGES = ("speed", "larger", "whole", "tables", "sigmas", "attacks", "certificate", "utility", "denoiser")
 SPEED = "speed-0.25"
@@ -55,7 +56,7 @@ LARGE = {"steps": 8_000, "architecture": {"channels": 3, "patch": 2, "widths": [
 TABLES = ("table2", "adaptive", "table1", "between", "table5", "table3", "table4")
 """On photographs, in the order in which they are filled."""
 REHEARSED_CELLS = {"table2": "poison-frogs-transfer-white-box/none", "adaptive": "poison-frogs-transfer-white-box-through-0.1"}
-KEPT = Path("results/bench")
+KEPT = Path(__file__).parents[1] / "results" / "bench" / "cifar10-compact"
 
 REHEARSED = {"steps": 20, "batch": 32, "architecture": {"channels": 3, "patch": 2, "widths": [32, 32], "blocks": [1, 1]}}
 
@@ -193,12 +194,33 @@ def steps_of(data: Path, out: Path, device: str, small: bool, denoiser: str = "t
     ]
 
 
+def name_of(step: Step) -> str:
+    """Of its files: the same in every version of this list of steps."""
+    asked = digest_of({"arguments": list(step.arguments)})
+    return f"{step.stage}-{asked[:8]}"
+
+
 def start_records(out: Path, kept: Path = KEPT) -> None:
-    """Lay the records that are there already where tables add to them; what a call before this one left there stays."""
-    for record in kept.glob("*/*/*/replay.json"):
-        here = out / "records" / record.parent.relative_to(kept)
-        if not here.exists():
-            shutil.copytree(record.parent, here)
+    """Lay the records that are there already where tables add to them; what an earlier call left there stays, unless it has fewer trials.
+
+    Raises: ValueError if there is no folder of records, as all cells would be done again.
+    """
+    if not kept.is_dir():
+        raise ValueError(f"no records in {str(kept)!r}; bring that folder here, or make it for tables that start from nothing")
+    for record in kept.glob("*/*/replay.json"):
+        here = out / "records" / kept.name / record.parent.relative_to(kept)
+        if _trials(here) < _trials(record.parent):
+            shutil.rmtree(here, ignore_errors=True)
+            half = here.with_name(f"{here.name}.half")
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.copytree(record.parent, half)
+            half.rename(here)
+
+
+def _trials(folder: Path) -> int:
+    """Of a record; a refusal counts as one that nothing can be added to."""
+    kept = records.read(folder)
+    return -1 if kept is None else 1_000_000 if kept.refused else int(kept.record["finished"])
 
 
 def run(step: Step, seconds: float, log: Path) -> tuple[int | None, float]:
@@ -269,20 +291,20 @@ class Campaign:
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
-    def work(self, steps: Sequence[tuple[int, Step]]) -> None:
+    def work(self, steps: Sequence[Step]) -> None:
         """One step after the other, as long as there is time."""
-        for number, step in steps:
-            marker = self.out / f"step-{number}.json"
+        for step in steps:
+            marker = self.out / f"{name_of(step)}.json"
             if marker.exists() and json.loads(marker.read_text())["arguments"] == list(step.arguments):
                 self.done.append(step.stage)
                 continue
             left = self.deadline - time.perf_counter()
             if left >= 2 * STOP_SECONDS and (step.needs is None or step.needs.exists()):
-                self._one(number, step, left, marker)
+                self._one(step, left, marker)
 
-    def _one(self, number: int, step: Step, left: float, marker: Path) -> None:
+    def _one(self, step: Step, left: float, marker: Path) -> None:
         print(f"{step.stage}: {' '.join(step.command)}", flush=True)
-        log = self.out / f"step-{number}.log"
+        log = self.out / f"{name_of(step)}.log"
         status, seconds = run(step, left, log)
         print(f"  {step.stage} {'stopped' if status is None else f'status {status}'} after {seconds:.0f} s", flush=True)
         if status == 0:
@@ -315,14 +337,15 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name, recipe in recipes(options.small).items():
         (options.out / name).write_text(recipe, encoding="utf-8")
-    start_records(options.out)
+    if "tables" in (options.stages or STAGES) and not options.small:
+        start_records(options.out)
     record: Json = {"peak_tflops": peak_tflops(options.device), **facts()}
     write_json(options.out / f"card-{int(time.time())}.json", record)
     print(f"peak: {record['peak_tflops']:.1f} TFLOP/s in bfloat16", flush=True)
     campaign = Campaign(options.out, options.device, options.small, deadline, record["peak_tflops"])
-    steps = list(enumerate(steps_of(options.data, options.out, options.device, options.small, options.denoiser)))
+    steps = steps_of(options.data, options.out, options.device, options.small, options.denoiser)
     stages = [stage for stage in STAGES if not options.stages or stage in options.stages]
-    lanes = [[(number, step) for number, step in steps if step.stage == stage] for stage in stages]
+    lanes = [[step for step in steps if step.stage == stage] for stage in stages]
     with ThreadPoolExecutor(len(lanes) if options.together else 1) as pool:
         list(pool.map(campaign.work, lanes))
     print(f"finished: {', '.join(campaign.done) or 'nothing yet'}")

@@ -1,6 +1,7 @@
 """Scripts that ask for hours of a GPU or a night: the commands they give must at least exist."""
 
 import json
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -50,16 +51,36 @@ def test_tables_of_the_gpu_campaign_have_cells_and_start_from_records_that_are_t
         tables = [parsed(step.arguments) for step in campaign.steps_of(tmp_path, tmp_path, "cpu", small) if step.stage == "tables"]
         assert len(tables) == (2 if small else 7)
         assert all(cells_of(each["table"], SCALES[each["scale"]], each["cell"] or "") for each in tables)
-    there, new = (tmp_path / "kept" / "digits" / "frogs" / name for name in ("none", "denoise-0.1"))
-    for folder in (there, new):
-        folder.mkdir(parents=True)
-        (folder / "replay.json").write_text("kept")
-    begun = tmp_path / "out" / "records" / "digits" / "frogs" / "none"
-    begun.mkdir(parents=True)
-    (begun / "replay.json").write_text("of more trials")
-    campaign.start_records(tmp_path / "out", tmp_path / "kept")
-    found = {path.parent.name: path.read_text() for path in (tmp_path / "out" / "records").rglob("replay.json")}
-    assert found == {"none": "of more trials", "denoise-0.1": "kept"}
+    kept = Path(__file__).parent.parent / "results" / "bench" / "cifar10-compact"
+    cells = [record.parent.relative_to(kept) for record in sorted(kept.glob("*/*/replay.json"))]
+    begun = tmp_path / "records" / "cifar10-compact"
+    (more, fewer), whole = cells[:2], records.read(kept / cells[0])
+    assert whole is not None
+    shutil.copytree(kept / more, begun / more)
+    record = json.loads((begun / more / "replay.json").read_bytes())
+    trials = (begun / more / "trials.csv").read_text()
+    (begun / more / "replay.json").write_text(json.dumps(record | {"finished": record["finished"] + 1}))
+    (begun / more / "trials.csv").write_text(trials + trials.splitlines()[-1] + "\n")
+    shutil.copytree(kept / fewer, begun / fewer)
+    record = json.loads((begun / fewer / "replay.json").read_bytes())
+    (begun / fewer / "replay.json").write_text(json.dumps(record | {"finished": 1}))
+    (begun / fewer / "trials.csv").write_text("\n".join((kept / fewer / "trials.csv").read_text().splitlines()[:2]) + "\n")
+    campaign.start_records(tmp_path)
+    campaign.start_records(tmp_path)
+    assert {path.parent.relative_to(begun) for path in begun.rglob("replay.json")} == set(cells)
+    found = records.read(begun / more)
+    assert found is not None
+    assert len(found.trials) == len(whole.trials) + 1, "of a call before this one"
+    assert (begun / fewer / "trials.csv").read_bytes() == (kept / fewer / "trials.csv").read_bytes()
+    with pytest.raises(ValueError, match="no records in"):
+        campaign.start_records(tmp_path, tmp_path / "nowhere")
+
+
+def test_markers_of_steps_are_named_after_what_they_do(tmp_path: Path) -> None:
+    campaign = import_module("gpu_campaign")
+    names = [campaign.name_of(step) for step in campaign.steps_of(tmp_path, tmp_path, "cpu", False)]
+    assert len(set(names)) == len(names)
+    assert {name.split("-")[0] for name in names} == set(campaign.STAGES)
 
 
 def test_a_rung_of_files_is_as_successful_as_the_one_that_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

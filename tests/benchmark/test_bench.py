@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import scipy.stats
@@ -22,7 +22,7 @@ from certidote.attacks.pack_files import read_pack
 from certidote.benchmark import materials, pages, records, runner
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.records import read
-from certidote.benchmark.scales import SCALES
+from certidote.benchmark.scales import SCALES, ThroughName
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import TABLES, cells_of
 from certidote.data.digits import load_digits, load_some_digits
@@ -90,6 +90,19 @@ def test_nothing_is_done_twice(place: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert "  poison-frogs-transfer-white-box/none: victims 0 s, poisons 1 s\n" in said
     assert "63 of 70 cells are to do" in said
     assert contents(place) == before
+
+
+def test_who_crafts_through_several_calls_looks_through_what_victims_have(tmp_path: Path) -> None:
+    scale = replace(DIGITS, options={"poison-frogs": ("steps=2",)})
+    campaign = runner.Campaign("adaptive", scale, 1, 0, "cpu", None, tmp_path / "runs", tmp_path / "kept")
+    for defense in get_args(ThroughName):
+        cell = Cell(Poisoning("poison-frogs", "transfer", through=0.25, through_defense=defense), defense, 0.25)
+        with Pool(0) as pool:
+            runner.run(campaign, [cell], pool, Silent())
+        kept = read(campaign.record_of(cell))
+        assert kept is not None
+        seen, had = kept.record["recipe"]["seen_through"], kept.record["defense"]
+        assert (seen["digest"], seen["sigma"]) == (had["denoiser"]["digest"], had["sigma"])
 
 
 def test_trials_are_added_to_fewer(place: Path, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_who_crafts_through_our_defense_may_take_fewer_steps(tmp_path: Path) -> 
     unaware, aware = Poisoning("bullseye-polytope", "transfer"), Poisoning("bullseye-polytope", "transfer", through=0.2)
     assert crafting_of(compact, unaware, 0)["options"] == []
     said = crafting_of(compact, aware, 0)
-    assert (said["options"], said["through_draws"], said["through_dtype"]) == (["steps=300"], 1, "auto")
+    assert (said["options"], said["through_draws"], said["through_dtype"]) == (["steps=300"], 1, "bfloat16")
     assert crafting_of(digits, aware, 0).keys() == crafting_of(digits, unaware, 0).keys()
     cell = Cell(aware, "denoise", 0.2)
     more = replace(compact, through_draws=2)

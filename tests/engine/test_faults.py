@@ -71,8 +71,10 @@ def test_a_worker_does_not_outlive_a_driver_that_is_killed() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
-        worker = psutil.Process(int(driver.stdout.readline()))
-        driver.kill()
+        try:
+            worker = psutil.Process(int(driver.stdout.readline()))
+        finally:
+            driver.kill()
     try:
         worker.wait(timeout=60)
     finally:

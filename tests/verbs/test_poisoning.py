@@ -391,7 +391,7 @@ REFUSED: list[tuple[str, str]] = [
     ("bullseye-polytope digits-5-9 --through digits", "give --sigma too"),
     ("bullseye-polytope digits-5-9 --sigma 0.1", "are of the defense that --through names"),
     ("bullseye-polytope digits-5-9 --through-dtype bfloat16", "--through-dtype are of the defense that --through names"),
-    ("bullseye-polytope digits-5-9 --through digits --sigma 0.1 --through-dtype half", "unknown dtype 'half'"),
+    ("bullseye-polytope digits-5-9 --through digits --sigma 0.1 --through-dtype auto", "--through-dtype auto; choose float32 or bfloat16"),
     ("bullseye-polytope digits-5-9 --through digits --sigma 99", "sigma"),
     ("bullseye-polytope digits-5-9 --through digits --sigma 0.1 --draws 0", "draws=0"),
     ("bullseye-polytope digits-5-9 --option step=3", "has no option 'step'; did you mean 'steps'?"),

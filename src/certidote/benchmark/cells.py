@@ -22,6 +22,7 @@ class Poisoning:
         through: the sigma of our defense that the attacker crafts through; None for one who does not know of it.
         outside: transfer: the extractor was fitted to images of another kind.
         through_defense: what `through` is the sigma of.
+    Raises: ValueError for an attacker who knows the defense but not its sigma.
     """
 
     attack: str
@@ -31,6 +32,10 @@ class Poisoning:
     through: float | None = None
     outside: bool = False
     through_defense: ThroughName = "denoise"
+
+    def __post_init__(self) -> None:
+        if self.through is None and self.through_defense != "denoise":
+            raise ValueError(f"an attacker who does not know of our defense does not craft through {self.through_defense!r}")
 
     @property
     def name(self) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from certidote.numerics import DType
+
 ScenarioName = Literal["transfer", "scratch"]
 ThroughName = Literal["denoise", "purification-deterministic"]
 """Our defense as an attacker may craft through it: the denoiser is asked once, or in several deterministic steps."""
@@ -77,7 +79,7 @@ class Scale:
         that asks the denoiser once or in several steps, and its sigma.
     through_options: of attacks through our defense, beside the others.
     through_draws: of our defense, that a step of such an attack averages over; each step has new ones.
-    through_dtype: of the denoiser that such an attack looks through.
+    through_dtype: of the denoiser's network that such an attack looks through; `seconds` are those of this format.
     draws: of noise, which the trials of a cell take in turns, so that clean images are denoised once for each; None: each trial has its own.
     """
 
@@ -95,7 +97,7 @@ class Scale:
     between: tuple[tuple[ThroughName, float], ...] = ()
     through_options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     through_draws: int = DRAWS
-    through_dtype: str = "float32"
+    through_dtype: DType = "float32"
     draws: int | None = None
 
     def options_of(self, attack: str, *, through: bool) -> tuple[str, ...]:
@@ -170,7 +172,7 @@ SCALES: dict[str, Scale] = {
         between=(("denoise", 0.2), ("purification-deterministic", 0.25)),
         through_options={"bullseye-polytope": _FEW_STEPS, "convex-polytope": _FEW_STEPS},
         through_draws=1,
-        through_dtype="auto",
+        through_dtype="bfloat16",
         draws=4,
     ),
     "cifar10-resnet18": Scale(
@@ -190,6 +192,7 @@ SCALES: dict[str, Scale] = {
             "witches-brew": 900, "sleeper-agent": 2_500, "transfer": 3, "scratch": 400, "other": 400, "extractor": 400,
             "denoise transfer": 1, "denoise scratch": 15,
         },
+        through_dtype="bfloat16",
         draws=4,
     ),
 }  # fmt: skip

@@ -100,7 +100,7 @@ def adaptive(scale: Scale) -> list[Cell]:
     rows = transfer_rows(["white-box"]) + [
         Poisoning(attack, "scratch", "white-box", scale.ensembles[0]) for attack in SCRATCH_ATTACKS
     ]
-    settings = sorted({*(("denoise", sigma) for sigma in scale.readings()), *scale.between}, key=lambda pair: (pair[0], pair[1]))
+    settings = sorted({*(("denoise", sigma) for sigma in scale.readings()), *scale.between})
     return [Cell(through(row, sigma, defense), defense, sigma) for row in rows for defense, sigma in settings]
 
 

@@ -286,7 +286,10 @@ def _serve(connection: Connection, gpu: str | None) -> None:
 
 
 def _leave_with_driver() -> None:
-    """End this worker, in the middle of a job if need be, when the process that started it is gone, however that ended."""
+    """End this worker, in the middle of a job if need be, when the process that started it is gone, killed or not.
+
+    A process that the driver forked and that lives on counts as the driver: it has the other end of the pipe that is listened to.
+    """
     driver = multiprocessing.parent_process()
     if driver is not None:
         driver.join()

@@ -115,8 +115,8 @@ def transfer_setting(
 
 def _headed(extractor: Extractor, train: ImageDataset, key: Key, through: ThroughDenoiser | None) -> Headed:
     """With a head that the attacker fits to the clean set, as victims fit theirs: the extractor's own tells other classes apart."""
-    sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
     device = next(extractor.parameters()).device.type
+    sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma, device)
     heads = HeadTrainer(extractor).fit([view_of(Untrusted(train), sanitize, key, "trusted", device)], [key], key / "common")
     return Headed(extractor, heads.weights[0], heads.biases[0])
 
@@ -178,7 +178,7 @@ def scratch_setting(
     Raises: ValueError if one diverges, or `surrogates` is below 1.
     """
     _check_count(surrogates)
-    sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma)
+    sanitize = as_it_is if through is None or not through.sigma else partial(sanitized_by, through.denoiser, through.sigma, device)
     known = knowledge(
         train,
         learner(list(kinds) or [recipe] * surrogates, sanitize=sanitize, dtype=dtype, device=device, robust=robust),
@@ -199,9 +199,9 @@ def scratch_setting(
     return Setting(known, described)
 
 
-def sanitized_by(denoiser: Denoiser, sigma: float, data: Untrusted, key: Key) -> Traced:
+def sanitized_by(denoiser: Denoiser, sigma: float, device: str, data: Untrusted, key: Key) -> Traced:
     """`sanitized`, as a `Sanitizer` takes its arguments."""
-    return sanitized(data, denoiser, sigma, key)
+    return sanitized(data, denoiser, sigma, key, device)
 
 
 def victim_extractor(described: Json, content: bytes, where: str) -> Extractor:

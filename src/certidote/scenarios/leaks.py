@@ -33,12 +33,13 @@ def check_leaks(
     """
     known = set(content_hashes(learned.images))
     hashes = [value in known for value in content_hashes(test.images)]
+    other_way = ", or another target" if option == "--pretrain" else ""  # victims get the targets of a pack
     for trial, goal in enumerate(goals, first):
         if isinstance(goal, Target):
             if content_hashes(goal.image.unsqueeze(0))[0] in known:
                 raise ValueError(
                     f"the target of trial {trial}, test image {goal.test_index}, is among the images that {learner} "
-                    f"({name!r}), with its true label; give other images as {option}, or another target"
+                    f"({name!r}), with its true label; give other images as {option}{other_way}"
                 )
             continue
         rows = source_rows(test, goal, "test").tolist()

@@ -1,7 +1,7 @@
 """What the options of `poison` say about goals, budget and knowledge, and which of them make no sense together."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from certidote.verbs.choices import denoiser_named
 
@@ -398,11 +398,19 @@ def seen_through(
     return ThroughDenoiser(denoiser_named(name, train_set, dtype, size, skip_corrupt), sigma, draws)
 
 
-def described_defense(name: str, seen: Any, dtype: "DType") -> dict[str, Any] | None:
-    """What a pack says about the defense that its attacker saw through; of float32 nothing."""
+def format_named(name: str) -> "DType":
+    """What --through-dtype names, the same on every machine. Raises: ValueError for anything else, "auto" included."""
+    if name in ("float32", "bfloat16"):
+        return cast("DType", name)
+    raise ValueError(f"--through-dtype {name}; choose float32 or bfloat16")
+
+
+def described_defense(name: str, seen: Any) -> dict[str, Any] | None:
+    """What a pack says about the defense that its attacker saw through; of float32 nothing, and closed forms know nothing else."""
     from certidote.data.names import escaped
 
     if seen is None:
         return None
     described = {"denoiser": escaped(name), "digest": seen.denoiser.card.digest, "sigma": seen.sigma, "draws": seen.draws}
+    dtype = seen.denoiser.card.details.get("dtype", "float32")
     return described if dtype == "float32" else {**described, "dtype": dtype}

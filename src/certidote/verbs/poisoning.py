@@ -20,6 +20,7 @@ from certidote.verbs.attacking import (
     checked_pretraining,
     chosen_epsilon,
     described_defense,
+    format_named,
     kinds_of,
     robust_epsilon,
     seen_through,
@@ -158,8 +159,8 @@ def poison(
     through_dtype: Annotated[
         str,
         typer.Option(
-            help="with --through: number format of the network that is looked through: float32, bfloat16, or auto (the faster one here, so "
-            "poisons hang on it)"
+            help="with --through: number format of the network that is looked through: float32, or bfloat16, which is faster where "
+            "hardware multiplies it; poisons hang on it"
         ),
     ] = "float32",
     option: Annotated[
@@ -209,7 +210,7 @@ def poison(
     check_apart(out, data, test, pretrain, denoiser=through)
     check_device(device)
     check_workers(workers, "this process")
-    number_format, seen_format = resolve_dtype(dtype, device), resolve_dtype(through_dtype, device)
+    number_format, seen_format = resolve_dtype(dtype, device), format_named(through_dtype)
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, attack_options(option or [], options))
     if setups is not None:
@@ -238,7 +239,7 @@ def poison(
     made: dict[str, Any] = {
         "attack": attack,
         "options": plain({**options_of(function), **chosen_options}),
-        "seen_through": described_defense(through, seen, seen_format),
+        "seen_through": described_defense(through, seen),
         "trigger": trigger or None,
         "trigger_side": trigger_side,
         "test": {"name": escaped(test_name), "digest": test_set.digest()},
