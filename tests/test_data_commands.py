@@ -49,7 +49,7 @@ def test_info(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert (found["refusals"], found["needs_size"]) == ([], False)
     assert run(monkeypatch, "data", "info", str(photos), "--size", "16", "--skip-corrupt") == 0
     said = capsys.readouterr().out
-    for part in ("train: 15 grey images of 16x16", "pattern-0 7, pattern-1 8", "2 images repeat another one exactly (1 group, 1 of",
+    for part in ("train: 15 gray images of 16x16", "pattern-0 7, pattern-1 8", "2 images repeat another one exactly (1 group, 1 of",
                  "left out: ", "1 image of test is also in train: test/pattern-0/leak.png", train["digest"],
                  "    14 of 20x30\n     1 of 40x30\n"):  # fmt: skip
         assert part in said
@@ -77,8 +77,8 @@ def test_mixed_sizes_are_listed_and_everything_else_is_too(
     assert (test["image_shape"], found["needs_size"]) == ([1, 20, 30], True)
     assert run(monkeypatch, "data", "info", str(photos), "--skip-corrupt") == 0
     said = capsys.readouterr().out
-    for part in ("train: 18 grey images of 4 sizes, 2 classes", "    14 of 20x30\n     2 of 300x500\n     1 of 4x30\n     1 of 40x30\n",
-                 "test: 9 grey images of 20x30 pixels", "certify and sanitize need images of one size: give --size",
+    for part in ("train: 18 gray images of 4 sizes, 2 classes", "    14 of 20x30\n     2 of 300x500\n     1 of 4x30\n     1 of 40x30\n",
+                 "test: 9 gray images of 20x30 pixels", "certify and sanitize need images of one size: give --size",
                  "certify would refuse this: ", train["surveyed_digest"]):  # fmt: skip
         assert part in said
     for verb in (certidote.certify, certidote.sanitize):

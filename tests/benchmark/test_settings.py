@@ -84,21 +84,21 @@ def test_one_attack_above_the_aim_is_enough(source: Source) -> None:
     assert line(source)[5].startswith("**yes**"), "at most 5 %"
     put(source, Cell(through(KNOWING[-1], SIGMA), "denoise", SIGMA), 6, 0.784)
     assert line(source)[2].startswith(f"{KNOWING[-1].attack}, white-box [6/100]")
-    assert line(source)[5] == "no: 1 above 5%, 0 of them clearly above their control"
+    assert line(source)[5] == "no: 1 attack above 5% (0 clearly above the control)"
     put(source, Cell(through(KNOWING[-1], SIGMA), "denoise", SIGMA), 20, 0.784)
-    assert line(source)[5] == "no: 1 above 5%, 1 of them clearly above their control"
+    assert line(source)[5] == "no: 1 attack above 5% (1 clearly above the control)"
 
 
 def test_accuracy_is_the_least_of_each_scenario(source: Source) -> None:
     put(source, Cell(scratch_rows(DIGITS)[0], "denoise", SIGMA), 3, 0.768)
-    assert line(source)[3:] == ["0.980", "0.960", "no: accuracy scratch"]
+    assert line(source)[3:] == ["0.980", "0.960", "no: accuracy below 0.97 from scratch"]
 
 
 def test_what_was_not_tried_is_said_and_attacks_that_do_not_work_do_not_count(source: Source) -> None:
     poisoning = KNOWING[0]
     (source.kept / "digits" / through(poisoning, SIGMA).name / "denoise-0.25" / "replay.json").unlink()
     assert line(source)[2].endswith(f"{len(KNOWING) - 1} tried, 1 not")
-    assert line(source)[5] == "so far; 1 not tried (intervals reach up to 8%)"
+    assert line(source)[5] == "not refuted so far: 1 attack not tried (intervals reach up to 8%)"
     put(source, Cell(poisoning), 2, 0.8)  # void: neither it nor its adaptive form says anything
     put(source, Cell(poisoning, "denoise", SIGMA), 90, 0.784)
     assert line(source)[5].startswith("**yes**")
@@ -122,9 +122,7 @@ def test_adaptive_attacks_alone_make_a_line_and_a_scenario_without_accuracy_is_s
     assert found[1] == f"none of {len(EVERYONE)} tried"
     assert found[3:5] == ["-", "-"]
     missing = len(EVERYONE) + len(KNOWING) - 1
-    expected = (
-        f"so far; {missing} not tried, accuracy transfer not measured, accuracy scratch not measured (intervals reach up to 8%)"
-    )
+    expected = f"not refuted so far: {missing} attacks not tried, accuracy in transfer not measured, accuracy from scratch not measured (intervals reach up to 8%)"
     assert found[5] == expected
 
 

@@ -128,7 +128,7 @@ def test_the_image_in_color_is_named(tmp_path: Path) -> None:
     for name, channels in (("a.png", ()), ("b.png", (3,)), ("c.png", (3,))):
         Image.fromarray(np.zeros((8, 8, *channels), np.uint8)).save(tmp_path / name)
     (tmp_path / "0.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"b\.png' is in color, but the classifier takes grey images"):
+    with pytest.raises(ValueError, match=r"b\.png' is in color, but the classifier takes gray images"):
         read_pictures(str(tmp_path), 1, Reading(skip_corrupt=True))
 
 

@@ -243,7 +243,7 @@ def text(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (color, "is in color, but the classifier takes grey images"),
+        (color, "is in color, but the classifier takes gray images"),
         (large, "images of shape 1x16x16, but the models of"),
         (mixed, "holds both images ('loose.png') and folders ('a')"),
         (text, "is no image file"),

@@ -54,7 +54,7 @@ class PickledImage:
             raise ValueError("its image has a state that is none")
         mode, size, content = state[1], state[2], state[4]
         if not isinstance(mode, str) or mode not in BANDS:
-            raise ValueError("its image is neither RGB nor grey (mode L)")
+            raise ValueError("its image is neither RGB nor gray (mode L)")
         if not isinstance(size, tuple | list) or len(size) != 2 or not all(type(side) is int for side in size):
             raise ValueError("its image has a size that is none")
         width, height = size

@@ -11,6 +11,7 @@ from certidote.benchmark.source import Source
 from certidote.benchmark.tables import adaptive, scratch_rows, strongest, through, transfer_rows, tried_poisonings
 from certidote.benchmark.wording import rate_in_words, table
 from certidote.defenses.catalogue import PURIFYING_STEPS
+from certidote.reporting.words import counted
 
 MOST_SUCCESS, LEAST_ACCURACY = 0.05, 0.97
 """The aim: at most this share of trials for every attack, at at least this share of the undefended accuracy."""
@@ -133,12 +134,14 @@ def _verdict(unaware: Tried, aware: Tried, shares: dict[str, float | None]) -> s
     reasons = []
     if above:
         clearly = sum(rate(kept).low > rate(kept, "control").high for kept in above)
-        reasons.append(f"{len(above)} above {MOST_SUCCESS:.0%}, {clearly} of them clearly above their control")
-    reasons += [f"accuracy {name}" for name, share in shares.items() if share is not None and share < LEAST_ACCURACY]
+        reasons.append(f"{counted(len(above), 'attack')} above {MOST_SUCCESS:.0%} ({clearly} clearly above the control)")
+    scenarios = {"transfer": "in transfer", "scratch": "from scratch"}
+    low = [scenarios[name] for name, share in shares.items() if share is not None and share < LEAST_ACCURACY]
+    reasons += [f"accuracy below {LEAST_ACCURACY} {' and '.join(low)}"] if low else []
     if reasons:
-        return f"no: {', '.join(reasons)}"
-    missing = [f"{count} not tried" for count in (unaware.missing + aware.missing,) if count]
-    missing += [f"accuracy {name} not measured" for name, share in shares.items() if share is None]
+        return f"no: {'; '.join(reasons)}"
+    missing = [f"{counted(count, 'attack')} not tried" for count in (unaware.missing + aware.missing,) if count]
+    missing += [f"accuracy {scenarios[name]} not measured" for name, share in shares.items() if share is None]
     upper = max(rate(kept).high for kept in every)
-    verdict = f"so far; {', '.join(missing)}" if missing else "**yes**"
+    verdict = f"not refuted so far: {', '.join(missing)}" if missing else "**yes**"
     return f"{verdict} (intervals reach up to {upper:.0%})"

@@ -38,7 +38,7 @@ IN_FLIGHT = 256 * 2**20
 """Bytes, encoded or decoded, of all images that wait for a thread or to be taken, however many cores there are."""
 
 KINDS = {
-    "grey": "grey, copied to three channels because others have color",
+    "grey": "gray, copied to three channels because others have color",
     "rotated": "turned upright, as their EXIF orientation says",
     "transparent": "laid over white where transparent",
     "palette": "with a palette, replaced by its colors",

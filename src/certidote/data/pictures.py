@@ -149,4 +149,4 @@ def _colored(images: UInt8[Tensor, "n c h w"], channels: int | None, where: str)
         return images
     if images.shape[1] == 1:
         return images.repeat(1, 3, 1, 1)
-    raise ValueError(f"{where} is in color, but the classifier takes grey images; convert it to grey first")
+    raise ValueError(f"{where} is in color, but the classifier takes gray images; convert it to gray first")

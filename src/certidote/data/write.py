@@ -62,4 +62,4 @@ def _check_writable(data: ImageDataset, path: Path) -> None:
     if not Path(os.path.abspath(path)).parent.is_dir():
         raise ValueError(f"cannot write {str(path)!r}: its folder does not exist; create it first")
     if data.image_shape[0] not in (1, 3):
-        raise ValueError(f"images have {data.image_shape[0]} channels; only 1 (grey) or 3 (RGB) can be written")
+        raise ValueError(f"images have {data.image_shape[0]} channels; only 1 (gray) or 3 (RGB) can be written")

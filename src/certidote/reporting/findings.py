@@ -24,7 +24,7 @@ def data_lines(found: Json) -> list[str]:
 
 
 def _part_lines(part: Json, skip_corrupt: bool) -> list[str]:
-    color = "grey" if part["channels"] == 1 else "RGB"
+    color = "gray" if part["channels"] == 1 else "RGB"
     shape, sizes = part["image_shape"], part["sizes"]
     each = f"of {'x'.join(map(str, shape[1:]))} pixels" if shape else f"of {counted(len(sizes), 'size')}"
     lines = [
