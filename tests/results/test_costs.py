@@ -59,17 +59,18 @@ def test_an_installed_package_knows_what_defenses_cost(tmp_path: Path) -> None:
     """Whatever the working directory: records of the user's own replays come first."""
     costs = packaged_costs()
     assert set(DEFENSES) <= set(costs) <= set(DEFENSES) | set(VARIANTS)
-    assert str(costs["none"]).endswith("times one plain model (digits, one core)")
+    assert costs["none"].told(False).endswith("times one plain model (digits, one core)")
     assert 0.8 < costs["none"].times < 1.25
     assert costs["adversarial-training"].times > 6 * costs["none"].times
-    assert " for 20 models (digits" in str(costs["bagging"])
+    assert " for 20 models (digits" in costs["bagging"].told(False)
     told = {row["name"]: row["measured_cost"] for row in verbs.defense_list()}
     with pytest.raises(ValueError, match="nowhere' is no folder; name the one where replays were kept"):
         verbs.defense_list(tmp_path / "nowhere")
-    assert told["friends"] == str(costs["friends"])
+    assert told["friends"] == costs["friends"].told(False)
+    assert told["certidote certify"].endswith("times one plain model for each model (digits, one core)")
     assert told["certidote certify --model M --pretrained-trusted"] == "not measured"
     for number, each in enumerate((record("none", 2.0), record("friends", 5.0))):
         (tmp_path / f"{number}.json").write_text(json.dumps(each))
     told = {row["name"]: row["measured_cost"] for row in verbs.defense_list(tmp_path)}
     assert told["friends"] == "2.5 times one plain model (kept replays)"
-    assert told["mixup"] == str(costs["mixup"])
+    assert told["mixup"] == costs["mixup"].told(False)

@@ -51,8 +51,9 @@ class PackagedCost:
     models: int
     measured_on: str
 
-    def __str__(self) -> str:
-        models = f" for {self.models} models" if self.models > 1 else ""
+    def told(self, each: bool) -> str:
+        """In words; `each` if a user takes as many models as it pleases, and this is what one of them costs."""
+        models = f" for {self.models} models" if self.models > 1 else " for each model" if each else ""
         return f"{self.times:.2g} times one plain model{models} ({self.measured_on})"
 
 

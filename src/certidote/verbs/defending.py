@@ -33,12 +33,8 @@ def defense_list(
         name: f"{times:.2g} times one plain model (kept replays)"
         for name, times in ({} if records is None else measured_costs(records)).items()
     }
-    known = {name: str(cost) for name, cost in packaged_costs().items()} | costs
-    return [
-        {
-            "name": name,
-            **asdict(facts),
-            "measured_cost": known.get(name, "not measured"),
-        }
-        for name, facts in {**FACTS, **VARIANTS}.items()
-    ]
+    described = {**FACTS, **VARIANTS}
+    packaged = packaged_costs()
+    each = {name for name, facts in described.items() if "n0 + n" in facts.cost or "for each model" in facts.cost}
+    known = {name: packaged[name].told(name in each) for name in described if name in packaged} | costs
+    return [{"name": name, **asdict(facts), "measured_cost": known.get(name, "not measured")} for name, facts in described.items()]
