@@ -19,6 +19,7 @@ from certidote.data.digits import load_digits, load_some_digits
 from certidote.scenarios import knowledge
 from certidote.scenarios.crafting import options_of
 from certidote.scenarios.knowledge import EXTRACTOR
+from certidote.scenarios.unfinished import Unfinished
 from certidote.training.pooled import PooledTrainer
 from certidote.types import Target, Trigger
 from certidote.verbs.attacking import epsilon_named
@@ -130,6 +131,33 @@ def test_crafting_goes_on_after_kill_9(
     assert "poisons: 8 trials (2 already done)" in capsys.readouterr().err
     assert (out / "poisons.npz").read_bytes() == (pack / "poisons.npz").read_bytes()
     assert not unfinished.exists()
+
+
+def test_the_faster_number_format_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a probe finds another one, on another day or on a busier machine, when the command goes on; a new command probes again."""
+    options = {
+        "targets": 4,
+        "num_poisons": 4,
+        "epsilon": "0.3",
+        "option": ["steps=2"],
+        "seed": 1,
+        "gallery": False,
+        "dtype": "auto",
+    }
+
+    def crafted(name: str, faster: str) -> None:
+        monkeypatch.setattr("certidote.numerics.fast_dtype", lambda device: faster)
+        verbs.poison("bullseye-polytope", "digits-5-9", out=tmp_path / name, **options)  # type: ignore[arg-type]
+
+    keep = Unfinished.keep
+    with monkeypatch.context() as patched:
+        patched.setattr(Unfinished, "keep", lambda *given: (keep(*given), pytest.fail("killed")))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            crafted("begun", "bfloat16")
+    assert (tmp_path / "begun.unfinished").is_dir()
+    crafted("begun", "float32")
+    crafted("later", "float32")
+    assert [read_pack(tmp_path / name).recipe["scenario"]["dtype"] for name in ("begun", "later")] == ["bfloat16", "float32"]
 
 
 @pytest.mark.parametrize("attack", ["witches-brew digits --scenario scratch", "bullseye-polytope digits-5-9 --surrogates 2"])

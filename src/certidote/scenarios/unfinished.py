@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import load, save
 from certidote.data.atomic import replacing
 from certidote.data.npz import read_exactly
 from certidote.engine.lock import alone
+from certidote.numerics import DType
 from certidote.scenarios.shelf import State
 from certidote.streams import fresh_root
 from certidote.types import Budget, Goal, ImageDataset, Json, Poison, digest_of
@@ -26,6 +28,14 @@ from certidote.types import Budget, Goal, ImageDataset, Json, Poison, digest_of
 CONFIG = "config.json"
 TRIAL, MODEL = "trial-", "model-"
 """What names of files begin with; a model's holds the SHA-256 of the rest, 64 hex digits, and then a safetensors archive."""
+
+
+def format_begun(folder: Path) -> DType | None:
+    """The number format of unfinished work in a folder: the faster one may be another when the same command goes on. None if nothing says so."""
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / CONFIG).read_bytes())
+        return found["dtype"] if isinstance(found, dict) and found.get("dtype") in get_args(DType) else None
+    return None
 
 
 class Unfinished:
@@ -36,17 +46,18 @@ class Unfinished:
         root_source: "given" or "operating system".
     """
 
-    def __init__(self, folder: Path, asked: Json, seed: int | None, force: bool) -> None:
+    def __init__(self, folder: Path, asked: Json, seed: int | None, force: bool, dtype: DType = "float32") -> None:
         """Look at what is there; nothing is written before `working`.
 
         Args:
             folder: beside the pack.
             asked: everything that decides the poisons, but the root.
+            dtype: that "auto" became here, for whoever goes on (`format_begun`).
             seed: the root, if the user gave one.
             force: start over where another command's work is in the way.
         Raises: ValueError if the folder holds something else, or another command's work and not `force`.
         """
-        self.folder = folder
+        self.folder, self._dtype = folder, dtype
         self._asked = digest_of({**asked, "seed": seed})
         recorded = self._recorded()
         if recorded is not None and recorded.get("asked") != self._asked:
@@ -87,7 +98,7 @@ class Unfinished:
                 self._clear()
             if not (self.folder / CONFIG).is_file():
                 with replacing(self.folder / CONFIG) as file:
-                    file.write(json.dumps({"asked": self._asked, "root": hex(self.root)}).encode())
+                    file.write(json.dumps({"asked": self._asked, "root": hex(self.root), "dtype": self._dtype}).encode())
             done = refused = False
             try:
                 yield

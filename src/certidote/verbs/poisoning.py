@@ -202,7 +202,7 @@ def poison(
     from certidote.scenarios.crafting import Crafting, augmentation_for, checked_options, options_of, plain
     from certidote.scenarios.fixed import fixed_trials
     from certidote.scenarios.goals import listed_goals
-    from certidote.scenarios.unfinished import Unfinished
+    from certidote.scenarios.unfinished import Unfinished, format_begun
     from certidote.streams import Key
     from certidote.types import Silent
 
@@ -210,7 +210,9 @@ def poison(
     check_apart(out, data, test, pretrain, denoiser=through)
     check_device(device)
     check_workers(workers, "this process")
-    number_format, seen_format = resolve_dtype(dtype, device), format_named(through_dtype)
+    half_done = target_folder.with_name(f"{target_folder.name}.unfinished")
+    begun = format_begun(half_done) if dtype == "auto" else None
+    number_format, seen_format = resolve_dtype(begun or dtype, device), format_named(through_dtype)
     function = find(ATTACKS, attack, "attack")
     chosen_options = checked_options(attack, function, attack_options(option or [], options))
     if setups is not None:
@@ -259,7 +261,7 @@ def poison(
         asked["listed"] = [goal.model_dump() for goal in listed]
     if skip:
         made["first_trial"] = asked["first_trial"] = skip
-    kept = Unfinished(target_folder.with_name(f"{target_folder.name}.unfinished"), asked, seed, force)
+    kept = Unfinished(half_done, asked, seed, force, number_format)
     key = Key(kept.root) / "poison"
     wanted = wanted_goals(
         fixed, train_set, test_set, trusted and trusted[1], targets, target, trigger, trigger_side, amplitude, true_class,
