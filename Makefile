@@ -14,7 +14,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not gpu and not unsettled' --durations=10
+	$(BIN)/python -m pytest -m 'slow and not gpu and not unsettled' --durations=10
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
