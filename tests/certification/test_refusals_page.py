@@ -10,7 +10,7 @@ SECTIONS = {
     "What voids": "tests/certification/test_refusals.py",
     "Recorded ballots": "tests/certification/test_vote_certificates.py",
 }
-OUTCOMES = ("refused", "shrunk", "labelled", "not expressible", "not visible", "runs again under the same keys", "certified")
+OUTCOMES = ("refused", "shrunk", "labeled", "not expressible", "not visible", "runs again under the same keys", "certified")
 
 
 def rows() -> list[tuple[str, list[str]]]:
