@@ -14,7 +14,8 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'slow and not gpu and not unsettled' --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not (alone or gpu or unsettled)' --durations=10
+	$(BIN)/python -m pytest -m 'alone and not (gpu or unsettled)' --durations=10
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

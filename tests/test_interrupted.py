@@ -72,6 +72,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("verb", ["certify", "sanitize", "denoiser"])
 def test_ctrl_c_at_any_moment(verb: str, photos: Path, tmp_path: Path) -> None:
     """Interrupts spread over the run, each of which goes on with what the one before left."""

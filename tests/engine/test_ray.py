@@ -18,7 +18,11 @@ from certidote.engine.workers import JobFailed, WorkerLost, Workers
 from certidote.types import Ballots, Untrusted
 from faulty import SCHEME, TEST, TRAIN, Faulty
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray warns about itself and leaves sockets to the collector
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.alone,
+    pytest.mark.filterwarnings("ignore"),
+]  # Ray warns about itself and leaves sockets to the collector
 
 
 class RemovesANode:

@@ -127,6 +127,7 @@ COMMAND = [sys.executable, "-m", "certidote.cli", "certify", "digits", "--denois
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_killed_run_ends_with_the_votes_of_an_undisturbed_one(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONWARNINGS": "error"}
     ballots = {}

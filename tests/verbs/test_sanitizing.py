@@ -277,9 +277,9 @@ def interrupt(photos: Path, out: Path, at: int, kind: str) -> int:
 @pytest.mark.parametrize(
     ("kind", "at"),
     [
-        pytest.param("SIGKILL", 700, marks=pytest.mark.slow),
+        pytest.param("SIGKILL", 700, marks=[pytest.mark.slow, pytest.mark.alone]),
         ("SIGKILL", ROW_BLOCK + 30),
-        pytest.param("SIGINT", ROW_BLOCK + 30, marks=pytest.mark.slow),
+        pytest.param("SIGINT", ROW_BLOCK + 30, marks=[pytest.mark.slow, pytest.mark.alone]),
     ],
 )
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
@@ -299,6 +299,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_workers_make_the_same_bytes(photos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     assert without_command(again(photos, tmp_path / "out", workers=2)) == without_command(undisturbed)
 
@@ -331,6 +332,7 @@ def test_a_full_disk_leaves_whole_files_and_the_way_on(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_what_was_damaged_after_it_was_written_is_made_again(photos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     """Another image, half an image (a power cut), none at all: each is found at the end and repaired by the same command."""
     out, unfinished = tmp_path / "out", tmp_path / "out.unfinished"
@@ -515,6 +517,7 @@ def bitmaps(root: Path, count: int, side: int = 24) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ten_times_as_many_images_take_no_more_memory(tmp_path: Path) -> None:
     """Loading the 45,000 further images would take 74 MiB as bytes and four times that as floats; 10 % is some 38 MiB."""
     peaks = {}
