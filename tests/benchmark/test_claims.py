@@ -58,16 +58,34 @@ def transfer(source: Source, found: Mapping[str, tuple[int, int, int]], **option
 )
 def test_success_is_held_to_a_share(found: dict[str, tuple[int, int, int]], status: str, source: Source) -> None:
     judge = claims.at_most(0.16, claims.in_transfer)
-    assert judge(source) == Verdict("not measured yet")
+    assert judge(source) == Verdict("not measured yet", "5 of 5 attacks are missing")
     transfer(source, found)
     verdict = judge(source)
     assert verdict.status == status
     if found:
         worst = max(found, key=lambda name: found[name][2])
-        assert (
-            f"highest for {worst}: [{found[worst][2]}/100](../kept/digits/{worst}-transfer-white-box/denoise-0.1/replay.json)"
-            in verdict.why
-        )
+        linked = f"[{found[worst][2]}/100](../kept/digits/{worst}-transfer-white-box/denoise-0.1/replay.json)"
+        assert f"highest for {worst}, white-box: {linked}" in verdict.why
+        assert [text.split(",")[0] for text in verdict.details] == [name for name in found if name != worst]
+
+
+@pytest.mark.parametrize(
+    ("counts", "status", "why"),
+    [
+        ((90, 60, 50), "contradicted", "highest for bullseye-polytope"),
+        ((90, 5, 5), "not measured yet", "4 of 5 attacks are missing; so far highest for bullseye-polytope"),
+        ((0, 5, 5), "not measured yet", "4 of 5 attacks are missing"),
+    ],
+)
+def test_one_attack_can_contradict_but_not_confirm(counts: tuple[int, int, int], status: str, why: str, source: Source) -> None:
+    poisoning = next(each for each in claims.in_transfer(source) if each.attack == "bullseye-polytope")
+    row(source, poisoning, *counts, accuracies=(0.9, 0.9, 0.8))
+    verdict = claims.at_most(0.16, claims.in_transfer)(source)
+    assert verdict.status == status
+    assert verdict.why.startswith(why)
+    drop = claims.small_drop(source)
+    assert drop.status == "not measured yet", "though every drop so far is above one point"
+    assert drop.why.endswith("so far clean accuracy falls by 0.0 to 10.0 points" if counts[0] else "attacks are missing")
 
 
 @pytest.mark.parametrize(
@@ -92,10 +110,20 @@ def test_chance_does_not_contradict_that_success_falls_to_nothing(source: Source
 )
 def test_backdoors_of_transfer_learning(successes: tuple[int, ...], status: str, source: Source) -> None:
     rows = [row for row in transfer_rows() if row.attack in ("label-consistent", "hidden-trigger")]
-    for poisoning, count in zip(rows, successes, strict=True):
-        assert claims.weak_backdoors(source).status == "not measured yet"
+    for number, (poisoning, count) in enumerate(zip(rows, successes, strict=True)):
+        verdict = claims.weak_backdoors(source)
+        assert verdict.status == "not measured yet"
+        assert verdict.why.startswith(f"{4 - number} of 4 attacks are missing")
         put(source, Cell(poisoning), count)
-    assert claims.weak_backdoors(source).status == status
+    verdict = claims.weak_backdoors(source)
+    assert verdict.status == status
+    assert verdict.why == f"undefended they reach {min(successes)}% to {max(successes)}%"
+    assert len(verdict.details) == 4
+
+
+def test_one_backdoor_that_works_contradicts(source: Source) -> None:
+    put(source, Cell(next(row for row in transfer_rows() if row.attack == "hidden-trigger")), 70)
+    assert claims.weak_backdoors(source).status == "contradicted"
 
 
 @pytest.mark.parametrize(("successes", "status"), [(30, "confirmed"), (50, "not confirmed"), (80, "contradicted")])
@@ -129,7 +157,9 @@ def test_rivals(rival: int, accuracy: float, status: str, source: Source) -> Non
     put(source, Cell(strongest(DIGITS)[1], "friends"), rival, accuracy)
     verdict = claims.ahead_of_rivals(source)
     assert verdict.status == status
-    assert ("friends against witches-brew" in verdict.why) == (status != "confirmed")
+    assert [text.split(" (")[0] for text in verdict.details] == ["friends against witches-brew, white-box, K = 4"] * (
+        status != "confirmed"
+    )
 
 
 def test_rivals_with_fewer_trials_are_compared_on_common_ones(source: Source) -> None:
@@ -187,8 +217,10 @@ def test_first_epochs_on_the_poisoned_set(
 
 @pytest.mark.parametrize(("adaptive", "status"), [(5, "not confirmed"), (12, "not confirmed"), (60, "contradicted")])
 def test_attackers_who_know(adaptive: int, status: str, source: Source) -> None:
-    for poisoning in [row for row in claims.every_row(source) if row.ensemble == 1]:
-        assert claims.unaware_only(source).status == "not measured yet"
+    for number, poisoning in enumerate(row for row in claims.every_row(source) if row.ensemble == 1):
+        verdict = claims.unaware_only(source)
+        assert verdict.status == ("contradicted" if number and status == "contradicted" else "not measured yet")
+        assert len(verdict.details) == number * (status == "contradicted")
         put(source, Cell(poisoning, "denoise", 0.1), 10)
         knowing = Poisoning(poisoning.attack, poisoning.scenario, poisoning.knowledge, 1, 0.1)
         put(source, Cell(knowing, "denoise", 0.1), adaptive)
@@ -208,8 +240,7 @@ def test_attackers_who_know_at_other_sigmas_are_told_beside_the_verdict(source: 
                 )
     found = claims.unaware_only(source)
     assert found.status == "not confirmed"
-    assert f"; at sigma 0.25: {rows[0].attack}" in found.why
-    assert "at sigma 0.5" not in found.why, "one is missing there"
+    assert [text.split(": ")[0] for text in found.details] == [f"{rows[0].attack}, white-box, at sigma 0.25"]
 
 
 def test_the_page_is_what_the_records_say() -> None:

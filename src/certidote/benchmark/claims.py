@@ -9,17 +9,23 @@ from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, ra
 from certidote.benchmark.records import Kept
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import RIVALS, scratch_rows, started, strongest, through, transfer_rows, unmeasured
-from certidote.benchmark.wording import p_in_words, rate_in_words, table
+from certidote.benchmark.wording import p_in_words, poisoning_in_words, rate_in_words, table
 
 Status = Literal["confirmed", "not confirmed", "contradicted", "not testable here", "not measured yet"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim, and why."""
+    """What became of a claim, and why.
+
+    Attributes:
+        why: in a line.
+        details: what that line rests on, an item each.
+    """
 
     status: Status
     why: str = ""
+    details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"**{self.status}**{f': {self.why}' if self.why else ''}"
@@ -56,6 +62,7 @@ SIGNIFICANT = 0.01
 """A difference counts below this p-value of the paired test; there are some dozens of them on the page."""
 
 UNMEASURED = Verdict("not measured yet")
+NOTHING_WORKS = Verdict("not testable here", "no attack works undefended")
 
 
 @dataclass(frozen=True)
@@ -73,19 +80,26 @@ class Row:
     printed: Kept
 
 
-def working(source: Source, poisonings: Sequence[Poisoning]) -> list[Row] | None:
-    """The attacks that work undefended; None if records are missing."""
-    rows, sigma = [], source.scale.sigmas[0]
+def working(source: Source, poisonings: Sequence[Poisoning]) -> tuple[list[Row], int]:
+    """The attacks that work undefended, and of how many attacks records are missing."""
+    rows, missing, sigma = [], 0, source.scale.sigmas[0]
     for poisoning in poisonings:
         found = [
             source.read(cell) for cell in (Cell(poisoning), *(Cell(poisoning, "denoise", each) for each in (sigma / 2, sigma)))
         ]
         plain, halved, printed = found
         if plain is None or halved is None or printed is None:
-            return None
-        if not is_void(plain):
+            missing += 1
+        elif not is_void(plain):
             rows.append(Row(poisoning, plain, halved, printed))
-    return rows
+    return rows, missing
+
+
+def so_far(missing: int, attacks: int, why: str, details: Sequence[str] = ()) -> Verdict:
+    """On a claim about attacks of which some are not measured, where those that are do not decide."""
+    return Verdict(
+        "not measured yet", f"{missing} of {attacks} attacks are missing" + (f"; so far {why}" if why else ""), tuple(details)
+    )
 
 
 def _exceeds(bound: float, kept: Kept) -> bool:
@@ -97,26 +111,31 @@ def at_most(bound: float, poisonings: Callable[[Source], list[Poisoning]]) -> Ca
     """Judges that our defense at the paper's smallest sigma holds success to a share."""
 
     def judge(source: Source) -> Verdict:
-        rows = working(source, poisonings(source))
-        if rows is None:
-            return UNMEASURED
+        asked = poisonings(source)
+        rows, missing = working(source, asked)
         if not rows:
-            return Verdict("not testable here", "no attack works undefended")
-        worst = max(rows, key=lambda row: rate(row.printed).successes / rate(row.printed).trials)
-        halved, printed = rate(worst.halved), rate(worst.printed)
+            return so_far(missing, len(asked), "") if missing else NOTHING_WORKS
         sigma = source.scale.sigmas[0]
-        why = (
-            f"highest for {worst.poisoning.attack}: {rate_in_words(printed, source.link(worst.printed))} at sigma {sigma:g}, "
-            f"{rate_in_words(halved, source.link(worst.halved))} at sigma {sigma / 2:g}"
-        )
+        said = {row.poisoning: _both_readings(source, row, sigma) for row in rows}
+        worst = max(rows, key=lambda row: rate(row.printed).successes / rate(row.printed).trials)
+        why = f"highest for {said[worst.poisoning]}"
+        details = tuple(text for poisoning, text in said.items() if poisoning != worst.poisoning)
         every = [rate(kept) for row in rows for kept in (row.halved, row.printed)]
-        if all(each.successes <= bound * each.trials for each in every):
-            return Verdict("confirmed", why)
         if any(all(_exceeds(bound, kept) for kept in (row.halved, row.printed)) for row in rows):
-            return Verdict("contradicted", why)
-        return Verdict("not confirmed", why)
+            return Verdict("contradicted", why, details)
+        if missing:
+            return so_far(missing, len(asked), why, details)
+        return Verdict(
+            "confirmed" if all(each.successes <= bound * each.trials for each in every) else "not confirmed", why, details
+        )
 
     return judge
+
+
+def _both_readings(source: Source, row: Row, sigma: float) -> str:
+    """What an attack reaches undefended, at sigma and at sigma / 2."""
+    plain, printed, halved = (rate_in_words(rate(kept), source.link(kept)) for kept in (row.plain, row.printed, row.halved))
+    return f"{poisoning_in_words(row.poisoning)}: {printed} at sigma {sigma:g}, {halved} at sigma {sigma / 2:g}, {plain} undefended"
 
 
 def in_transfer(source: Source) -> list[Poisoning]:
@@ -136,14 +155,15 @@ def every_row(source: Source) -> list[Poisoning]:
 
 def small_drop(source: Source) -> Verdict:
     """Clean accuracy in transfer learning."""
-    rows = working(source, in_transfer(source))
-    if rows is None:
-        return UNMEASURED
+    asked = in_transfer(source)
+    rows, missing = working(source, asked)
     if not rows:
-        return Verdict("not testable here", "no attack works undefended")
+        return so_far(missing, len(asked), "") if missing else NOTHING_WORKS
     drops = [clean_accuracy(row.plain) - clean_accuracy(kept) for row in rows for kept in (row.halved, row.printed)]
     least, most = round(min(drops), 9), round(max(drops), 9)
     why = f"clean accuracy falls by {100 * least:.1f} to {100 * most:.1f} points"
+    if missing:
+        return so_far(missing, len(asked), why)
     return Verdict("confirmed" if most <= 0.005 else "contradicted" if least > 0.01 else "not confirmed", why)
 
 
@@ -152,15 +172,18 @@ def weak_backdoors(source: Source) -> Verdict:
     rows = [row for row in transfer_rows() if row.attack in ("label-consistent", "hidden-trigger")]
     found = [source.read(Cell(row)) for row in rows]
     kept = [each for each in found if each is not None]
-    if len(kept) < len(found):
-        return UNMEASURED
-    why = ", ".join(
-        f"{row.attack}, {row.knowledge} {rate_in_words(rate(each), source.link(each))}"
-        for row, each in zip(rows, kept, strict=True)
+    said = tuple(
+        f"{poisoning_in_words(row)}: {rate_in_words(rate(each), source.link(each))}"
+        for row, each in zip(rows, found, strict=True)
+        if each is not None
     )
-    if all(rate(each).successes <= 0.06 * rate(each).trials for each in kept):
-        return Verdict("confirmed", why)
-    return Verdict("contradicted" if any(rate(each).low > 0.06 for each in kept) else "not confirmed", why)
+    shares = [rate(each).successes / rate(each).trials for each in kept]
+    why = f"undefended they reach {min(shares):.0%} to {max(shares):.0%}" if kept else ""
+    if any(rate(each).low > 0.06 for each in kept):
+        return Verdict("contradicted", why, said)
+    if len(kept) < len(found):
+        return so_far(len(found) - len(kept), len(found), why, said)
+    return Verdict("confirmed" if max(shares) <= 0.06 else "not confirmed", why, said)
 
 
 def weak_sleeper(source: Source) -> Verdict:
@@ -196,9 +219,8 @@ def ahead_of_rivals(source: Source) -> Verdict:
     """Whether every defense of tables 4 and 5 is worse than ours: in success, or in accuracy."""
     ahead, level, missing, compared = [], [], False, 0
     for poisoning in strongest(source.scale):
-        rows = working(source, [poisoning])
-        if rows is None:
-            return UNMEASURED
+        rows, without = working(source, [poisoning])
+        missing |= without > 0
         for row, name in ((row, name) for row in rows for name in _rivals(source, poisoning)):
             rival = source.read(Cell(poisoning, name))
             missing |= rival is None
@@ -207,18 +229,18 @@ def ahead_of_rivals(source: Source) -> Verdict:
             compared += 1
             if clean_accuracy(rival) < max(clean_accuracy(row.halved), clean_accuracy(row.printed)) - 0.01:
                 continue
-            said = f"{name} against {poisoning.attack} ({rate_in_words(rate(rival), source.link(rival))}"
+            said = f"{name} against {poisoning_in_words(poisoning)} ({rate_in_words(rate(rival), source.link(rival))}"
             if _significantly_fewer([rival], [row.halved, row.printed]):
                 p = max(difference(rival, kept) for kept in (row.halved, row.printed))
                 ahead.append(f"{said}, p {p_in_words(p)})")
             elif not _significantly_fewer([row.halved, row.printed], [rival]):
                 level.append(f"{said})")
     if ahead:
-        return Verdict("contradicted", "better at no less accuracy under both readings of sigma: " + "; ".join(ahead))
+        return Verdict("contradicted", "rivals that are better at no less accuracy, under both readings of sigma:", tuple(ahead))
     if missing or not compared:
         return UNMEASURED
     if level:
-        return Verdict("not confirmed", "as good, at no less accuracy: " + "; ".join(level))
+        return Verdict("not confirmed", "rivals that are as good, at no less accuracy:", tuple(level))
     return Verdict(
         "confirmed", f"in all {compared} pairs of rival and attack the rival has significantly more success, or less accuracy"
     )
@@ -273,46 +295,50 @@ def _start_helps(source: Source, start: StartName) -> Verdict:
             gains.append(clean_accuracy(warm) - clean_accuracy(fresh))
             if not is_void(plain) and _significantly_fewer([fresh], [warm]):
                 back.append(
-                    f"{poisoning.attack} at sigma {sigma:g}: {rate_in_words(rate(warm), source.link(warm))} instead of "
+                    f"{poisoning_in_words(poisoning)}, at sigma {sigma:g}: {rate_in_words(rate(warm), source.link(warm))} instead of "
                     f"{rate_in_words(rate(fresh), source.link(fresh))}"
                 )
     why = f"at sigma {', '.join(f'{sigma:g}' for sigma in sigmas)} accuracy changes by {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points"
     if back:
-        return Verdict("contradicted", f"{why}, but the attack comes back: {'; '.join(back)}")
+        return Verdict("contradicted", f"{why}, but attacks come back:", tuple(back))
     return Verdict("confirmed" if min(gains) > 0 else "contradicted" if max(gains) <= 0 else "not confirmed", why)
 
 
 def unaware_only(source: Source) -> Verdict:
     """Whether attackers who know of the defense do better than those who do not, at the paper's smallest sigma; its others are told beside."""
     smallest, *others = source.scale.sigmas
-    found = _gains_of_knowing(source, smallest)
-    if found is None:
-        return UNMEASURED
-    tried, better = found
-    elsewhere = [(sigma, more) for sigma in others if (more := _gains_of_knowing(source, sigma)) is not None]
-    told = "".join(f"; at sigma {sigma:g}: {'; '.join(gains) or 'none'}" for sigma, (_, gains) in elsewhere)
+    attacks, tried, better = _gains_of_knowing(source, smallest)
+    elsewhere = [gain for sigma in others for gain in _gains_of_knowing(source, sigma)[2]]
+    beside = " (and at other sigmas)" if elsewhere else ""
     if better:
-        return Verdict("contradicted", f"crafted through the defense, these do significantly better: {'; '.join(better)}{told}")
-    return Verdict(
-        "not confirmed",
-        f"none of {tried} attacks gains significantly by being crafted through the defense at sigma {smallest:g}{told}",
-    )
+        return Verdict(
+            "contradicted",
+            f"crafted through the defense, {len(better)} of {tried} do significantly better{beside}:",
+            (*better, *elsewhere),
+        )
+    why = f"none of {tried} attacks gains significantly by being crafted through the defense at sigma {smallest:g}"
+    why += "; elsewhere:" if elsewhere else ""
+    if tried < attacks:
+        return so_far(attacks - tried, attacks, why if tried else "", elsewhere)
+    return Verdict("not confirmed", why, tuple(elsewhere))
 
 
-def _gains_of_knowing(source: Source, sigma: float) -> tuple[int, list[str]] | None:
-    """How many attacks were crafted through the defense at this sigma, and those that do significantly better so; None unless all were."""
+def _gains_of_knowing(source: Source, sigma: float) -> tuple[int, int, list[str]]:
+    """How many attacks there are, how many were crafted through the defense at this sigma, and those that do significantly better so."""
     better, tried = [], 0
-    for poisoning in [row for row in every_row(source) if row.ensemble == source.scale.ensembles[0]]:
+    rows = [row for row in every_row(source) if row.ensemble == source.scale.ensembles[0]]
+    for poisoning in rows:
         adaptive, unaware = (
             source.read(Cell(through(poisoning, sigma), "denoise", sigma)),
             source.read(Cell(poisoning, "denoise", sigma)),
         )
         if adaptive is None or unaware is None:
-            return None
+            continue
         tried += 1
         if _significantly_fewer([unaware], [adaptive]):
-            better.append(f"{poisoning.attack} {rate_in_words(rate(adaptive), source.link(adaptive))}")
-    return tried, better
+            knowing, blind = (rate_in_words(rate(kept), source.link(kept)) for kept in (adaptive, unaware))
+            better.append(f"{poisoning_in_words(poisoning)}, at sigma {sigma:g}: {knowing} instead of {blind}")
+    return len(rows), tried, better
 
 
 CLAIMS = (
@@ -324,7 +350,7 @@ CLAIMS = (
     ),
     Claim(
         "section 1, table 2", "in transfer learning success falls to 0 %",
-        "as above with 0 % in transfer learning", at_most(0.0, in_transfer),
+        "that of claim 1 with 0 %, for the attacks of transfer learning", at_most(0.0, in_transfer),
     ),
     Claim(
         "section 1, table 2", "in transfer learning accuracy drops by 0.5 points only",
@@ -332,7 +358,7 @@ CLAIMS = (
     ),
     Claim(
         "section 1, table 1", "from scratch success falls to 2-16 %",
-        "as the first with 16 % from scratch", at_most(0.16, from_scratch),
+        "that of claim 1, for the attacks from scratch", at_most(0.16, from_scratch),
     ),
     Claim(
         "section 4.1", "more noise costs accuracy",
@@ -355,7 +381,7 @@ CLAIMS = (
     Claim(
         "section 4.2", "a start from images of another kind and first epochs on the tampered set win 6.5-13.2 points above sigma 0.1 (figures of "
         "the row that table 3 has twice)",
-        "as the claim before it", both_starts_help,
+        "that of claim 8", both_starts_help,
     ),
     Claim(
         "section 4.3", "Deep k-NN fails to remove most poisons",
@@ -449,11 +475,20 @@ ARGUED = (
 
 
 def measured_table(sources: Sequence[Source]) -> str:
-    """Claims that are measured: one column of verdicts for each scale."""
-    header = ["where", "claim", "confirmed if", *(source.scale.name for source in sources)]
-    return table(
-        header, [[claim.where, claim.text, claim.rule, *(str(claim.judge(source)) for source in sources)] for claim in CLAIMS]
-    )
+    """Claims that are measured: one column of verdicts for each scale, and below it what each verdict rests on."""
+    judged = [(claim, [claim.judge(source) for source in sources]) for claim in CLAIMS]
+    scales = [source.scale.name for source in sources]
+    rows = [
+        [f"[{number}](#claim-{number})", claim.where, claim.text, *(f"**{verdict.status}**" for verdict in verdicts)]
+        for number, (claim, verdicts) in enumerate(judged, 1)
+    ]
+    sections = []
+    for number, (claim, verdicts) in enumerate(judged, 1):
+        lines = [f"### Claim {number}", "", f"{claim.where.capitalize()}: {claim.text}.", "", f"Rule: {claim.rule}.", ""]
+        for scale, verdict in zip(scales, verdicts, strict=True):
+            lines += [f"- `{scale}`: {verdict}", *(f"  - {detail}" for detail in verdict.details)]
+        sections.append("\n".join(lines) + "\n")
+    return table(["", "where", "claim", *scales], rows) + "\n" + "\n".join(sections)
 
 
 def argued_table() -> str:

@@ -27,7 +27,7 @@ from certidote.benchmark.tables import (
     tried_poisonings,
     unmeasured,
 )
-from certidote.benchmark.wording import p_in_words, rate_in_words, table
+from certidote.benchmark.wording import p_in_words, poisoning_in_words, rate_in_words, table
 from certidote.results.costs import packaged_costs
 from certidote.results.files import write_text
 
@@ -45,7 +45,7 @@ def denoised_table(source: Source, poisonings: Sequence[Poisoning], number: str)
     for poisoning in poisonings:
         found = [source.read(Cell(poisoning)), *(source.read(Cell(poisoning, "denoise", sigma)) for sigma in sigmas)]
         if any(found):
-            rows += _lines(source, poisoning, found, _name(poisoning))
+            rows += _lines(source, poisoning, found, poisoning_in_words(poisoning))
             rows += _adaptive_lines(source, poisoning)
             rows += _paper_lines(source, poisoning, number, STARTS[poisoning.scenario])
     return table(_header(source), rows) if rows else MISSING
@@ -61,7 +61,7 @@ def started_table(source: Source) -> str:
             undefended = source.read(Cell(crafted, start="out-of-domain" if own in ("out-of-domain", "both") else ""))
             found = [undefended, *(source.read(Cell(crafted, "denoise", sigma, own)) for sigma in sigmas)]
             if any(found[1:]):
-                rows += _lines(source, poisoning, found, f"{_name(poisoning)}: {called}")
+                rows += _lines(source, poisoning, found, f"{poisoning_in_words(poisoning)}: {called}")
                 rows += _paper_lines(source, poisoning, "3", PAPER_STARTS[start]) if start in PAPER_STARTS else []
     return table(_header(source), rows) if rows else MISSING
 
@@ -114,7 +114,15 @@ def defended_table(source: Source, poisonings: Sequence[Poisoning], defenses: Se
         plain = source.read(Cell(poisoning))
         for name, sigma in (("none", None), *defenses):
             if reason := unmeasured(poisoning, name):
-                rows.append([_name(poisoning), name, f"no: it {reason}", *[NOTHING] * 5, _paper_of(number, poisoning, name, sigma)])
+                rows.append(
+                    [
+                        poisoning_in_words(poisoning),
+                        name,
+                        f"no: it {reason}",
+                        *[NOTHING] * 5,
+                        _paper_of(number, poisoning, name, sigma),
+                    ]
+                )
             elif (kept := source.read(Cell(poisoning, name, sigma))) is not None:
                 rows.append(_defended_line(source, poisoning, kept, plain, name, sigma, number))
     measured = [row for row in rows if not row[2].startswith("no: ")]
@@ -133,7 +141,13 @@ def _defended_line(
     void = " **void**" if plain is not None and is_void(plain) else ""
     paper = _paper_of(number, poisoning, name, sigma)
     if kept.refused:
-        return [f"{_name(poisoning)}{void}", called, f"[refused]({source.link(kept)}): {kept.refused}", *[NOTHING] * 5, paper]
+        return [
+            f"{poisoning_in_words(poisoning)}{void}",
+            called,
+            f"[refused]({source.link(kept)}): {kept.refused}",
+            *[NOTHING] * 5,
+            paper,
+        ]
     known = packaged_costs().get(name) if poisoning.scenario == "scratch" else None
     cost = NOTHING if known is None else f"{known.times:.2g}"
     gone = removals(kept)
@@ -142,7 +156,7 @@ def _defended_line(
         poisons, clean = gone["removed_poisons"] + gone["kept_poisons"], gone["removed_clean"] + gone["kept_clean"]
         removed = f"{gone['removed_poisons'] / poisons:.0%} of poisons, {gone['removed_clean'] / clean:.1%} of clean"
     return [
-        f"{_name(poisoning)}{void}", called, _success(source, kept), _counts(kept, "control"),
+        f"{poisoning_in_words(poisoning)}{void}", called, _success(source, kept), _counts(kept, "control"),
         NOTHING if name == "none" else _p(plain, kept), f"{clean_accuracy(kept):.1%}", cost, removed, paper,
     ]  # fmt: skip
 
@@ -188,11 +202,6 @@ def _paper_of(number: str, poisoning: Poisoning, defense: str, sigma: float | No
             return f"{found}{reading}"
     undefended = _paper("2" if poisoning.scenario == "transfer" else "1", poisoning, "none", 0.0) if defense == "none" else None
     return NOTHING if undefended is None else f"{undefended} (table {2 if poisoning.scenario == 'transfer' else 1})"
-
-
-def _name(poisoning: Poisoning) -> str:
-    ensemble = f", K = {poisoning.ensemble}" if poisoning.scenario == "scratch" else ""
-    return f"{poisoning.attack}, {poisoning.knowledge}{ensemble}"
 
 
 # ------------------------------------------------------------------------------------------------------------------ pages

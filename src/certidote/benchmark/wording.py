@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from certidote.benchmark.cells import Poisoning
 from certidote.benchmark.outcomes import Rate
 
 
@@ -15,6 +16,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             raise ValueError(f"a row of {len(row)} cells under a header of {len(header)}")
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + "\n"
+
+
+def poisoning_in_words(poisoning: Poisoning) -> str:
+    """ "witches-brew, white-box, K = 1"."""
+    ensemble = f", K = {poisoning.ensemble}" if poisoning.scenario == "scratch" else ""
+    return f"{poisoning.attack}, {poisoning.knowledge}{ensemble}"
 
 
 def rate_in_words(rate: Rate, link: str = "") -> str:
