@@ -57,6 +57,7 @@ TABLES = ("table2", "adaptive", "table1", "between", "table5", "table3", "table4
 """On photographs, in the order in which they are filled."""
 REHEARSED_CELLS = {"table2": "poison-frogs-transfer-white-box/none", "adaptive": "poison-frogs-transfer-white-box-through-0.1"}
 KEPT = Path(__file__).parents[1] / "results" / "bench" / "cifar10-compact"
+"""Records that tables start from."""
 
 REHEARSED = {"steps": 20, "batch": 32, "architecture": {"channels": 3, "patch": 2, "widths": [32, 32], "blocks": [1, 1]}}
 
