@@ -11,6 +11,7 @@ from pages import fill_table, share_at
 from utility import VARIANTS
 
 from certidote.benchmark import outcomes, records
+from certidote.benchmark.figure2 import reach
 from certidote.benchmark.paper import paper_cell
 from certidote.reporting.figures import certified_accuracy_figure
 from certidote.types import Json
@@ -76,7 +77,7 @@ def _training(row: Json, measured: Json) -> list[str]:
 
 
 def certificates() -> str:
-    rows, certified = [], []
+    rows, certified, bare = [], [], undefended()
     for sigma in SIGMAS:
         made = record(RESULTS / "cifar10" / f"sigma-{sigma:g}" / "certificate.json")
         if made is not None:
@@ -91,14 +92,31 @@ def certificates() -> str:
                     f"{found['member_accuracy']:.2%}",
                     f"{found['vote_accuracy']:.2%}",
                     *shares,
+                    *([] if bare is None else [f"{reach(made, bare / 2):.3f}"]),
                     f"{found['cap']:.3f}",
                 ]
             )
-    header = ["sigma", "made on", "one model", "vote", *(f"certified at {radius:g}" for radius in RADII), "largest possible radius"]
+    half = [] if bare is None else ["above half of undefended up to"]
+    header = [
+        "sigma",
+        "made on",
+        "one model",
+        "vote",
+        *(f"certified at {radius:g}" for radius in RADII),
+        *half,
+        "largest possible radius",
+    ]
     if not rows:
         return MISSING
     (PAGE.parent / CURVES).write_text(certified_accuracy_figure(certified), encoding="utf-8")
     return f"{table(header, rows)}\n![Certified accuracy against the radius, one curve for each sigma]({CURVES})\n"
+
+
+def undefended() -> float | None:
+    """Accuracy of one model of the same network on the same images without a defense, the mean over seeds; None if it was not measured."""
+    rows = [record(file) or {} for file in sorted((RESULTS / "utility" / "rows").glob("*.json"))]
+    found = [row["accuracy"] for row in rows if (row["sigma"], row["variant"]) == (0.0, "one model")]
+    return statistics.mean(found) if found else None
 
 
 def utility() -> str:
@@ -106,9 +124,8 @@ def utility() -> str:
     found: dict[tuple[float, str], list[float]] = {}
     for row in rows:
         found.setdefault((row["sigma"], row["variant"]), []).append(row["accuracy"])
-    if (0.0, "one model") not in found:
+    if (bare := undefended()) is None:
         return MISSING
-    bare = statistics.mean(found[0.0, "one model"])
     lines = [["no defense, one model (absolute)", "", f"{bare:.2%}", "", "", ""]]
     lines += [
         [f"no defense, {name}", "", f"{statistics.mean(values) / bare:.3f}", "", "", ""]

@@ -19,8 +19,11 @@ def put(
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "attack": cell.poisoning.attack, "finished": trials, "goal": "target", "seconds_of_workers": 1.0,
-        "results": {"poisoned": {"clean_accuracy": accuracy, "reached": 0.0}, "control": {"clean_accuracy": accuracy}},
-        "bench": {"identity": "x"},
+        "results": {
+            arm: {"successes": count, "trials": trials, "reached": 0.0, "lost": 0.0, "clean_accuracy": accuracy}
+            for arm, count in (("poisoned", successes), ("control", 0))
+        },
+        "bench": {"identity": "x", "code": "x", "cell": cell.id},
     }  # fmt: skip
     if removed is not None:
         poisons, clean = removed
@@ -33,5 +36,7 @@ def put(
     (folder / "replay.json").write_text(json.dumps(record))
     with (folder / "trials.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["true_class", "adversarial_class", "test_image", "poisoned_success", "control_success"])
-        writer.writerows(["a", "b", trial, trial < successes, False] for trial in range(trials))
+        means = [f"{arm}_{name}" for arm in ("poisoned", "control") for name in ("reached", "lost", "clean_accuracy")]
+        writer.writerow(["true_class", "adversarial_class", "test_image", "poisoned_success", "control_success", *means])
+        said = [0.0, 0.0, accuracy] * 2
+        writer.writerows(["a", "b", trial, trial < successes, False, *said] for trial in range(trials))

@@ -208,6 +208,13 @@ def test_nobody_adds_to_what_has_changed_meanwhile(
     assert [row["trial"] for row in kept.trials] == [str(trial) for trial in range(others)]
 
 
+def flipped(text: str) -> str:
+    """The outcomes of the first trial, each turned into the other: the file is as whole as before."""
+    lines = text.splitlines(keepends=True)
+    lines[1] = lines[1].replace("True", "?").replace("False", "True").replace("?", "False")
+    return "".join(lines)
+
+
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
@@ -216,7 +223,15 @@ def test_nobody_adds_to_what_has_changed_meanwhile(
         ("trials.csv", lambda text: text.replace("0.0", "nan", 1)),
         ("trials.csv", lambda text: text.replace("0.0", "x", 1)),
         ("trials.csv", lambda text: text[: text.rindex(",") - 30]),
+        ("trials.csv", flipped),
         ("replay.json", lambda text: text.replace('"recipe"', '"reciep"')),
+        ("replay.json", lambda text: text.replace('"results"', '"result"')),
+        ("replay.json", lambda text: text.replace('"goal"', '"gaol"')),
+        ("replay.json", lambda text: re.sub(r'("clean_accuracy": 0\.\d)', r"\g<1>1", text, count=1)),
+        ("replay.json", lambda text: re.sub(r'"successes": \d', '"successes": 7', text, count=1)),
+        ("replay.json", lambda text: text.replace('"bench": {', '"refused": "the filter would not", "bench": {')),
+        ("replay.json", lambda text: f"[{text}]"),
+        ("replay.json", lambda text: "[]"),
         ("replay.json", lambda text: text.replace('"seconds_of_workers": ', '"seconds_of_workers": null, "_": ')),
     ],
 )
@@ -401,6 +416,16 @@ def test_a_page_is_made_from_records(
     assert "| bullseye-polytope, white-box" in text
     assert "(93.3) 0.0" in text
     assert "poison-frogs" not in text  # no record, no line
+
+
+def test_pages_are_not_emptied_for_want_of_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.md").write_text(PAGE)
+    for folder in (tmp_path / "absent", tmp_path):
+        assert run(monkeypatch, "bench", "render", "--records", str(folder), "--docs", str(tmp_path)) == 2
+        assert f"there is no record of a cell in '{folder}'" in capsys.readouterr().err
+    assert (tmp_path / "results.md").read_text() == PAGE
 
 
 def test_pages_of_the_repository_are_what_its_records_say() -> None:

@@ -58,23 +58,23 @@ def transfer(source: Source, found: Mapping[str, tuple[int, int, int]], **option
 )
 def test_success_is_held_to_a_share(found: dict[str, tuple[int, int, int]], status: str, source: Source) -> None:
     judge = claims.at_most(0.16, claims.in_transfer)
-    assert judge(source) == Verdict("not measured yet", "5 of 5 attacks are missing")
+    assert judge(source) == Verdict("not measured yet", "5 of 5 attacks lack a record")
     transfer(source, found)
     verdict = judge(source)
     assert verdict.status == status
     if found:
         worst = max(found, key=lambda name: found[name][2])
         linked = f"[{found[worst][2]}/100](../kept/digits/{worst}-transfer-white-box/denoise-0.1/replay.json)"
-        assert f"highest for {worst}, white-box: {linked}" in verdict.why
+        assert f"highest at sigma 0.1 for {worst}, white-box: {linked}" in verdict.why
         assert [text.split(",")[0] for text in verdict.details] == [name for name in found if name != worst]
 
 
 @pytest.mark.parametrize(
     ("counts", "status", "why"),
     [
-        ((90, 60, 50), "contradicted", "highest for bullseye-polytope"),
-        ((90, 5, 5), "not measured yet", "4 of 5 attacks are missing; so far highest for bullseye-polytope"),
-        ((0, 5, 5), "not measured yet", "4 of 5 attacks are missing"),
+        ((90, 60, 50), "contradicted", "highest at sigma 0.1 for bullseye-polytope"),
+        ((90, 5, 5), "not measured yet", "4 of 5 attacks lack a record; so far highest at sigma 0.1 for bullseye-polytope"),
+        ((0, 5, 5), "not measured yet", "4 of 5 attacks lack a record"),
     ],
 )
 def test_one_attack_can_contradict_but_not_confirm(counts: tuple[int, int, int], status: str, why: str, source: Source) -> None:
@@ -85,7 +85,7 @@ def test_one_attack_can_contradict_but_not_confirm(counts: tuple[int, int, int],
     assert verdict.why.startswith(why)
     drop = claims.small_drop(source)
     assert drop.status == "not measured yet", "though every drop so far is above one point"
-    assert drop.why.endswith("so far clean accuracy falls by 0.0 to 10.0 points" if counts[0] else "attacks are missing")
+    assert drop.why.endswith("so far clean accuracy changes by -10.0 to +0.0 points" if counts[0] else "attacks lack a record")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,42 @@ def test_chance_does_not_contradict_that_success_falls_to_nothing(source: Source
         assert judge(source).status == status
 
 
+@pytest.mark.parametrize(("successes", "status"), [(13, "confirmed"), (14, "not confirmed"), (40, "contradicted")])
+def test_claims_about_some_attacks_look_at_these_alone(successes: int, status: str, source: Source) -> None:
+    """Of the others there is no record; one of these is void, whatever is known of it behind the defense."""
+    void, *others = claims.in_black_box(source)
+    assert {each.attack for each in (void, *others)} == {"poison-frogs", "convex-polytope", "bullseye-polytope"}
+    put(source, Cell(void), 0)
+    for poisoning in others:
+        assert claims.at_most(0.13, claims.in_black_box)(source).status in ("not measured yet", status)
+        row(source, poisoning, 80, successes, successes)
+    assert claims.at_most(0.13, claims.in_black_box)(source).status == status
+    for poisoning in claims.sleepers(source):
+        assert claims.at_most(0.13, claims.sleepers)(source).status in ("not measured yet", status)
+        row(source, poisoning, 80, successes, successes)
+    assert claims.at_most(0.13, claims.sleepers)(source).status == status
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "status"), [((0.8, 0.85), "confirmed"), ((0.8, 0.95), "not confirmed"), ((0.9, 0.95), "contradicted")]
+)
+def test_accuracy_against_a_rival(accuracies: tuple[float, float], status: str, source: Source) -> None:
+    """Of victims from scratch: those of transfer learning have no such cell. One reading of ours has 0.9, one 0.89."""
+    judge = claims.more_accurate_than("dp-sgd")
+    for number, poisoning in enumerate(strongest(DIGITS)[1:]):
+        verdict = judge(source)
+        assert verdict.status == "not measured yet"
+        assert verdict.why.startswith(f"{2 - number} of 2 attacks lack a record")
+        row(source, poisoning, 80, 20, 20, accuracies=(0.95, 0.9, 0.89))
+        put(source, Cell(poisoning, "dp-sgd"), 3, accuracies[number])
+    assert judge(source).status == status
+    smallest = (0.89 - accuracies[1]) * 100
+    assert (
+        judge(source).details[1]
+        == f"sleeper-agent, white-box, K = 4: {smallest + 1:+.1f}, {smallest:+.1f} points at sigma 0.05, 0.1"
+    )
+
+
 @pytest.mark.parametrize(
     ("successes", "status"), [((3, 6, 2, 2), "confirmed"), ((3, 8, 0, 0), "not confirmed"), ((3, 3, 3, 70), "contradicted")]
 )
@@ -113,7 +149,7 @@ def test_backdoors_of_transfer_learning(successes: tuple[int, ...], status: str,
     for number, (poisoning, count) in enumerate(zip(rows, successes, strict=True)):
         verdict = claims.weak_backdoors(source)
         assert verdict.status == "not measured yet"
-        assert verdict.why.startswith(f"{4 - number} of 4 attacks are missing")
+        assert verdict.why.startswith(f"{4 - number} of 4 attacks lack a record")
         put(source, Cell(poisoning), count)
     verdict = claims.weak_backdoors(source)
     assert verdict.status == status
@@ -209,8 +245,10 @@ def test_first_epochs_on_the_poisoned_set(
         crafted, own = started(poisoning, start)
         put(source, Cell(crafted), 80)
         put(source, Cell(crafted, start="out-of-domain"), 80)
+        alone, alone_start = started(poisoning, "out-of-domain" if start == "both" else "")
         for sigma in (0.25, 0.5, 1.0):
             put(source, Cell(poisoning, "denoise", sigma), 10, 0.9)
+            put(source, Cell(alone, "denoise", sigma, alone_start), 10, 0.9)
             put(source, Cell(crafted, "denoise", sigma, own), warm if sigma == 1.0 else 10, accuracy[sigma == 1.0])
     assert judge(source).status == status
 
@@ -248,7 +286,8 @@ def test_the_page_is_what_the_records_say() -> None:
     text = (docs / "claims.md").read_text(encoding="utf-8")
     assert pages.claims_page(text, ROOT / "results" / "bench", docs) == text, "make it again: certidote bench render"
     for argued in claims.ARGUED:
-        assert (docs / argued.page).is_file()
+        page, _, section = argued.page.partition("#")
+        assert f"## {section.capitalize()}\n" in (docs / page).read_text(encoding="utf-8") or not section
     assert f"p-value below {claims.SIGNIFICANT}" in text
 
 

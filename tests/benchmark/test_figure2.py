@@ -81,7 +81,8 @@ def test_how_far_half_of_an_undefended_model_s_accuracy_is_kept() -> None:
     curves = Curves(ROOT / "results" / "bench", DIGITS)
     accuracy = figure2.undefended(curves)
     assert accuracy is not None
-    text = figure2.reaches(curves)
+    text, short = figure2.reaches(curves), figure2.in_short(curves)
+    assert "covers a changed test image" in short
     for method in METHODS:
         by_sigma = {}
         for sigma in DIGITS.sigmas:
@@ -93,6 +94,7 @@ def test_how_far_half_of_an_undefended_model_s_accuracy_is_kept() -> None:
                 by_sigma[sigma] = 0.0
         best = max(by_sigma, key=by_sigma.__getitem__)
         assert f"{method.label} {by_sigma[best]:.2f} (sigma {best:g})" in text
+        assert f" {by_sigma[best]:.2f} by " in short
     assert figure2.in_short(Curves(Path("nowhere"), DIGITS)) == ""
 
 

@@ -61,6 +61,10 @@ class Argued:
 SIGNIFICANT = 0.01
 """A difference counts below this p-value of the paired test; there are some dozens of them on the page."""
 
+TRANSFER_BACKDOORS = ("label-consistent", "hidden-trigger")
+MARGIN = 0.01
+"""Of clean accuracy: a rival that has less than ours by more than that is behind, whatever it does to attacks."""
+
 UNMEASURED = Verdict("not measured yet")
 NOTHING_WORKS = Verdict("not testable here", "no attack works undefended")
 
@@ -81,16 +85,16 @@ class Row:
 
 
 def working(source: Source, poisonings: Sequence[Poisoning]) -> tuple[list[Row], int]:
-    """The attacks that work undefended, and of how many attacks records are missing."""
+    """The attacks that work undefended, and how many others may, of which a record is missing."""
     rows, missing, sigma = [], 0, source.scale.sigmas[0]
     for poisoning in poisonings:
-        found = [
-            source.read(cell) for cell in (Cell(poisoning), *(Cell(poisoning, "denoise", each) for each in (sigma / 2, sigma)))
-        ]
-        plain, halved, printed = found
+        plain = source.read(Cell(poisoning))
+        if plain is not None and is_void(plain):
+            continue
+        halved, printed = (source.read(Cell(poisoning, "denoise", each)) for each in (sigma / 2, sigma))
         if plain is None or halved is None or printed is None:
             missing += 1
-        elif not is_void(plain):
+        else:
             rows.append(Row(poisoning, plain, halved, printed))
     return rows, missing
 
@@ -98,7 +102,7 @@ def working(source: Source, poisonings: Sequence[Poisoning]) -> tuple[list[Row],
 def so_far(missing: int, attacks: int, why: str, details: Sequence[str] = ()) -> Verdict:
     """On a claim about attacks of which some are not measured, where those that are do not decide."""
     return Verdict(
-        "not measured yet", f"{missing} of {attacks} attacks are missing" + (f"; so far {why}" if why else ""), tuple(details)
+        "not measured yet", f"{missing} of {attacks} attacks lack a record" + (f"; so far {why}" if why else ""), tuple(details)
     )
 
 
@@ -118,7 +122,7 @@ def at_most(bound: float, poisonings: Callable[[Source], list[Poisoning]]) -> Ca
         sigma = source.scale.sigmas[0]
         said = {row.poisoning: _both_readings(source, row, sigma) for row in rows}
         worst = max(rows, key=lambda row: rate(row.printed).successes / rate(row.printed).trials)
-        why = f"highest for {said[worst.poisoning]}"
+        why = f"highest at sigma {sigma:g} for {said[worst.poisoning]}"
         details = tuple(text for poisoning, text in said.items() if poisoning != worst.poisoning)
         every = [rate(kept) for row in rows for kept in (row.halved, row.printed)]
         if any(all(_exceeds(bound, kept) for kept in (row.halved, row.printed)) for row in rows):
@@ -136,6 +140,16 @@ def _both_readings(source: Source, row: Row, sigma: float) -> str:
     """What an attack reaches undefended, at sigma and at sigma / 2."""
     plain, printed, halved = (rate_in_words(rate(kept), source.link(kept)) for kept in (row.plain, row.printed, row.halved))
     return f"{poisoning_in_words(row.poisoning)}: {printed} at sigma {sigma:g}, {halved} at sigma {sigma / 2:g}, {plain} undefended"
+
+
+def in_black_box(source: Source) -> list[Poisoning]:
+    """Rows of table 2 with a target, in the black box."""
+    return [each for each in transfer_rows(["black-box"]) if each.attack not in TRANSFER_BACKDOORS]
+
+
+def sleepers(source: Source) -> list[Poisoning]:
+    """White-box rows of Sleeper Agent."""
+    return [each for each in from_scratch(source) if each.attack == "sleeper-agent"]
 
 
 def in_transfer(source: Source) -> list[Poisoning]:
@@ -161,7 +175,7 @@ def small_drop(source: Source) -> Verdict:
         return so_far(missing, len(asked), "") if missing else NOTHING_WORKS
     drops = [clean_accuracy(row.plain) - clean_accuracy(kept) for row in rows for kept in (row.halved, row.printed)]
     least, most = round(min(drops), 9), round(max(drops), 9)
-    why = f"clean accuracy falls by {100 * least:.1f} to {100 * most:.1f} points"
+    why = f"clean accuracy changes by {0.0 - 100 * most:+.1f} to {0.0 - 100 * least:+.1f} points"
     if missing:
         return so_far(missing, len(asked), why)
     return Verdict("confirmed" if most <= 0.005 else "contradicted" if least > 0.01 else "not confirmed", why)
@@ -169,7 +183,7 @@ def small_drop(source: Source) -> Verdict:
 
 def weak_backdoors(source: Source) -> Verdict:
     """Whether the two backdoors of transfer learning work undefended."""
-    rows = [row for row in transfer_rows() if row.attack in ("label-consistent", "hidden-trigger")]
+    rows = [row for row in transfer_rows() if row.attack in TRANSFER_BACKDOORS]
     found = [source.read(Cell(row)) for row in rows]
     kept = [each for each in found if each is not None]
     said = tuple(
@@ -227,7 +241,7 @@ def ahead_of_rivals(source: Source) -> Verdict:
             if rival is None or rival.refused:
                 continue
             compared += 1
-            if clean_accuracy(rival) < max(clean_accuracy(row.halved), clean_accuracy(row.printed)) - 0.01:
+            if clean_accuracy(rival) < max(clean_accuracy(row.halved), clean_accuracy(row.printed)) - MARGIN:
                 continue
             said = f"{name} against {poisoning_in_words(poisoning)} ({rate_in_words(rate(rival), source.link(rival))}"
             if _significantly_fewer([rival], [row.halved, row.printed]):
@@ -236,11 +250,15 @@ def ahead_of_rivals(source: Source) -> Verdict:
             elif not _significantly_fewer([row.halved, row.printed], [rival]):
                 level.append(f"{said})")
     if ahead:
-        return Verdict("contradicted", "rivals that are better at no less accuracy, under both readings of sigma:", tuple(ahead))
+        return Verdict(
+            "contradicted",
+            "rivals with significantly less success, at most 1 point less accurate, under both readings of sigma:",
+            tuple(ahead),
+        )
     if missing or not compared:
         return UNMEASURED
     if level:
-        return Verdict("not confirmed", "rivals that are as good, at no less accuracy:", tuple(level))
+        return Verdict("not confirmed", "rivals that are as good, at most 1 point less accurate:", tuple(level))
     return Verdict(
         "confirmed", f"in all {compared} pairs of rival and attack the rival has significantly more success, or less accuracy"
     )
@@ -293,15 +311,46 @@ def _start_helps(source: Source, start: StartName) -> Verdict:
             if plain is None or fresh is None or warm is None:
                 return UNMEASURED
             gains.append(clean_accuracy(warm) - clean_accuracy(fresh))
-            if not is_void(plain) and _significantly_fewer([fresh], [warm]):
+            same = source.read(Cell(*_without_first_epochs(poisoning, sigma, start)))
+            if same is not None and not is_void(plain) and _significantly_fewer([same], [warm]):
                 back.append(
                     f"{poisoning_in_words(poisoning)}, at sigma {sigma:g}: {rate_in_words(rate(warm), source.link(warm))} instead of "
-                    f"{rate_in_words(rate(fresh), source.link(fresh))}"
+                    f"{rate_in_words(rate(same), source.link(same))}"
                 )
     why = f"at sigma {', '.join(f'{sigma:g}' for sigma in sigmas)} accuracy changes by {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points"
     if back:
         return Verdict("contradicted", f"{why}, but attacks come back:", tuple(back))
     return Verdict("confirmed" if min(gains) > 0 else "contradicted" if max(gains) <= 0 else "not confirmed", why)
+
+
+def _without_first_epochs(poisoning: Poisoning, sigma: float, start: StartName) -> tuple[Poisoning, str, float, StartName]:
+    """The cell that differs by the first epochs on the poisoned set alone."""
+    crafted, own = started(poisoning, "out-of-domain" if start == "both" else "")
+    return crafted, "denoise", sigma, own
+
+
+def more_accurate_than(rival: str) -> Callable[[Source], Verdict]:
+    """Judges that our defense at the paper's smallest sigma costs less accuracy than a rival."""
+
+    def judge(source: Source) -> Verdict:
+        asked = [poisoning for poisoning in strongest(source.scale) if not unmeasured(poisoning, rival)]
+        gains, smallest = {}, source.scale.sigmas[0]
+        for poisoning in asked:
+            theirs = source.read(Cell(poisoning, rival))
+            ours = [source.read(Cell(poisoning, "denoise", sigma)) for sigma in (smallest / 2, smallest)]
+            if theirs is not None and not theirs.refused and None not in ours:
+                gains[poisoning] = [clean_accuracy(each) - clean_accuracy(theirs) for each in ours if each is not None]
+        said = tuple(
+            f"{poisoning_in_words(poisoning)}: {', '.join(f'{100 * gain:+.1f}' for gain in found)} points at sigma {smallest / 2:g}, {smallest:g}"
+            for poisoning, found in gains.items()
+        )
+        every = [gain for found in gains.values() for gain in found]
+        why = f"ours has {100 * min(every):+.1f} to {100 * max(every):+.1f} points" if every else ""
+        if len(gains) < len(asked):
+            return so_far(len(asked) - len(gains), len(asked), why, said)
+        return Verdict("confirmed" if min(every) > 0 else "contradicted" if max(every) <= 0 else "not confirmed", why, said)
+
+    return judge
 
 
 def unaware_only(source: Source) -> Verdict:
@@ -361,6 +410,14 @@ CLAIMS = (
         "that of claim 1, for the attacks from scratch", at_most(0.16, from_scratch),
     ),
     Claim(
+        "section 4.1, table 1", "from scratch Sleeper Agent falls from 32 to 13 % at most",
+        "that of claim 1 with 13 %, for Sleeper Agent", at_most(0.13, sleepers),
+    ),
+    Claim(
+        "section 4.1, table 2", "in transfer learning black-box attacks on targets, which reach 3-12 % undefended, fall to 0 %",
+        "that of claim 1 with 0 %, for the attacks with a target in the black box", at_most(0.0, in_black_box),
+    ),
+    Claim(
         "section 4.1", "more noise costs accuracy",
         "accuracy is lower at the largest sigma than at the smallest in every row; contradicted if in none", noise_costs,
     ),
@@ -381,7 +438,7 @@ CLAIMS = (
     Claim(
         "section 4.2", "a start from images of another kind and first epochs on the tampered set win 6.5-13.2 points above sigma 0.1 (figures of "
         "the row that table 3 has twice)",
-        "that of claim 8", both_starts_help,
+        "that of claim 10", both_starts_help,
     ),
     Claim(
         "section 4.3", "Deep k-NN fails to remove most poisons",
@@ -390,8 +447,16 @@ CLAIMS = (
     Claim(
         "sections 4.3, 5", "it is by far the most effective of the existing defenses",
         "every rival of tables 4 and 5 has significantly more success than ours at sigma 0.1 in both readings, or is more than 1 point less accurate; "
-        "contradicted if one has significantly less success at no less accuracy",
+        "contradicted if one has significantly less success and is at most 1 point less accurate. Deep k-NN is told how many poisons there are",
         ahead_of_rivals,
+    ),
+    Claim(
+        "section 4.3, table 5", "it is more accurate than training with differential privacy (DP-SGD), by up to 10 points",
+        "accuracy at sigma 0.1 is higher in both readings, on the sets of every attack; contradicted if on none; by how much is not judged", more_accurate_than("dp-sgd"),
+    ),
+    Claim(
+        "section 4.3, table 5", "it is more accurate than adversarial training",
+        "that of claim 14", more_accurate_than("adversarial-training"),
     ),
     Claim(
         "section 5", "attacks fail even where nothing can be certified (all of the paper's attackers do not know of the defense)",
@@ -463,7 +528,13 @@ ARGUED = (
     ),
     Argued(
         "section 3.2", "10,000 CIFAR-10 models at 15 s each certify non-trivial radii, with clean accuracy from 92 % to 58 %",
-        Verdict("not testable here", "it takes 1.7 days of an A100; what a processor can do is in the tables of this repository"), "results.md",
+        Verdict(
+            "not testable here", "10,000 models take 1.7 days of an A100; what 250 models prove on 10,000 photographs, and how far 1,000 on 50,000 got, is told there",
+        ), "results.md#certificates",
+    ),
+    Argued(
+        "section 4.3", "adversarial training cannot defeat Bullseye Polytope",
+        Verdict("not testable here", "victims of transfer learning are heads on frozen features here, which adversarial training does not change"), "results.md",
     ),
     Argued(
         "section 4.3", "the defense costs one pass of a diffusion model over the training set",

@@ -4,12 +4,10 @@ Trial i has streams of its own, whatever it is done with, so that on one machine
 clean accuracy leaves out are the targets of a trial's own part. The record says which parts there are, and what made each.
 """
 
-from collections.abc import Mapping
-
 from certidote.attacks.pack import PoisonPack
-from certidote.benchmark.records import SHARES, Kept
+from certidote.benchmark.records import Kept, values_of
 from certidote.engine.code import package_digest
-from certidote.results.replay import ARMS, replay_table, results_of
+from certidote.results.replay import replay_table, results_of
 from certidote.types import Json
 
 OF_PARTS = (
@@ -55,7 +53,7 @@ def joined(earlier: Kept, record: Json) -> Json:
         if one != two:
             raise ValueError(_otherwise(earlier, name))
     parts = [*before.get("parts", [_part(before, before["bench"]["code"], 0)]), _part(record, package_digest(), before["finished"])]
-    rows = [*map(_row, earlier.trials), *record["trials"]]
+    rows = [*map(values_of, earlier.trials), *record["trials"]]
     return {name: value for name, value in record.items() if name not in OF_PARTS} | {
         "recipe": {name: value for name, value in record["recipe"].items() if name != "first_trial"},
         "victims": record["victims"],
@@ -78,16 +76,6 @@ def _part(record: Json, code: str, first: int) -> Json:
 def _of_victims(record: Json) -> Json:
     """How they learn; an extractor that was trained on another machine is another one, bit by bit."""
     return {name: value for name, value in record["victims"].items() if name != "extractor"}
-
-
-def _row(row: Mapping[str, str]) -> Json:
-    """A row of trials.csv as `certidote replay` has it, the values of an arm under the arm's name; what nobody counts with stays text."""
-    found: Json = {name: text for name, text in row.items() if not name.startswith(tuple(f"{arm}_" for arm in ARMS))}
-    for arm in ARMS:
-        of_arm = {name.removeprefix(f"{arm}_"): text or None for name, text in row.items() if name.startswith(f"{arm}_")}
-        shares = {name: None if (text := of_arm[name]) is None else float(text) for name in SHARES}
-        found[arm] = of_arm | shares | {"success": of_arm["success"] == "True"}
-    return found
 
 
 def _otherwise(earlier: Kept, what: str) -> str:

@@ -292,6 +292,10 @@ def render(kept: Path, docs: Path) -> list[Path]:
         raise ValueError(
             f"there is no page {str(page)!r}; run this in a checkout of the repository, or give its folder with --docs"
         )
+    if next(kept.glob("*/*/*/*.json"), None) is None:
+        raise ValueError(
+            f"there is no record of a cell in {str(kept)!r}, so that every table would be empty; give the folder of records with --records"
+        )
     texts = {page: results_page(page.read_text(encoding="utf-8"), kept, docs)}
     if (judged := docs / "claims.md").is_file():
         texts[judged] = claims_page(judged.read_text(encoding="utf-8"), kept, docs)

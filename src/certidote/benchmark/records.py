@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,10 @@ from certidote.types import Json, digest_of
 RECORD, TRIALS = "replay.json", "trials.csv"
 SHARES = ("reached", "reached_where_right", "lost", "clean_accuracy")
 """Columns of an arm that hold shares, in [0, 1]; empty where there is nothing to share."""
+MEANS = ("reached", "lost", "clean_accuracy")
+"""Of which a record has the means over trials."""
+ROUNDING = 1e-9
+"""What a mean over rows may differ by from what a record says."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +112,48 @@ def keep_refusal(folder: Path, reason: str, about: Json) -> None:
 def read(folder: Path) -> Kept | None:
     """The record in a folder, None if there is none.
 
-    Raises: ValueError if it is damaged.
+    Raises: ValueError if it is damaged, which includes that its two files contradict each other.
     """
     path = folder / RECORD
     if not path.is_file():
         return None
     try:
         record = json.loads(path.read_bytes())
-        if record.get("refused") and record["bench"]["identity"]:
-            return Kept(record, (), folder)
-        rows = tuple(csv.DictReader((folder / TRIALS).read_text(encoding="utf-8").splitlines()))
-        damaged = len(rows) != record["finished"] or not record["bench"]["identity"]
-        damaged = damaged or any(row[f"{arm}_success"] not in ("True", "False") for row in rows for arm in ARMS)
-    except (OSError, ValueError, KeyError, TypeError):
-        damaged = True
-    if damaged:
+        whole = all(record["bench"][name] for name in ("identity", "code", "cell"))
+        if refused := record.get("refused"):
+            rows: tuple[Mapping[str, str], ...] = ()
+            whole = whole and isinstance(refused, str) and "finished" not in record
+        else:
+            rows = tuple(csv.DictReader((folder / TRIALS).read_text(encoding="utf-8").splitlines()))
+            whole = whole and len(rows) == record["finished"] > 0 and bool(record["goal"])
+            whole = whole and all(_agree(record["results"][arm], arm, rows) for arm in ARMS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
         raise ValueError(_damaged(folder))
     return Kept(record, rows, folder)
+
+
+def values_of(row: Mapping[str, str]) -> Json:
+    """A row of trials.csv as `certidote replay` has it, the values of an arm under the arm's name; what nobody counts with stays text.
+
+    Raises: ValueError or KeyError if it is none.
+    """
+    found: Json = {name: text for name, text in row.items() if not name.startswith(tuple(f"{arm}_" for arm in ARMS))}
+    for arm in ARMS:
+        of_arm = {name.removeprefix(f"{arm}_"): text or None for name, text in row.items() if name.startswith(f"{arm}_")}
+        shares = {name: None if (text := of_arm[name]) is None else float(text) for name in SHARES}
+        found[arm] = of_arm | shares | {"success": {"True": True, "False": False}[str(of_arm["success"])]}
+    return found
+
+
+def _agree(said: Json, arm: str, rows: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a record says of an arm what its rows say, up to rounding. Raises: ValueError, KeyError or TypeError if one of them says nothing."""
+    reached = [{"True": True, "False": False}[row[f"{arm}_success"]] for row in rows]
+    means = {name: sum(float(row[f"{arm}_{name}"]) for row in rows) / len(rows) for name in MEANS}
+    return (said["successes"], said["trials"]) == (sum(reached), len(rows)) and all(
+        abs(said[name] - mean) <= ROUNDING for name, mean in means.items()
+    )
 
 
 def first_missing(kept: Kept | None, trials: int) -> int:
