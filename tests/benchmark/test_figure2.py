@@ -54,6 +54,33 @@ def test_what_was_run_is_not_run_again(kept: Path, monkeypatch: pytest.MonkeyPat
     assert len(said) == 2 + 4 * len(METHODS)
 
 
+def test_records_of_another_seed_and_damaged_ones_are_named(kept: Path, tmp_path: Path) -> None:
+    where = {"out": kept.parent / "runs", "records": kept, "workers": 0}
+    with pytest.raises(ValueError, match=r"figure2/paper-0.5' holds a record of another seed \(0\); repeat that one"):
+        verbs.bench("figure2", cell="paper-0.5", seed=5, **where)
+    shutil.copytree(kept, tmp_path / "bench")
+    certificate = tmp_path / "bench" / "digits" / "figure2" / "paper-0.5" / "certificate.json"
+    whole = certificate.read_text()
+    for text in (
+        "",
+        "{}",
+        "[]",
+        whole[: len(whole) // 2],
+        whole.replace('"cap"', '"cup"'),
+        whole.replace('"sigma": 0.5', '"sigma": 0.1'),
+    ):
+        assert text != whole
+        certificate.write_text(text)
+        for call in (figure2.draw, lambda curves: figure2.left(curves, "paper-0.5", 0)):
+            with pytest.raises(ValueError, match=r"^the record in '.*paper-0.5' is damaged; remove the folder"):
+                call(Curves(tmp_path / "bench", DIGITS))
+    certificate.write_text(whole)
+    (tmp_path / "threat_map").mkdir()
+    (tmp_path / "threat_map" / "threat_map.json").write_text('{"curves": 3}')
+    with pytest.raises(ValueError, match=r"threat_map.json' is damaged; restore it"):
+        figure2.draw(Curves(tmp_path / "bench", DIGITS))
+
+
 def test_all_methods_are_drawn_on_one_axis(kept: Path) -> None:
     curves = Curves(kept, DIGITS)
     drawing = figure2.draw(curves)

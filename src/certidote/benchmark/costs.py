@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from certidote.benchmark import records
 from certidote.benchmark.cells import Cell, Poisoning
-from certidote.benchmark.runner import Campaign, check
+from certidote.benchmark.runner import Campaign
 from certidote.defenses.catalogue import PURIFYING_STEPS
 from certidote.reporting.words import counted
 from certidote.results.costs import packaged_costs
@@ -31,8 +31,9 @@ class Estimate:
 
 
 def estimates(campaign: Campaign, cells: Sequence[Cell]) -> list[Estimate]:
-    """For each cell, in order. Poisons are counted with the first cell that needs them. Raises: ValueError as `runner.check`."""
-    left, crafted, found = set(check(campaign, cells)), set(), []
+    """For each cell, in order. Poisons are counted with the first cell that needs them. Raises: ValueError if a record is damaged, or was
+    made with other settings."""
+    left, crafted, found = {cell for cell in cells if not campaign.is_done(cell)}, set(), []
     models: set[str] = set()
     for cell in cells:
         crafting = 0.0
@@ -58,9 +59,8 @@ def plan_lines(found: Sequence[Estimate], campaign: Campaign, workers: int) -> l
         lines.append(f"  {each.cell.id}: " + ("has its record" if each.done else f"victims {in_words(each.training)}{crafting}"))
     total = sum(each.crafting + each.training for each in found)
     left = sum(not each.done for each in found)
-    lines.append(
-        f"{left} of {len(found)} cells are to do: about {in_words(total)} on one core, {in_words(total / max(1, workers))} on {max(1, workers)}"
-    )
+    several = f", {in_words(total / workers)} on {workers}" if workers > 1 and campaign.scale.unit == "core" else ""
+    lines.append(f"{left} of {len(found)} cells are to do: about {in_words(total)} on one {campaign.scale.unit}{several}")
     return lines
 
 

@@ -85,16 +85,36 @@ class Curves:
         return next((place for place in places if (place / CERTIFICATE).is_file()), None)
 
     def record(self, method: Method, sigma: float) -> Json | None:
-        place = self.found(method, sigma)
-        return None if place is None else json.loads((place / CERTIFICATE).read_bytes())
+        """The record, None if there is none. Raises: ValueError if it is damaged."""
+        if (place := self.found(method, sigma)) is None:
+            return None
+        try:
+            record = json.loads((place / CERTIFICATE).read_bytes())
+            results, numbers = record["results"], [record["sigma"]]
+            numbers += [results[name] for name in ("member_accuracy", "vote_accuracy", "average_radius", "cap")]
+            numbers += [value for radius, share in results["certified_accuracy"] for value in (radius, share)]
+            whole = bool(results["certified_accuracy"]) and all(isinstance(each, int | float) for each in numbers)
+            whole = whole and record["sigma"] == sigma and isinstance(record["root"], str)
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise ValueError(records.damaged(place))
+        return record
 
     def votes(self) -> list[Json]:
-        """Curves of certificates that count images, as l2 norms."""
+        """Curves of certificates that count images, as l2 norms. Raises: ValueError if the threat map is damaged."""
         path = self.kept.parent / "threat_map" / "threat_map.json"
         if self.scale.name != "digits" or not path.is_file():
             return []
-        curves = json.loads(path.read_bytes())["curves"]
-        return [curve for curve in curves if curve["axis"] == "frobenius" and curve["method"] in VOTES and curve["sizes"]]
+        try:
+            curves = json.loads(path.read_bytes())["curves"]
+            return [
+                curve
+                for curve in curves
+                if curve["axis"] == "frobenius" and curve["method"] in VOTES and curve["sizes"] and curve["shares"]
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(path)!r} is damaged; restore it, or make it again with certidote threat-map") from error
 
 
 def names(scale: Scale) -> list[str]:
@@ -113,7 +133,7 @@ def run(
     """
     scale = curves.scale
     source = materials.place_of(scale.setups["scratch"].data, data, runs / "data")
-    for method, sigma in left(curves, cell):
+    for method, sigma in left(curves, cell, seed):
         out = runs / scale.name / "figure2" / f"{method.name}-{sigma:g}-{seed}"
         made = verbs.certify(
             source, out=out, sigma=sigma, models=MODELS, n0=SELECTING, test_input=method.test_input,
@@ -136,22 +156,34 @@ def run(
         write_json(folder / CERTIFICATE, record)
 
 
-def left(curves: Curves, cell: str) -> list[tuple[Method, float]]:
-    """What has no record yet."""
+def left(curves: Curves, cell: str, seed: int) -> list[tuple[Method, float]]:
+    """What has no record yet.
+
+    Raises: ValueError if a record is damaged, or has another seed; kept runs of results/ablation have seeds of their own.
+    """
     every = [(method, sigma) for sigma in curves.scale.sigmas for method in METHODS]
     chosen = [(method, sigma) for method, sigma in every if cell in ("", f"{method.name}-{sigma:g}")]
+    for method, sigma in chosen:
+        record, place = curves.record(method, sigma), curves.folder(method, sigma)
+        if record is not None and curves.found(method, sigma) == place and record["root"] != hex(seed):
+            raise ValueError(
+                f"{str(place)!r} holds a record of another seed ({int(record['root'], 16)}); repeat that one, give another --records, or remove it"
+            )
     return [(method, sigma) for method, sigma in chosen if curves.found(method, sigma) is None]
 
 
-def plan_lines(curves: Curves, cell: str) -> list[str]:
-    """What there is to do, for --dry-run."""
-    todo = left(curves, cell)
+def plan_lines(curves: Curves, cell: str, seed: int) -> list[str]:
+    """What there is to do, for --dry-run. Raises: ValueError as `left`."""
+    todo = left(curves, cell, seed)
     lines = [f"figure2 at scale {curves.scale.name}, {SELECTING} + {MODELS} models a curve:"]
     for name in [cell] if cell else names(curves.scale):
         missing = any(name == f"{method.name}-{sigma:g}" for method, sigma in todo)
         lines.append(f"  {name}: " + ("to do" if missing else "has its record"))
     seconds = (SELECTING + MODELS) * sum(_seconds_each(curves.scale, method) for method, _ in todo)
-    return [*lines, f"{len(todo)} curves are to do: about {in_words(seconds)} on one core, denoising of test images included"]
+    return [
+        *lines,
+        f"{len(todo)} curves are to do: about {in_words(seconds)} on one {curves.scale.unit}, denoising of test images included",
+    ]
 
 
 def _seconds_each(scale: Scale, method: Method) -> float:

@@ -130,7 +130,7 @@ def read(folder: Path) -> Kept | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise ValueError(_damaged(folder))
+        raise ValueError(damaged(folder))
     return Kept(record, rows, folder)
 
 
@@ -173,11 +173,12 @@ def first_missing(kept: Kept | None, trials: int) -> int:
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise ValueError(_damaged(kept.folder))
+        raise ValueError(damaged(kept.folder))
     return int(record["finished"])
 
 
-def _damaged(folder: Path) -> str:
+def damaged(folder: Path) -> str:
+    """What is said of a record that cannot be read."""
     return f"the record in {str(folder)!r} is damaged; remove the folder, and run its cell again"
 
 

@@ -73,6 +73,7 @@ class Scale:
     seconds: rough seconds on one core (cifar10-resnet18: a GPU): to craft one trial by attack (NAME through: through our
         defense), for one victim of each scenario ("transfer", "scratch", "other"), for an extractor, and to denoise a training set ("denoise transfer", "denoise scratch"). Bullseye Polytope, Witches'
         Brew, victims, extractor and denoising are measured at cifar10-compact; the rest is in proportion to the digits, or guessed.
+    unit: what these seconds are of: a core, or a GPU.
     trials: of each cell, unless the user says otherwise.
     more_trials: by attack, where it is another number.
     between: further settings of ours, of no cell of the paper, where one may stop every attack at little cost: a defense of the catalogue
@@ -92,6 +93,7 @@ class Scale:
     triggers: Mapping[str, TriggerChoice]
     dtype: str
     seconds: Mapping[str, int | float]
+    unit: Literal["core", "GPU"] = "core"
     trials: int = 100
     more_trials: Mapping[str, int] = field(default_factory=dict)
     between: tuple[tuple[ThroughName, float], ...] = ()
@@ -192,6 +194,7 @@ SCALES: dict[str, Scale] = {
             "witches-brew": 900, "sleeper-agent": 2_500, "transfer": 3, "scratch": 400, "other": 400, "extractor": 400,
             "denoise transfer": 1, "denoise scratch": 15,
         },
+        unit="GPU",
         through_dtype="bfloat16",
         draws=4,
     ),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from certidote.types import Progress
 
 MOST_TRIALS = 100
-FIGURE = "figure2"
+FIGURE, RENDER = "figure2", "render"
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,15 @@ def bench(
     from certidote.attacks import find
     from certidote.benchmark import costs, figure2, pages, runner
     from certidote.benchmark.scales import SCALES
-    from certidote.benchmark.tables import cells_of
+    from certidote.benchmark.tables import TABLES, cells_of
+    from certidote.reporting.words import counted
     from certidote.types import Silent
 
-    if table == "render":
+    if table == RENDER:
+        if cell or trials is not None or dry_run or scale != "digits":
+            raise ValueError(
+                "render makes the pages of all scales from all records; leave --scale, --cell, --trials and --dry-run out"
+            )
         changed = pages.render(records, docs)
         return Benched(tuple(f"Made again: {page}" for page in changed) or ("All pages are what the records say.",))
     chosen = find(SCALES, scale, "scale")
@@ -82,6 +87,8 @@ def bench(
         raise ValueError(f"--trials {trials}: {FIGURE} has no trials, its models are counted; leave it out")
     if table == FIGURE and cell:
         find(dict.fromkeys(figure2.names(chosen)), cell, f"cell of {table}")
+    if table != FIGURE:
+        find(dict.fromkeys([*TABLES, FIGURE, RENDER]), table, "table")
     cells = [] if table == FIGURE else cells_of(table, chosen, cell)
     if trials is not None and not 1 <= trials <= MOST_TRIALS:
         raise ValueError(f"--trials {trials}; give 1 to {MOST_TRIALS}, as many as goals are listed")
@@ -97,10 +104,20 @@ def bench(
     check_device(device)
     for place in (out, records):
         check_directory(place)
-    runner.check(campaign, cells)
+    if not runner.check(campaign, cells):
+        return Benched(
+            (
+                f"Nothing was to do: {counted(len(cells), 'cell')} of {table} {'has its record' if len(cells) == 1 else 'have their records'} in "
+                f"{records / scale}. Another folder for --records measures them anew.",
+            )
+        )
     with pool as used:
         runner.run(campaign, cells, used, progress or Silent())
-    return Benched((f"{len(cells)} cells of {table} have their records in {records / scale}.",))
+    return Benched(
+        (
+            f"{counted(len(cells), 'cell')} of {table} {'has its record' if len(cells) == 1 else 'have their records'} in {records / scale}.",
+        )
+    )
 
 
 def _figure(curves: "Curves", campaign: "Campaign", cell: str, pool: Any, dry_run: bool, progress: "Progress") -> Benched:
@@ -108,7 +125,7 @@ def _figure(curves: "Curves", campaign: "Campaign", cell: str, pool: Any, dry_ru
     from certidote.benchmark import figure2, materials
 
     if dry_run:
-        return Benched(tuple(figure2.plan_lines(curves, cell)))
+        return Benched(tuple(figure2.plan_lines(curves, cell, campaign.seed)))
     check_device(campaign.device)
     for place in (campaign.runs, campaign.kept):
         check_directory(place)
