@@ -1,5 +1,6 @@
 """Scripts that ask for hours of a GPU or a night: the commands they give must at least exist."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -16,6 +17,7 @@ from certidote.benchmark import records
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.tables import cells_of
 from certidote.cli import groups
+from certidote.results.replay import results_of
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.training.recipe import load_recipe
 
@@ -45,6 +47,14 @@ def test_commands_of_the_gpu_campaign_exist(small: bool, tmp_path: Path, monkeyp
         check_poison(parsed(arguments))
 
 
+def with_rows(folder: Path, trials: str) -> None:
+    """A record that has these trials instead."""
+    rows = [records.values_of(row) for row in csv.DictReader(trials.splitlines())]
+    record = json.loads((folder / "replay.json").read_bytes()) | {"finished": len(rows), "results": results_of(rows)}
+    (folder / "replay.json").write_text(json.dumps(record))
+    (folder / "trials.csv").write_text(trials)
+
+
 def test_tables_of_the_gpu_campaign_have_cells_and_start_from_records_that_are_there(tmp_path: Path) -> None:
     campaign = import_module("gpu_campaign")
     for small in (True, False):
@@ -57,14 +67,10 @@ def test_tables_of_the_gpu_campaign_have_cells_and_start_from_records_that_are_t
     (more, fewer), whole = cells[:2], records.read(kept / cells[0])
     assert whole is not None
     shutil.copytree(kept / more, begun / more)
-    record = json.loads((begun / more / "replay.json").read_bytes())
     trials = (begun / more / "trials.csv").read_text()
-    (begun / more / "replay.json").write_text(json.dumps(record | {"finished": record["finished"] + 1}))
-    (begun / more / "trials.csv").write_text(trials + trials.splitlines()[-1] + "\n")
+    with_rows(begun / more, trials + trials.splitlines()[-1] + "\n")
     shutil.copytree(kept / fewer, begun / fewer)
-    record = json.loads((begun / fewer / "replay.json").read_bytes())
-    (begun / fewer / "replay.json").write_text(json.dumps(record | {"finished": 1}))
-    (begun / fewer / "trials.csv").write_text("\n".join((kept / fewer / "trials.csv").read_text().splitlines()[:2]) + "\n")
+    with_rows(begun / fewer, "\n".join((kept / fewer / "trials.csv").read_text().splitlines()[:2]) + "\n")
     campaign.start_records(tmp_path)
     campaign.start_records(tmp_path)
     assert {path.parent.relative_to(begun) for path in begun.rglob("replay.json")} == set(cells)

@@ -1,7 +1,5 @@
 """The front page's pictures: drawn from records alone, absent without them, and what they show is what the records say."""
 
-import csv
-import json
 import re
 from pathlib import Path
 
@@ -15,31 +13,21 @@ from certidote.benchmark.source import Source
 from certidote.benchmark.tables import COMPARED_SIGMA, compared_poisonings, through
 from certidote.reporting.figures import Curve, Panel, radius_panels
 from certidote.reporting.rates import CONTROL, GAP, POISONED, WIDTH, Line, Mark, Share, rate_panels
+from fixtures_records import put
 
 ROOT = Path(__file__).parents[2]
 DIGITS = SCALES["digits"]
 README = "before\n<!-- pictures -->\nold\n<!-- end of pictures -->\nafter\n"
 
 
-def put(kept: Path, cell: Cell, successes: int, accuracy: float, controls: int = 0) -> None:
-    folder = folder_of(kept, DIGITS, cell)
-    folder.mkdir(parents=True)
-    results = {"poisoned": {"clean_accuracy": accuracy, "reached": 0.0}, "control": {"clean_accuracy": accuracy}}
-    record = {"attack": cell.poisoning.attack, "finished": 100, "goal": "target", "seconds_of_workers": 1.0, "results": results}
-    (folder / "replay.json").write_text(json.dumps({**record, "bench": {"identity": "x"}}))
-    with (folder / "trials.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true_class", "adversarial_class", "test_image", "poisoned_success", "control_success"])
-        writer.writerows(["a", "b", trial, trial < successes, trial < controls] for trial in range(100))
-
-
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
     """Three attacks, undefended and against ours; one rival."""
+    source = Source(tmp_path / "kept", tmp_path / "docs", DIGITS)
     for number, poisoning in enumerate(compared_poisonings()):
-        put(tmp_path / "kept", Cell(poisoning), 80, 0.91)
-        put(tmp_path / "kept", Cell(poisoning, "denoise", COMPARED_SIGMA), 10 + number, 0.82)
-    put(tmp_path / "kept", Cell(compared_poisonings()[1], "friends"), 33, 0.73)
+        put(source, Cell(poisoning), 80, 0.91)
+        put(source, Cell(poisoning, "denoise", COMPARED_SIGMA), 10 + number, 0.82)
+    put(source, Cell(compared_poisonings()[1], "friends"), 33, 0.73)
     return tmp_path / "kept"
 
 
@@ -64,17 +52,22 @@ def test_lines_are_those_that_have_records(kept: Path) -> None:
     assert text == drawing(kept)
     for said in ("no defense", "FrieNDs", "from scratch only", "Bullseye Polytope", POISONED, CONTROL, "91%", "82%", "73%"):
         assert said in text
-    for absent in ("DP-SGD", "the attacker knows it", "(void)"):
+    for absent in ("DP-SGD", "same, attacker knows", "(void)"):
         assert absent not in text
-    put(kept, Cell(through(compared_poisonings()[0], COMPARED_SIGMA), "denoise", COMPARED_SIGMA), 60, 0.8)
-    assert "the attacker knows it" in drawing(kept)
+    put(
+        Source(kept, kept.parent, DIGITS),
+        Cell(through(compared_poisonings()[0], COMPARED_SIGMA), "denoise", COMPARED_SIGMA),
+        60,
+        0.8,
+    )
+    assert "same, attacker knows" in drawing(kept)
     assert "prefers-color-scheme:dark" in text
 
 
 def test_an_attack_that_does_not_work_is_void_in_the_picture(tmp_path: Path) -> None:
     for poisoning in compared_poisonings():
-        put(tmp_path, Cell(poisoning), 6 if poisoning.attack == "sleeper-agent" else 80, 0.9, controls=3)
-        put(tmp_path, Cell(poisoning, "denoise", COMPARED_SIGMA), 0, 0.9)
+        put(Source(tmp_path, tmp_path, DIGITS), Cell(poisoning), 6 if poisoning.attack == "sleeper-agent" else 80, 0.9, controls=3)
+        put(Source(tmp_path, tmp_path, DIGITS), Cell(poisoning, "denoise", COMPARED_SIGMA), 0, 0.9)
     assert drawing(tmp_path).count("(void)") == 1
 
 
@@ -97,7 +90,9 @@ def test_render_makes_the_front_page(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(README)
     assert {path.name for path in pages.render(kept, docs)} == {"results.md", "README.md", "success-digits.svg"}
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before\n<!-- pictures -->\n![Attack success by defense](docs/success-digits.svg)\n")
+    assert text.startswith(
+        "before\n<!-- pictures -->\n![Attack success by defense, handwritten digits (8x8)](docs/success-digits.svg)\n\n*What is"
+    )
     assert text.endswith("<!-- end of pictures -->\nafter\n")
     for link in re.findall(r"\]\((docs/[^)]*svg)\)", text):
         assert (tmp_path / link).is_file()

@@ -45,9 +45,11 @@ LINES = (
     _of("denoise, sigma 0.1", "denoise", 0.1, ours=True),
     _of(f"denoise, sigma {COMPARED_SIGMA:g}", "denoise", COMPARED_SIGMA, ours=True),
     Shown(
-        "the attacker knows it", lambda poisoning: Cell(through(poisoning, COMPARED_SIGMA), "denoise", COMPARED_SIGMA), ours=True
+        "same, attacker knows",
+        lambda poisoning: Cell(through(poisoning, COMPARED_SIGMA), "denoise", COMPARED_SIGMA),
+        ours=True,
     ),
-    _of(f"purify, {PURIFYING_STEPS} steps, sigma {COMPARED_SIGMA:g}", "purification-deterministic", COMPARED_SIGMA),
+    _of(f"{PURIFYING_STEPS} steps, sigma {COMPARED_SIGMA:g}", "purification-deterministic", COMPARED_SIGMA, ours=True),
     _of(f"noise only, sigma {COMPARED_SIGMA:g}", "noise", COMPARED_SIGMA),
     _of("Deep k-NN", "deep-knn"),
     _of("FrieNDs", "friends"),
@@ -90,7 +92,7 @@ def front_page(text: str, kept: Path, docs: Path) -> str:
         return text
     parts = []
     drawn = [name for name in SCALES_SHOWN if draw(Source(kept, docs, SCALES[name]))]
-    parts += [_success(name, docs) for name in drawn]
+    parts += [_success(name, docs, first=name == drawn[0]) for name in drawn]
     curves = [SCALES[name] for name in SCALES_SHOWN if figure2.is_run(figure2.Curves(kept, SCALES[name]))]
     if curves:
         parts.append(
@@ -103,9 +105,12 @@ def front_page(text: str, kept: Path, docs: Path) -> str:
     return before + begin + "\n".join(parts) + end + rest.split(end)[1]
 
 
-def _success(scale: str, docs: Path) -> str:
+def _success(scale: str, docs: Path, *, first: bool) -> str:
+    shown = f"![Attack success by defense, {IMAGES[scale]}]({docs.name}/{picture(scale)})\n\n"
+    if not first:
+        return f"{shown}*The same on {IMAGES[scale]}, where budgets are larger beside the noise and all rivals were measured.*\n"
     return (
-        f"![Attack success by defense]({docs.name}/{picture(scale)})\n\n*What is measured, on {IMAGES[scale]}: in how many trials each attack reaches its goal "
+        f"{shown}*What is measured, on {IMAGES[scale]}: in how many trials each attack reaches its goal "
         "under each defense, and, hollow, on the clean training set. Shaded: this library's. A low rate is worth something only where the rate without a "
         f"defense is high and clean accuracy stays up ([{docs.name}/results.md]({docs.name}/results.md), [{docs.name}/claims.md]({docs.name}/claims.md)).*\n"
     )
