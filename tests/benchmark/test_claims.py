@@ -278,7 +278,7 @@ def test_attackers_who_know_at_other_sigmas_are_told_beside_the_verdict(source: 
                 )
     found = claims.unaware_only(source)
     assert found.status == "not confirmed"
-    assert [text.split(": ")[0] for text in found.details] == [f"{rows[0].attack}, white-box, at sigma 0.25"]
+    assert [text.split(": ")[0] for text in found.details] == [f"sigma 0.25, {rows[0].attack}, white-box"]
 
 
 def test_the_page_is_what_the_records_say() -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from certidote.benchmark.cells import Cell, Poisoning, StartName
+from certidote.benchmark.knowing import SIGNIFICANT, asked, gaining, in_words, known
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals
 from certidote.benchmark.records import Kept
 from certidote.benchmark.source import Source
-from certidote.benchmark.tables import RIVALS, scratch_rows, started, strongest, through, transfer_rows, unmeasured
+from certidote.benchmark.tables import RIVALS, scratch_rows, started, strongest, transfer_rows, unmeasured
 from certidote.benchmark.wording import p_in_words, poisoning_in_words, rate_in_words, table
 
 Status = Literal["confirmed", "not confirmed", "contradicted", "not testable here", "not measured yet"]
@@ -57,9 +58,6 @@ class Argued:
     verdict: Verdict
     page: str
 
-
-SIGNIFICANT = 0.01
-"""A difference counts below this p-value of the paired test; there are some dozens of them on the page."""
 
 TRANSFER_BACKDOORS = ("label-consistent", "hidden-trigger")
 MARGIN = 0.01
@@ -115,10 +113,10 @@ def at_most(bound: float, poisonings: Callable[[Source], list[Poisoning]]) -> Ca
     """Judges that our defense at the paper's smallest sigma holds success to a share."""
 
     def judge(source: Source) -> Verdict:
-        asked = poisonings(source)
-        rows, missing = working(source, asked)
+        these = poisonings(source)
+        rows, missing = working(source, these)
         if not rows:
-            return so_far(missing, len(asked), "") if missing else NOTHING_WORKS
+            return so_far(missing, len(these), "") if missing else NOTHING_WORKS
         sigma = source.scale.sigmas[0]
         said = {row.poisoning: _both_readings(source, row, sigma) for row in rows}
         worst = max(rows, key=lambda row: rate(row.printed).successes / rate(row.printed).trials)
@@ -128,7 +126,7 @@ def at_most(bound: float, poisonings: Callable[[Source], list[Poisoning]]) -> Ca
         if any(all(_exceeds(bound, kept) for kept in (row.halved, row.printed)) for row in rows):
             return Verdict("contradicted", why, details)
         if missing:
-            return so_far(missing, len(asked), why, details)
+            return so_far(missing, len(these), why, details)
         return Verdict(
             "confirmed" if all(each.successes <= bound * each.trials for each in every) else "not confirmed", why, details
         )
@@ -169,15 +167,15 @@ def every_row(source: Source) -> list[Poisoning]:
 
 def small_drop(source: Source) -> Verdict:
     """Clean accuracy in transfer learning."""
-    asked = in_transfer(source)
-    rows, missing = working(source, asked)
+    these = in_transfer(source)
+    rows, missing = working(source, these)
     if not rows:
-        return so_far(missing, len(asked), "") if missing else NOTHING_WORKS
+        return so_far(missing, len(these), "") if missing else NOTHING_WORKS
     drops = [clean_accuracy(row.plain) - clean_accuracy(kept) for row in rows for kept in (row.halved, row.printed)]
     least, most = round(min(drops), 9), round(max(drops), 9)
     why = f"clean accuracy changes by {0.0 - 100 * most:+.1f} to {0.0 - 100 * least:+.1f} points"
     if missing:
-        return so_far(missing, len(asked), why)
+        return so_far(missing, len(these), why)
     return Verdict("confirmed" if most <= 0.005 else "contradicted" if least > 0.01 else "not confirmed", why)
 
 
@@ -333,9 +331,9 @@ def more_accurate_than(rival: str) -> Callable[[Source], Verdict]:
     """Judges that our defense at the paper's smallest sigma costs less accuracy than a rival."""
 
     def judge(source: Source) -> Verdict:
-        asked = [poisoning for poisoning in strongest(source.scale) if not unmeasured(poisoning, rival)]
+        these = [poisoning for poisoning in strongest(source.scale) if not unmeasured(poisoning, rival)]
         gains, smallest = {}, source.scale.sigmas[0]
-        for poisoning in asked:
+        for poisoning in these:
             theirs = source.read(Cell(poisoning, rival))
             ours = [source.read(Cell(poisoning, "denoise", sigma)) for sigma in (smallest / 2, smallest)]
             if theirs is not None and not theirs.refused and None not in ours:
@@ -346,8 +344,8 @@ def more_accurate_than(rival: str) -> Callable[[Source], Verdict]:
         )
         every = [gain for found in gains.values() for gain in found]
         why = f"ours has {100 * min(every):+.1f} to {100 * max(every):+.1f} points" if every else ""
-        if len(gains) < len(asked):
-            return so_far(len(asked) - len(gains), len(asked), why, said)
+        if len(gains) < len(these):
+            return so_far(len(these) - len(gains), len(these), why, said)
         return Verdict("confirmed" if min(every) > 0 else "contradicted" if max(every) <= 0 else "not confirmed", why, said)
 
     return judge
@@ -356,38 +354,29 @@ def more_accurate_than(rival: str) -> Callable[[Source], Verdict]:
 def unaware_only(source: Source) -> Verdict:
     """Whether attackers who know of the defense do better than those who do not, at the paper's smallest sigma; its others are told beside."""
     smallest, *others = source.scale.sigmas
-    attacks, tried, better = _gains_of_knowing(source, smallest)
-    elsewhere = [gain for sigma in others for gain in _gains_of_knowing(source, sigma)[2]]
-    beside = " (and at other sigmas)" if elsewhere else ""
+    attacks, tried, better = len(asked(source)), known(source, smallest), _gains_of_knowing(source, smallest)
+    elsewhere = [gain for sigma in others for gain in _gains_of_knowing(source, sigma)]
     if better:
+        beside = " (and at other sigmas)" if elsewhere else ""
         return Verdict(
             "contradicted",
-            f"crafted through the defense, {len(better)} of {tried} do significantly better{beside}:",
+            f"crafted through the defense, {len(better)} of {len(tried)} do significantly better{beside}:",
             (*better, *elsewhere),
         )
-    why = f"none of {tried} attacks gains significantly by being crafted through the defense at sigma {smallest:g}"
-    why += "; elsewhere:" if elsewhere else ""
-    if tried < attacks:
-        return so_far(attacks - tried, attacks, why if tried else "", elsewhere)
+    why = (
+        f"none of {len(tried)} attacks gains significantly by being crafted through the defense at sigma {smallest:g}"
+        if tried
+        else ""
+    )
+    why += ("; " if why else "") + "elsewhere:" if elsewhere else ""
+    if len(tried) < attacks:
+        return so_far(attacks - len(tried), attacks, why, elsewhere)
     return Verdict("not confirmed", why, tuple(elsewhere))
 
 
-def _gains_of_knowing(source: Source, sigma: float) -> tuple[int, int, list[str]]:
-    """How many attacks there are, how many were crafted through the defense at this sigma, and those that do significantly better so."""
-    better, tried = [], 0
-    rows = [row for row in every_row(source) if row.ensemble == source.scale.ensembles[0]]
-    for poisoning in rows:
-        adaptive, unaware = (
-            source.read(Cell(through(poisoning, sigma), "denoise", sigma)),
-            source.read(Cell(poisoning, "denoise", sigma)),
-        )
-        if adaptive is None or unaware is None:
-            continue
-        tried += 1
-        if _significantly_fewer([unaware], [adaptive]):
-            knowing, blind = (rate_in_words(rate(kept), source.link(kept)) for kept in (adaptive, unaware))
-            better.append(f"{poisoning_in_words(poisoning)}, at sigma {sigma:g}: {knowing} instead of {blind}")
-    return len(rows), tried, better
+def _gains_of_knowing(source: Source, sigma: float) -> list[str]:
+    """The attacks that do significantly better if they are crafted through the defense at this sigma."""
+    return [f"sigma {sigma:g}, {in_words(source, each)}" for each in gaining(known(source, sigma))]
 
 
 CLAIMS = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from certidote.benchmark import claims, figure2, story
 from certidote.benchmark.cells import Cell, Poisoning, StartName
+from certidote.benchmark.knowing import knowing_table
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals
 from certidote.benchmark.paper import PaperCell, paper_cell
 from certidote.benchmark.records import Kept
@@ -27,11 +28,10 @@ from certidote.benchmark.tables import (
     tried_poisonings,
     unmeasured,
 )
-from certidote.benchmark.wording import p_in_words, poisoning_in_words, rate_in_words, table
+from certidote.benchmark.wording import MISSING, p_in_words, poisoning_in_words, rate_in_words, table
 from certidote.results.costs import packaged_costs
 from certidote.results.files import write_text
 
-MISSING = "Not measured yet.\n"
 NOTHING = "-"
 STARTS = {"transfer": "pretrained", "scratch": "random"}
 PAPER_NAMES = {"run-off-dpa": "roe", "run-off-fa": "roe", "dpa-star-run-off": "roe", "deep-knn-majority": "deep-knn"}
@@ -239,6 +239,7 @@ SHOWN: dict[str, Callable[[Source], str]] = {
     "table5": _table5,
     "defenses": _defenses,
     "settings": _settings,
+    "knowing": knowing_table,
 }
 """Tables by name; those of attacks through our defense are lines of tables 1 and 2."""
 

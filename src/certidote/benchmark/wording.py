@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from certidote.benchmark.cells import Poisoning
 from certidote.benchmark.outcomes import Rate
 
+MISSING = "Not measured yet.\n"
+"""What stands where a table would."""
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table.
