@@ -448,6 +448,8 @@ def test_pages_are_not_emptied_for_want_of_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "results.md").write_text(PAGE)
+    (tmp_path / "digits" / "figure2" / "paper-0.1").mkdir(parents=True)
+    (tmp_path / "digits" / "figure2" / "paper-0.1" / "certificate.json").write_text("{}")
     for folder in (tmp_path / "absent", tmp_path):
         assert run(monkeypatch, "bench", "render", "--records", str(folder), "--docs", str(tmp_path)) == 2
         assert f"there is no record of a cell in '{folder}'" in capsys.readouterr().err
@@ -512,7 +514,9 @@ def test_kept_trials_end_again_as_recorded(tmp_path: Path) -> None:
     for each in chosen:
         about = each.record["bench"]
         table = next(name for name, cells in TABLES.items() if about["cell"] in {cell.id for cell in cells(DIGITS)})
-        verbs.bench(table, cell=about["cell"], trials=AGAIN, seed=about["seed"], out=tmp_path / "runs", records=tmp_path / "kept")
+        verbs.bench(
+            table, cell=about["cell"], trials=AGAIN, seed=about["seed"], out=tmp_path / "runs", records=tmp_path / "kept", workers=0
+        )
         again = read(tmp_path / "kept" / "digits" / about["cell"])
         assert again is not None
         pairs = [(one[name], two[name]) for one, two in zip(each.trials, again.trials, strict=False) for name in OUTCOMES]

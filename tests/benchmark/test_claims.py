@@ -58,7 +58,7 @@ def transfer(source: Source, found: Mapping[str, tuple[int, int, int]], **option
 )
 def test_success_is_held_to_a_share(found: dict[str, tuple[int, int, int]], status: str, source: Source) -> None:
     judge = claims.at_most(0.16, claims.in_transfer)
-    assert judge(source) == Verdict("not measured yet", "5 of 5 attacks lack a record")
+    assert judge(source) == Verdict("not measured yet", "records of 5 of 5 attacks are missing")
     transfer(source, found)
     verdict = judge(source)
     assert verdict.status == status
@@ -73,8 +73,12 @@ def test_success_is_held_to_a_share(found: dict[str, tuple[int, int, int]], stat
     ("counts", "status", "why"),
     [
         ((90, 60, 50), "contradicted", "highest at sigma 0.1 for bullseye-polytope"),
-        ((90, 5, 5), "not measured yet", "4 of 5 attacks lack a record; so far highest at sigma 0.1 for bullseye-polytope"),
-        ((0, 5, 5), "not measured yet", "4 of 5 attacks lack a record"),
+        (
+            (90, 5, 5),
+            "not measured yet",
+            "records of 4 of 5 attacks are missing; so far highest at sigma 0.1 for bullseye-polytope",
+        ),
+        ((0, 5, 5), "not measured yet", "records of 4 of 5 attacks are missing"),
     ],
 )
 def test_one_attack_can_contradict_but_not_confirm(counts: tuple[int, int, int], status: str, why: str, source: Source) -> None:
@@ -85,7 +89,7 @@ def test_one_attack_can_contradict_but_not_confirm(counts: tuple[int, int, int],
     assert verdict.why.startswith(why)
     drop = claims.small_drop(source)
     assert drop.status == "not measured yet", "though every drop so far is above one point"
-    assert drop.why.endswith("so far clean accuracy changes by -10.0 to +0.0 points" if counts[0] else "attacks lack a record")
+    assert drop.why.endswith("so far clean accuracy changes by -10.0 to +0.0 points" if counts[0] else "attacks are missing")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_accuracy_against_a_rival(accuracies: tuple[float, float], status: str, 
     for number, poisoning in enumerate(strongest(DIGITS)[1:]):
         verdict = judge(source)
         assert verdict.status == "not measured yet"
-        assert verdict.why.startswith(f"{2 - number} of 2 attacks lack a record")
+        assert verdict.why.startswith(f"records of {2 - number} of 2 attacks are missing")
         row(source, poisoning, 80, 20, 20, accuracies=(0.95, 0.9, 0.89))
         put(source, Cell(poisoning, "dp-sgd"), 3, accuracies[number])
     assert judge(source).status == status
@@ -149,7 +153,7 @@ def test_backdoors_of_transfer_learning(successes: tuple[int, ...], status: str,
     for number, (poisoning, count) in enumerate(zip(rows, successes, strict=True)):
         verdict = claims.weak_backdoors(source)
         assert verdict.status == "not measured yet"
-        assert verdict.why.startswith(f"{4 - number} of 4 attacks lack a record")
+        assert verdict.why.startswith(f"records of {4 - number} of 4 attacks are missing")
         put(source, Cell(poisoning), count)
     verdict = claims.weak_backdoors(source)
     assert verdict.status == status
@@ -182,11 +186,18 @@ def test_what_neighbors_remove(removed: tuple[int, int], status: str, source: So
 
 @pytest.mark.parametrize(
     ("rival", "accuracy", "status"),
-    [(40, 0.9, "confirmed"), (0, 0.9, "contradicted"), (0, 0.7, "confirmed"), (18, 0.9, "not confirmed")],
+    [
+        (40, 0.9, "confirmed"),
+        (0, 0.9, "contradicted"),
+        (0, 0.7, "confirmed"),
+        (0, 0.885, "not confirmed"),  # less accurate than one reading of ours, and not than the other
+        (40, 0.885, "confirmed"),
+        (18, 0.9, "not confirmed"),
+    ],
 )
 def test_rivals(rival: int, accuracy: float, status: str, source: Source) -> None:
     for poisoning in strongest(DIGITS):
-        row(source, poisoning, 80, 20, 20)
+        row(source, poisoning, 80, 20, 20, accuracies=(0.93, 0.9, 0.88))
         assert claims.ahead_of_rivals(source).status == "not measured yet"
         for name in ("deep-knn", "deep-knn-majority", *claims.RIVALS):
             put(source, Cell(poisoning, name), 40)
@@ -239,9 +250,12 @@ def test_noise_and_accuracy(largest: tuple[float, float], status: str, source: S
 def test_first_epochs_on_the_poisoned_set(
     start: StartName, judge: Callable[[Source], Verdict], warm: int, accuracy: tuple[float, float], status: str, source: Source
 ) -> None:
-    """Accuracy at sigma 0.25 and 0.5, and at sigma 1, where the attack comes back if it does."""
-    for poisoning in strongest(DIGITS):
-        assert judge(source).status == "not measured yet"
+    """Accuracy at sigma 0.25 and 0.5, and at sigma 1, where the attack comes back if it does: against the claim about the in-domain start, beside the other."""
+    back = warm == 60
+    for number, poisoning in enumerate(strongest(DIGITS)):
+        verdict = judge(source)
+        assert verdict.status == ("contradicted" if back and number and start == "in-domain" else "not measured yet")
+        assert len(verdict.details) == back * number
         crafted, own = started(poisoning, start)
         put(source, Cell(crafted), 80)
         put(source, Cell(crafted, start="out-of-domain"), 80)
@@ -250,7 +264,7 @@ def test_first_epochs_on_the_poisoned_set(
             put(source, Cell(poisoning, "denoise", sigma), 10, 0.9)
             put(source, Cell(alone, "denoise", sigma, alone_start), 10, 0.9)
             put(source, Cell(crafted, "denoise", sigma, own), warm if sigma == 1.0 else 10, accuracy[sigma == 1.0])
-    assert judge(source).status == status
+    assert judge(source).status == ("confirmed" if back and start == "both" else status)
 
 
 @pytest.mark.parametrize(("adaptive", "status"), [(5, "not confirmed"), (12, "not confirmed"), (60, "contradicted")])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from certidote.benchmark.cells import Cell, Poisoning, StartName
-from certidote.benchmark.knowing import SIGNIFICANT, asked, gaining, in_words, known
+from certidote.benchmark.knowing import SIGNIFICANT, asked, gaining, in_words, known, sigmas_of
 from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals
 from certidote.benchmark.records import Kept
 from certidote.benchmark.source import Source
@@ -51,7 +51,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Argued:
-    """A claim that no run is needed for, or that none can be had for here; `record` is a page of docs."""
+    """A claim that no run is needed for, or that none can be had for here; `page` is one of docs."""
 
     where: str
     text: str
@@ -100,7 +100,9 @@ def working(source: Source, poisonings: Sequence[Poisoning]) -> tuple[list[Row],
 def so_far(missing: int, attacks: int, why: str, details: Sequence[str] = ()) -> Verdict:
     """On a claim about attacks of which some are not measured, where those that are do not decide."""
     return Verdict(
-        "not measured yet", f"{missing} of {attacks} attacks lack a record" + (f"; so far {why}" if why else ""), tuple(details)
+        "not measured yet",
+        f"records of {missing} of {attacks} attacks are missing" + (f"; so far {why}" if why else ""),
+        tuple(details),
     )
 
 
@@ -239,10 +241,11 @@ def ahead_of_rivals(source: Source) -> Verdict:
             if rival is None or rival.refused:
                 continue
             compared += 1
-            if clean_accuracy(rival) < max(clean_accuracy(row.halved), clean_accuracy(row.printed)) - MARGIN:
+            ours = [clean_accuracy(row.halved), clean_accuracy(row.printed)]
+            if clean_accuracy(rival) < min(ours) - MARGIN:
                 continue
             said = f"{name} against {poisoning_in_words(poisoning)} ({rate_in_words(rate(rival), source.link(rival))}"
-            if _significantly_fewer([rival], [row.halved, row.printed]):
+            if clean_accuracy(rival) >= max(ours) - MARGIN and _significantly_fewer([rival], [row.halved, row.printed]):
                 p = max(difference(rival, kept) for kept in (row.halved, row.printed))
                 ahead.append(f"{said}, p {p_in_words(p)})")
             elif not _significantly_fewer([row.halved, row.printed], [rival]):
@@ -253,10 +256,16 @@ def ahead_of_rivals(source: Source) -> Verdict:
             "rivals with significantly less success, at most 1 point less accurate, under both readings of sigma:",
             tuple(ahead),
         )
-    if missing or not compared:
+    if missing:
         return UNMEASURED
+    if not compared:
+        return NOTHING_WORKS
     if level:
-        return Verdict("not confirmed", "rivals that are as good, at most 1 point less accurate:", tuple(level))
+        return Verdict(
+            "not confirmed",
+            "rivals that have no significantly larger success, and are at most 1 point less accurate in one reading at least:",
+            tuple(level),
+        )
     return Verdict(
         "confirmed", f"in all {compared} pairs of rival and attack the rival has significantly more success, or less accuracy"
     )
@@ -291,23 +300,28 @@ def noise_costs(source: Source) -> Verdict:
 
 def warm_start_helps(source: Source) -> Verdict:
     """Whether first epochs on the poisoned set win accuracy and let no attack back in, above the smallest sigma."""
-    return _start_helps(source, "in-domain")
+    return _start_helps(source, "in-domain", defeated=True)
 
 
 def both_starts_help(source: Source) -> Verdict:
-    """The same of models that start from images of another kind, and then learn from the poisoned set first."""
-    return _start_helps(source, "both")
+    """Whether models win accuracy that start from images of another kind, and then learn from the poisoned set first."""
+    return _start_helps(source, "both", defeated=False)
 
 
-def _start_helps(source: Source, start: StartName) -> Verdict:
-    gains, back, sigmas = [], [], source.scale.sigmas[1:]
+def _start_helps(source: Source, start: StartName, *, defeated: bool) -> Verdict:
+    """
+    Args:
+        defeated: whether the claim says that attacks stay defeated.
+    """
+    gains, back, missing, sigmas = [], [], set(), source.scale.sigmas[1:]
     for poisoning in strongest(source.scale):
         crafted, own = started(poisoning, start)
         plain = source.read(Cell(crafted, start="out-of-domain" if own == "both" else ""))
         for sigma in sigmas:
             fresh, warm = source.read(Cell(poisoning, "denoise", sigma)), source.read(Cell(crafted, "denoise", sigma, own))
             if plain is None or fresh is None or warm is None:
-                return UNMEASURED
+                missing.add(poisoning)
+                continue
             gains.append(clean_accuracy(warm) - clean_accuracy(fresh))
             same = source.read(Cell(*_without_first_epochs(poisoning, sigma, start)))
             if same is not None and not is_void(plain) and _significantly_fewer([same], [warm]):
@@ -315,10 +329,16 @@ def _start_helps(source: Source, start: StartName) -> Verdict:
                     f"{poisoning_in_words(poisoning)}, at sigma {sigma:g}: {rate_in_words(rate(warm), source.link(warm))} instead of "
                     f"{rate_in_words(rate(same), source.link(same))}"
                 )
-    why = f"at sigma {', '.join(f'{sigma:g}' for sigma in sigmas)} accuracy changes by {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points"
-    if back:
+    why = ""
+    if gains:
+        why = f"at sigma {', '.join(f'{sigma:g}' for sigma in sigmas)} accuracy changes by {100 * min(gains):+.1f} to {100 * max(gains):+.1f} points"
+    if back and defeated:
         return Verdict("contradicted", f"{why}, but attacks come back:", tuple(back))
-    return Verdict("confirmed" if min(gains) > 0 else "contradicted" if max(gains) <= 0 else "not confirmed", why)
+    why += "; attacks that come back:" if back else ""
+    if missing:
+        return so_far(len(missing), len(strongest(source.scale)), why, back)
+    status: Status = "confirmed" if min(gains) > 0 else "contradicted" if max(gains) <= 0 else "not confirmed"
+    return Verdict(status, why, tuple(back))
 
 
 def _without_first_epochs(poisoning: Poisoning, sigma: float, start: StartName) -> tuple[Poisoning, str, float, StartName]:
@@ -353,9 +373,9 @@ def more_accurate_than(rival: str) -> Callable[[Source], Verdict]:
 
 def unaware_only(source: Source) -> Verdict:
     """Whether attackers who know of the defense do better than those who do not, at the paper's smallest sigma; its others are told beside."""
-    smallest, *others = source.scale.sigmas
+    smallest = source.scale.sigmas[0]
     attacks, tried, better = len(asked(source)), known(source, smallest), _gains_of_knowing(source, smallest)
-    elsewhere = [gain for sigma in others for gain in _gains_of_knowing(source, sigma)]
+    elsewhere = [gain for sigma in sigmas_of(source.scale) if sigma != smallest for gain in _gains_of_knowing(source, sigma)]
     if better:
         beside = " (and at other sigmas)" if elsewhere else ""
         return Verdict(
@@ -375,15 +395,15 @@ def unaware_only(source: Source) -> Verdict:
 
 
 def _gains_of_knowing(source: Source, sigma: float) -> list[str]:
-    """The attacks that do significantly better if they are crafted through the defense at this sigma."""
-    return [f"sigma {sigma:g}, {in_words(source, each)}" for each in gaining(known(source, sigma))]
+    """The attacks that do significantly better if they are crafted through the defense at this sigma, and better than victims of the clean set."""
+    return [f"sigma {sigma:g}, {in_words(source, each)}" for each in gaining(known(source, sigma)) if _exceeds(0.0, each.adaptive)]
 
 
 CLAIMS = (
     Claim(
         "abstract", "the defense reduces the success of seven attacks to 0-16 %",
         "at sigma 0.1, in both readings, no attack that works undefended succeeds in more than 16 % of trials; contradicted if one "
-        "has a lower end above 16 %, and above its control, in both",
+        "has a lower end above 16 %, and above the upper end of its control, in both",
         at_most(0.16, every_row),
     ),
     Claim(
@@ -421,13 +441,13 @@ CLAIMS = (
     Claim(
         "section 4.2", "first epochs on the tampered set win 0.5-2.2 points above sigma 0.1 while attacks stay defeated (table 3 itself has 3 and 7 "
         "points less from scratch at sigma 1)",
-        "accuracy rises at every sigma above 0.1 in every row; contradicted if it rises in none, or an attack gains significantly",
+        "accuracy rises at every sigma above 0.1 in every row, by how much is not judged; contradicted if it rises in none, or an attack gains significantly",
         warm_start_helps,
     ),
     Claim(
         "section 4.2", "a start from images of another kind and first epochs on the tampered set win 6.5-13.2 points above sigma 0.1 (figures of "
         "the row that table 3 has twice)",
-        "that of claim 10", both_starts_help,
+        "accuracy rises at every sigma above 0.1 in every row, by how much is not judged; contradicted if it rises in none. Attacks that gain are told beside it", both_starts_help,
     ),
     Claim(
         "section 4.3", "Deep k-NN fails to remove most poisons",
@@ -435,8 +455,8 @@ CLAIMS = (
     ),
     Claim(
         "sections 4.3, 5", "it is by far the most effective of the existing defenses",
-        "every rival of tables 4 and 5 has significantly more success than ours at sigma 0.1 in both readings, or is more than 1 point less accurate; "
-        "contradicted if one has significantly less success and is at most 1 point less accurate. Deep k-NN is told how many poisons there are",
+        "every rival of tables 4 and 5 has significantly more success than ours at sigma 0.1 in both readings, or is more than 1 point less accurate in both; "
+        "contradicted if one has significantly less success, and is at most 1 point less accurate, in both. Deep k-NN is told how many poisons there are",
         ahead_of_rivals,
     ),
     Claim(
@@ -449,7 +469,7 @@ CLAIMS = (
     ),
     Claim(
         "section 5", "attacks fail even where nothing can be certified (all of the paper's attackers do not know of the defense)",
-        "contradicted if attacks crafted through the defense do significantly better at sigma 0.1; never confirmed, as other attacks may exist",
+        "contradicted if attacks crafted through the defense do significantly better at sigma 0.1 (as printed), and better than their control; never confirmed, as other attacks may exist",
         unaware_only,
     ),
 )  # fmt: skip

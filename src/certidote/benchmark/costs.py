@@ -22,7 +22,7 @@ THROUGH = 14
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds on one core, for one cell; 0 for what is done."""
+    """Seconds of one core or GPU, as the scale's, for one cell; 0 for what is done."""
 
     cell: Cell
     done: bool

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from certidote.benchmark.cells import Cell, Poisoning
 from certidote.benchmark.outcomes import difference, rate
 from certidote.benchmark.records import Kept
+from certidote.benchmark.scales import Scale
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import scratch_rows, through, transfer_rows
 from certidote.benchmark.wording import MISSING, p_in_words, poisoning_in_words, rate_in_words, table
@@ -44,6 +45,11 @@ def asked(source: Source) -> list[Poisoning]:
     return [row for row in rows if row.ensemble == source.scale.ensembles[0]]
 
 
+def sigmas_of(scale: Scale) -> list[float]:
+    """Of our defense with one call of the denoiser, at which anything is measured."""
+    return sorted({*scale.readings(), *(sigma for name, sigma in scale.between if name == "denoise")})
+
+
 def known(source: Source, sigma: float) -> list[Knowing]:
     """Those that have both records at this sigma."""
     found = []
@@ -61,7 +67,7 @@ def gaining(found: Sequence[Knowing]) -> list[Knowing]:
 
 
 def gaining_together(found: Sequence[Knowing]) -> list[Knowing]:
-    """Those that do better by Holm's correction for all that were tried: with a chance of `FAMILY` one of them does not.
+    """Those that do better by Holm's correction for all that were tried: with a chance of at most `FAMILY` any of those at one sigma does not.
 
     Source: Holm (1979): in the order of their p-values, the k-th of m counts if it and all before it are at most `FAMILY` / (m - k + 1).
     """
@@ -82,7 +88,7 @@ def in_words(source: Source, each: Knowing) -> str:
 def knowing_table(source: Source) -> str:
     """One line for each sigma at which any attack was crafted through the defense."""
     rows, attacks = [], len(asked(source))
-    for sigma in sorted({*source.scale.readings(), *(sigma for name, sigma in source.scale.between if name == "denoise")}):
+    for sigma in sigmas_of(source.scale):
         if found := known(source, sigma):
             most = max(found, key=lambda each: each.gain)
             rows.append(

@@ -293,7 +293,7 @@ def render(kept: Path, docs: Path) -> list[Path]:
         raise ValueError(
             f"there is no page {str(page)!r}; run this in a checkout of the repository, or give its folder with --docs"
         )
-    if next(kept.glob("*/*/*/*.json"), None) is None:
+    if next(kept.glob("*/*/*/replay.json"), None) is None:
         raise ValueError(
             f"there is no record of a cell in {str(kept)!r}, so that every table would be empty; give the folder of records with --records"
         )

@@ -108,7 +108,7 @@ def front_page(text: str, kept: Path, docs: Path) -> str:
 def _success(scale: str, docs: Path, *, first: bool) -> str:
     shown = f"![Attack success by defense, {IMAGES[scale]}]({docs.name}/{picture(scale)})\n\n"
     if not first:
-        return f"{shown}*The same on {IMAGES[scale]}, where budgets are larger beside the noise and all rivals were measured.*\n"
+        return f"{shown}*The same on {IMAGES[scale]}, where budgets are larger beside the noise.*\n"
     return (
         f"{shown}*What is measured, on {IMAGES[scale]}: in how many trials each attack reaches its goal "
         "under each defense, and, hollow, on the clean training set. Shaded: this library's. A low rate is worth something only where the rate without a "
