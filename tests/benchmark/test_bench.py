@@ -208,7 +208,7 @@ def test_nobody_adds_to_what_has_changed_meanwhile(
     assert [row["trial"] for row in kept.trials] == [str(trial) for trial in range(others)]
 
 
-AGAIN = 8
+AGAIN = 6
 """Trials of a cell that are done again."""
 OUTCOMES = ("poisoned_success", "poisoned_predicted", "control_success", "control_predicted")
 
@@ -507,7 +507,7 @@ def test_kept_trials_end_again_as_recorded(tmp_path: Path) -> None:
     runs of a cell whose attack succeeds with probability p would differ in 2 p (1 - p) of its poisoned outcomes, a third of them on the mean over these.
     """
     kept = [read(path.parent) for path in sorted((ROOT / "results" / "bench" / "digits").glob("*/*/replay.json"))]
-    chosen = [each for each in kept if each is not None and not each.refused][::24]
+    chosen = [each for each in kept if each is not None and not each.refused][::48]
     if not chosen:
         pytest.skip("no figures of the digits are kept")
     differing = {}
