@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 
-from certidote.benchmark import claims, pages
+from certidote.benchmark import claims, outcomes, pages
 from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.claims import Verdict
+from certidote.benchmark.records import Kept
 from certidote.benchmark.scales import SCALES
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import started, strongest, transfer_rows
@@ -126,7 +128,7 @@ def test_claims_about_some_attacks_look_at_these_alone(successes: int, status: s
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "status"), [((0.8, 0.85), "confirmed"), ((0.8, 0.95), "not confirmed"), ((0.9, 0.95), "contradicted")]
+    ("accuracies", "status"), [((0.8, 0.85), "confirmed"), ((0.8, 0.95), "not confirmed"), ((0.91, 0.95), "contradicted")]
 )
 def test_accuracy_against_a_rival(accuracies: tuple[float, float], status: str, source: Source) -> None:
     """Of victims from scratch: those of transfer learning have no such cell. One reading of ours has 0.9, one 0.89."""
@@ -141,7 +143,7 @@ def test_accuracy_against_a_rival(accuracies: tuple[float, float], status: str, 
     smallest = (0.89 - accuracies[1]) * 100
     assert (
         judge(source).details[1]
-        == f"sleeper-agent, white-box, K = 4: {smallest + 1:+.1f}, {smallest:+.1f} points at sigma 0.05, 0.1"
+        == f"sleeper-agent, white-box, K = 4: {smallest + 1:+.1f} ± 0.0, {smallest:+.1f} ± 0.0 points at sigma 0.05, 0.1"
     )
 
 
@@ -317,3 +319,20 @@ def test_the_attack_of_the_paper_is_outside_every_ball() -> None:
     assert 0.1 * record["results"]["cap"] < image
     assert int((record["results"]["cap"] / image) ** 2) == 32
     assert round(0.25 * record["results"]["cap"], 1) == 0.6
+
+
+def test_the_interval_of_a_gain_in_accuracy() -> None:
+    """As scipy has it for paired samples; one trial tells nothing of how far it may be off."""
+
+    def of(*accuracies: float) -> Kept:
+        rows = [
+            {"true_class": "a", "adversarial_class": "b", "test_image": str(number), "poisoned_clean_accuracy": str(value)}
+            for number, value in enumerate(accuracies)
+        ]
+        return Kept({}, tuple(rows), Path())
+
+    ones, others = [0.91, 0.93, 0.9, 0.95, 0.92], [0.9, 0.9, 0.91, 0.9, 0.93, 0.1]
+    gain, width = outcomes.accuracy_gain(of(*ones), of(*others))
+    expected = scipy.stats.ttest_rel(ones, others[:5]).confidence_interval(0.95)
+    assert (gain - width, gain + width) == pytest.approx((expected.low, expected.high))
+    assert outcomes.accuracy_gain(of(0.9), of(0.8))[1] == float("inf")

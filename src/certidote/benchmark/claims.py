@@ -6,7 +6,7 @@ from typing import Literal
 
 from certidote.benchmark.cells import Cell, Poisoning, StartName
 from certidote.benchmark.knowing import SIGNIFICANT, asked, gaining, in_words, known, sigmas_of
-from certidote.benchmark.outcomes import clean_accuracy, difference, is_void, rate, removals
+from certidote.benchmark.outcomes import accuracy_gain, clean_accuracy, difference, is_void, rate, removals
 from certidote.benchmark.records import Kept
 from certidote.benchmark.source import Source
 from certidote.benchmark.tables import RIVALS, scratch_rows, started, strongest, transfer_rows, unmeasured
@@ -357,16 +357,18 @@ def more_accurate_than(rival: str) -> Callable[[Source], Verdict]:
             theirs = source.read(Cell(poisoning, rival))
             ours = [source.read(Cell(poisoning, "denoise", sigma)) for sigma in (smallest / 2, smallest)]
             if theirs is not None and not theirs.refused and None not in ours:
-                gains[poisoning] = [clean_accuracy(each) - clean_accuracy(theirs) for each in ours if each is not None]
+                gains[poisoning] = [accuracy_gain(each, theirs) for each in ours if each is not None]
         said = tuple(
-            f"{poisoning_in_words(poisoning)}: {', '.join(f'{100 * gain:+.1f}' for gain in found)} points at sigma {smallest / 2:g}, {smallest:g}"
+            f"{poisoning_in_words(poisoning)}: "
+            f"{', '.join(f'{100 * gain:+.1f} ± {100 * width:.1f}' for gain, width in found)} points at sigma {smallest / 2:g}, {smallest:g}"
             for poisoning, found in gains.items()
         )
         every = [gain for found in gains.values() for gain in found]
-        why = f"ours has {100 * min(every):+.1f} to {100 * max(every):+.1f} points" if every else ""
+        why = f"ours has {100 * min(every)[0]:+.1f} to {100 * max(every)[0]:+.1f} points" if every else ""
         if len(gains) < len(these):
             return so_far(len(these) - len(gains), len(these), why, said)
-        return Verdict("confirmed" if min(every) > 0 else "contradicted" if max(every) <= 0 else "not confirmed", why, said)
+        ahead, behind = (all(sign * gain > width for gain, width in every) for sign in (1, -1))
+        return Verdict("confirmed" if ahead else "contradicted" if behind else "not confirmed", why, said)
 
     return judge
 
@@ -461,7 +463,8 @@ CLAIMS = (
     ),
     Claim(
         "section 4.3, table 5", "it is more accurate than training with differential privacy (DP-SGD), by up to 10 points",
-        "accuracy at sigma 0.1 is higher in both readings, on the sets of every attack; contradicted if on none; by how much is not judged", more_accurate_than("dp-sgd"),
+        "accuracy at sigma 0.1 is higher in both readings, on the sets of every attack, by the 95 % interval of the mean difference on the same trials; contradicted if it is "
+        "lower everywhere; by how much is not judged", more_accurate_than("dp-sgd"),
     ),
     Claim(
         "section 4.3, table 5", "it is more accurate than adversarial training",

@@ -1,6 +1,10 @@
 """What records say: rates with intervals, whether an attack works at all, and whether two defenses differ on the same trials."""
 
+import math
+import statistics
 from dataclasses import dataclass
+
+from scipy.stats import t
 
 from certidote.benchmark.records import Kept
 from certidote.results.summary import mcnemar, wilson
@@ -44,14 +48,31 @@ def difference(first: Kept, second: Kept) -> float:
 
     Raises: ValueError if their trials are about other goals, so that nothing is paired.
     """
-    pairs = list(zip(first.trials, second.trials, strict=False))
+    _check_paired(first, second)
+    pairs = zip(first.trials, second.trials, strict=False)
+    reached = [(one["poisoned_success"] == "True", other["poisoned_success"] == "True") for one, other in pairs]
+    return mcnemar(sum(a and not b for a, b in reached), sum(b and not a for a, b in reached))
+
+
+def accuracy_gain(first: Kept, second: Kept) -> tuple[float, float]:
+    """Mean of the clean accuracy of the first's victims minus that of the second's, on the trials that both have, and half its 95 % interval.
+
+    Raises: ValueError as `difference`.
+    """
+    _check_paired(first, second)
+    name = "poisoned_clean_accuracy"
+    gains = [float(one[name]) - float(other[name]) for one, other in zip(first.trials, second.trials, strict=False)]
+    if len(gains) == 1:
+        return gains[0], math.inf
+    return statistics.mean(gains), float(t.ppf(0.5 + LEVEL / 2, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
+
+
+def _check_paired(first: Kept, second: Kept) -> None:
     same = ("true_class", "adversarial_class", "test_image")
-    if any(one[name] != other[name] for one, other in pairs for name in same):
+    if any(one[name] != other[name] for one, other in zip(first.trials, second.trials, strict=False) for name in same):
         raise ValueError(
             f"the records in {str(first.folder)!r} and {str(second.folder)!r} are about other goals; run their cells again"
         )
-    reached = [(one["poisoned_success"] == "True", other["poisoned_success"] == "True") for one, other in pairs]
-    return mcnemar(sum(a and not b for a, b in reached), sum(b and not a for a, b in reached))
 
 
 def removals(kept: Kept) -> Json | None:
