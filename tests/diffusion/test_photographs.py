@@ -23,7 +23,7 @@ def linear() -> LinearMMSE:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no image data: {ARCHIVE} is absent (CERTIDOTE_DATA names its folder)")
-@pytest.mark.parametrize("name", ["tiny-imagenet-32", "cifar10-32"])
+@pytest.mark.parametrize("name", ["tiny-imagenet-32", "tiny-imagenet-32-large", "cifar10-32"])
 def test_it_beats_linear_mmse_that_knows_cifar10(name: str, linear: LinearMMSE) -> None:
     """By what results/benchmarks/photograph-denoisers.json has, at least 1.2, 1.0 and 0.7 dB; a quarter is left for other images and another mean."""
     clean = load(f"{ARCHIVE}:test#300").pixels()

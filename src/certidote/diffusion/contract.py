@@ -1,6 +1,5 @@
 """What every denoiser does alike: refuse calls outside its range, work in chunks that fit the cache, name what it learned from."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from certidote.streams import ROW_BLOCK
-from certidote.types import ImageDataset, Images
+from certidote.types import ImageDataset, Images, short_hashes
 
 PIXELS_PER_CHUNK = 16_384
 """Pixel positions that one network call works on: 256 images of 8x8, 16 of 32x32; their activations fit a core's cache."""
@@ -110,6 +109,5 @@ def in_chunks(
 
 
 def image_hashes(data: ImageDataset) -> frozenset[int]:
-    """63 bits of the SHA-256 of every image's stored bytes: which images were seen, without the images."""
-    rows = data.images.cpu().contiguous().numpy()
-    return frozenset(int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "big") >> 1 for row in rows)
+    """Short hashes of every image's stored bytes: which images were seen, without the images."""
+    return frozenset(short_hashes(data.images.cpu()))

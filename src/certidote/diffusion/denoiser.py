@@ -4,13 +4,16 @@ A folder of ours holds config.json (what it is, how it was made, how well it doe
 model.safetensors (the weights, and the hashes of the images it learned from). It is complete or not there: written beside its place and renamed.
 """
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -25,12 +28,17 @@ from certidote.diffusion.diffusers_ddpm import is_diffusers_folder, load_diffuse
 from certidote.diffusion.multistep import MARK, called, calls_named
 from certidote.diffusion.network import Architecture, NetworkDenoiser, ResidualUNet, Scaling, weights_digest
 from certidote.numerics import DType
-from certidote.types import Denoiser, DenoiserCard, Json
+from certidote.types import SHORT_BITS, Denoiser, DenoiserCard, Json, shortened
 
 __all__ = ["CATALOGUE", "image_hashes", "load", "save"]
 
 FORMAT = "certidote-denoiser"
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+"""Version 1 held whole hashes of training images, eight bytes each, where 2 holds the gaps between short ones, and a digest of these."""
+
+WIDEST = (SHORT_BITS + 7) // 8
+"""Bytes of a gap."""
 
 PACKAGED = Path(__file__).parent / "weights"
 """Denoisers that come with the library."""
@@ -42,6 +50,7 @@ CATALOGUE: dict[str, Callable[[DType], Denoiser]] = {
     "digits": lambda dtype: _load_ours(PACKAGED / "digits", "digits", dtype),
     "cifar10-32": lambda dtype: _load_ours(PACKAGED / "cifar10-32", "cifar10-32", dtype),
     "tiny-imagenet-32": lambda dtype: _load_ours(PACKAGED / "tiny-imagenet-32", "tiny-imagenet-32", dtype),
+    "tiny-imagenet-32-large": lambda dtype: _load_ours(PACKAGED / "tiny-imagenet-32-large", "tiny-imagenet-32-large", dtype),
     "digits-linear-mmse": lambda dtype: LinearMMSE(load_digits("trusted"), "digits-linear-mmse"),
     "digits-kernel": lambda dtype: KernelPosteriorMean(load_digits("trusted"), DIGITS_BANDWIDTH, "digits-kernel"),
     "none": lambda dtype: Identity(),
@@ -111,7 +120,8 @@ def save(denoiser: NetworkDenoiser, directory: str | Path, force: bool = False) 
     stored = torch.float16 if card.details.get("recipe", {}).get("storage") == "float16" else torch.float32
     tensors = {f"weights.{name}": value.to(stored).contiguous() for name, value in denoiser.weights.items()}
     if card.training_images is not None:
-        tensors["training_images"] = torch.tensor(sorted(card.training_images), dtype=torch.int64)
+        tensors["training_images"] = _gaps(card.training_images)
+        config["training_images_digest"] = _digest(tensors["training_images"])
     unfinished, replaced = unfinished_beside(target), unfinished_beside(target)
     unfinished.mkdir()
     try:
@@ -158,7 +168,45 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _gaps(hashes: frozenset[int]) -> UInt8[Tensor, "n bytes"]:
+    """From each hash to the next in order, the first from 0, little-endian: as many bytes as the widest gap takes, five where there are many hashes."""
+    ordered = np.array(sorted(hashes), dtype="<i8")
+    gaps = np.diff(ordered, prepend=np.zeros(1, dtype="<i8"))
+    width = max(1, (int(gaps.max(initial=0)).bit_length() + 7) // 8)
+    return torch.from_numpy(gaps.view(np.uint8).reshape(len(gaps), 8)[:, :width].copy())
+
+
+def _digest(stored: Tensor) -> str:
+    return hashlib.sha256(stored.numpy().tobytes()).hexdigest()
+
+
 # ------------------------------------------------------------------------------------------------------------------ reading
+
+
+def _from_gaps(stored: UInt8[Tensor, "n bytes"]) -> frozenset[int]:
+    """The hashes that `_gaps` was given."""
+    whole = np.zeros((len(stored), 8), dtype=np.uint8)
+    whole[:, : stored.shape[1]] = stored.numpy()
+    return frozenset(np.cumsum(whole.view("<i8").ravel()).tolist())
+
+
+def _known_images(stored: Tensor | None, config: Json) -> frozenset[int] | None:
+    """Short hashes of the training images, from either version of the format.
+
+    Raises: ValueError if the list is not the one that config.json was written with: a list that lost an image would hide an overlap.
+    """
+    count = config["training_images"]
+    if stored is None and count is None:
+        return None
+    if stored is None or stored.ndim < 1 or len(stored) != count:
+        raise ValueError("the list of its training images is not of the length that config.json says")
+    if config["version"] == 1:
+        return frozenset(map(shortened, stored.tolist()))
+    if stored.dtype != torch.uint8 or stored.ndim != 2 or not 1 <= stored.shape[1] <= WIDEST:
+        raise ValueError("the list of its training images is not one of bytes")
+    if _digest(stored) != config["training_images_digest"]:
+        raise ValueError("the list of its training images was altered")
+    return _from_gaps(stored)
 
 
 def _load_ours(directory: Path, name: str, dtype: DType) -> NetworkDenoiser:
@@ -174,12 +222,12 @@ def _load_ours(directory: Path, name: str, dtype: DType) -> NetworkDenoiser:
             network = ResidualUNet(Architecture.from_json(config["architecture"]))
         c, h, w = shape
         stored = tensors.pop("training_images", None)
-        hashes = None if stored is None else frozenset(stored.tolist())
+        hashes = _known_images(stored, config)
         weights = {key.removeprefix("weights."): value.to(torch.float32) for key, value in tensors.items()}
         network.load_state_dict(weights, assign=True)
         details = {**config["details"], "dtype": dtype}
         wanted, trained_on = str(config["digest"]), str(config["trained_on"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{directory} is no complete denoiser ({problem}); train or copy it again") from error
     digest = weights_digest(network, scaling, sigma_min, sigma_max, (c, h, w))
@@ -199,9 +247,9 @@ def _read_config(path: Path) -> Json:
         raise ValueError(f"{path} is damaged ({error}); train or copy the denoiser again") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} does not describe a denoiser of ours or of diffusers; give the folder of one")
-    if config.get("version") != VERSION:
-        given = config.get("version")
-        raise ValueError(f"{path} has format version {given}, this release reads {VERSION}; install the matching release")
+    if config.get("version") not in READ:
+        given, known = config.get("version"), " and ".join(map(str, READ))
+        raise ValueError(f"{path} has format version {given}, this release reads {known}; install the matching release")
     return config
 
 

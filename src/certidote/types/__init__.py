@@ -6,7 +6,7 @@ Pixels are stored as uint8 and computed with as float32 in [0, 1]; sigma, radii 
 from certidote.types.ballots import Ballots, Prediction, Provenance, Retrained
 from certidote.types.certificates import Assumption, Certificate, CountCertificate, PartVotes, Unit, Unproved, Verdict
 from certidote.types.contracts import Filter, KeepsRankings, PreparesInputs, Scheme, Stack, Trainer, TrainsInGroups
-from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
+from certidote.types.datasets import SHORT_BITS, ImageDataset, as_pixels, content_hashes, short_hashes, shortened
 from certidote.types.denoisers import Denoiser, DenoiserCard
 from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Start, Traced, View, joined, rows_digest
 from certidote.types.poisons import (
@@ -36,6 +36,7 @@ __all__ = [
     "ABSTAIN",
     "BUCKETS",
     "MAX_PICTURES",
+    "SHORT_BITS",
     "Assumption",
     "Attack",
     "AttackTogether",
@@ -92,4 +93,6 @@ __all__ = [
     "digest_of",
     "joined",
     "rows_digest",
+    "short_hashes",
+    "shortened",
 ]

@@ -86,6 +86,19 @@ def content_hashes(images: UInt8[Tensor, "n c h w"]) -> list[int]:
     return [int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8], "big") >> 1 for image in images.numpy()]
 
 
+SHORT_BITS = 52
+"""Of a short hash: two sets of 100,000 different images have one in common once in 450,000 times."""
+
+
+def short_hashes(images: UInt8[Tensor, "n c h w"]) -> list[int]:
+    """The first 52 bits of each image's content hash: a list of these takes less room than one of whole hashes."""
+    return [shortened(value) for value in content_hashes(images)]
+
+
+def shortened(content_hash: int) -> int:
+    return content_hash >> (63 - SHORT_BITS)
+
+
 def as_pixels(images: UInt8[Tensor, "n c h w"]) -> Images:
     """Stored images as float32 in [0, 1]."""
     return images.to(torch.float32) / 255

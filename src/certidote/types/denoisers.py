@@ -20,7 +20,7 @@ class DenoiserCard:
         digest: SHA-256 of configuration and weights.
         image_shape: (c, h, w) it accepts; None for any.
         trained_on: digest of the data set it was fitted to; "" if unknown or none.
-        training_images: content hashes of its training images, to report overlaps; None where they are unknown.
+        training_images: short hashes (`types.short_hashes`, 52 bits) of its training images, to report overlaps; None where they are unknown.
         details: anything else worth printing, JSON values only.
     """
 

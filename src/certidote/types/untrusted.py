@@ -20,7 +20,7 @@ from torch import Tensor
 
 from certidote.numerics import sent
 from certidote.streams import Key, normal_block
-from certidote.types.datasets import ImageDataset, as_pixels, content_hashes
+from certidote.types.datasets import ImageDataset, as_pixels, content_hashes, short_hashes
 from certidote.types.lineage import InputReads, Lineage, Movement, Reads, Traced
 from certidote.types.values import Images
 
@@ -158,9 +158,9 @@ class Untrusted:
         return twin
 
     def overlap(self, hashes: frozenset[int]) -> int:
-        """How many of the images have one of these content hashes. For reports; a member that asks leaves a mark."""
+        """How many of the images have one of these short hashes. For reports; a member that asks leaves a mark."""
         self._content_told("how many images are among known ones")
-        return sum(value in hashes for value in content_hashes(self.__data.images))
+        return sum(value in hashes for value in short_hashes(self.__data.images))
 
     def buckets(self, count: int) -> Int64[np.ndarray, "n"]:
         """The bucket of each image: a hash of its stored pixels modulo `count`, whatever its label, its place and the other images are.
