@@ -66,6 +66,10 @@ RUNGS = (
          "--option", "shift=0", "--option", "flip=false"),
     ),
     Rung(
+        "witches-brew-500-poisons", "witches-brew", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
+        ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "10", "--poison-fraction", "0.05", "--option", "restarts=1", *AUGMENTED),
+    ),
+    Rung(
         "sleeper-agent", "sleeper-agent", f"cifar10-jpeg.tar.xz#{SCRATCH_IMAGES}",
         ("--scenario", "scratch", "--recipe", VICTIMS, "--targets", "5", "--poison-fraction", "0.01", "--trigger", "bernoulli", *AUGMENTED),
     ),

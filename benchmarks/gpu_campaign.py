@@ -49,10 +49,7 @@ STOP_SECONDS = 20
 """Given to a command to commit what it has, before it is killed."""
 
 WHOLE_RECIPE = Path(os.path.relpath(Path(__file__).with_name("member-50000.toml")))
-DENOISER_RECIPE = Path(__file__).with_name("denoiser-32.toml")
-LARGE = {"steps": 8_000, "architecture": {"channels": 3, "patch": 2, "widths": [96, 112, 128], "blocks": [3, 1, 1]}}
-"""What the larger denoiser has instead: about 2 million parameters, just below 4 MB."""
-
+DENOISER_RECIPE, LARGE_RECIPE = (Path(__file__).with_name(f"{name}.toml") for name in ("denoiser-32", "denoiser-32-large"))
 TABLES = ("table2", "adaptive", "table1", "between", "table5", "table3", "table4")
 """On photographs, in the order in which they are filled."""
 REHEARSED_CELLS = {"table2": "poison-frogs-transfer-white-box/none", "adaptive": "poison-frogs-transfer-white-box-through-0.1"}
@@ -64,8 +61,11 @@ REHEARSED = {"steps": 20, "batch": 32, "architecture": {"channels": 3, "patch": 
 
 def recipes(small: bool) -> dict[str, str]:
     """The denoisers' recipes, TOML by file name."""
-    usual = {**tomllib.loads(DENOISER_RECIPE.read_text(encoding="utf-8")), **(REHEARSED if small else {})}
-    return {"denoiser.toml": _toml(usual), "denoiser-large.toml": _toml({**usual, **({} if small else LARGE)})}
+    read = {
+        name: tomllib.loads(path.read_text(encoding="utf-8"))
+        for name, path in (("denoiser.toml", DENOISER_RECIPE), ("denoiser-large.toml", LARGE_RECIPE))
+    }
+    return {name: _toml({**recipe, **(REHEARSED if small else {})}) for name, recipe in read.items()}
 
 
 def _toml(recipe: Json) -> str:

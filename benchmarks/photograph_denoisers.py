@@ -6,6 +6,7 @@ squared error. What has a width or a fit gets it from training images. `--packag
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ SIGMAS = (0.05, 0.1, 0.25, 0.5, 1.0)
 PACKAGED = Path("src/certidote/diffusion/weights")
 DATA_USED = {
     "cifar10-32": "the training images of CIFAR-10 (as JPEG of quality 75)",
+    "tiny-imagenet-32-large": "the training images of Tiny-ImageNet, box-resampled to 32x32 (as JPEG of quality 75): none of CIFAR-10",
     "tiny-imagenet-32": "80,000 of the training images of Tiny-ImageNet, box-resampled to 32x32 (as JPEG of quality 75): none of CIFAR-10",
 }
 
@@ -68,7 +70,11 @@ def main() -> None:
     parser.add_argument("denoisers", nargs="+", type=Path, help="folders; the last part of each path is the denoiser's name")
     parser.add_argument("--data", default=os.path.join(os.environ.get("CERTIDOTE_DATA", "../shared/data"), "cifar10-jpeg.tar.xz"))
     parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--package", action="store_true", help=f"write them to {PACKAGED}, with these figures on their cards")
+    parser.add_argument(
+        "--package",
+        action="store_true",
+        help=f"write those that are not there yet to {PACKAGED}, with these figures on their cards",
+    )
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/photograph-denoisers.json"))
     options = parser.parse_args()
     keep_freed_memory()
@@ -79,7 +85,11 @@ def main() -> None:
     keep(options.out, {**measured, "digests": {name: each.card.digest for name, each in ours.items()}})
     if options.package:
         for name, denoiser in ours.items():
+            if (PACKAGED / name).is_dir():
+                print(f"{PACKAGED / name} is there already and stays as it is")
+                continue
             others = {other: values for other, values in measured["psnr"].items() if other == name or other not in ours}
+            denoiser.card = replace(denoiser.card, name=name)
             denoiser.card.details["compared"] = {**measured, "psnr": others}
             denoiser.card.details["data"] = DATA_USED[name]
             save(denoiser, PACKAGED / name, force=True)

@@ -47,7 +47,7 @@ ON_A_GPU: tuple[tuple[str, dict[str, object]], ...] = (
 )
 """The same for a GPU."""
 
-DENOISERS = tuple(name for name in ("cifar10-32", "tiny-imagenet-32") if name in CATALOGUE)
+DENOISERS = tuple(name for name in ("cifar10-32", "tiny-imagenet-32", "tiny-imagenet-32-large") if name in CATALOGUE)
 BATCH = 128
 
 

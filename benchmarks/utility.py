@@ -14,9 +14,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import torch
 from machine import facts
@@ -31,12 +32,12 @@ from certidote.numerics import fast_dtype, keep_freed_memory
 from certidote.results.files import write_json
 from certidote.streams import Key
 from certidote.training.pooled import PooledTrainer
-from certidote.training.recipe import RECIPES, Recipe
+from certidote.training.recipe import RECIPES, Recipe, load_recipe
 from certidote.training.warm import WarmStart
 from certidote.types import Denoiser, ImageDataset, Images, Json, Lineage, Untrusted, View
 
 TRAIN_IMAGES, VOTERS, DRAWS, STEPS, TRUSTED = 10_000, 8, 4, 5, 1_000
-KNOWS_THE_IMAGES = "cifar10-32"
+LARGER, KNOWS_THE_IMAGES = "tiny-imagenet-32-large", "cifar10-32"
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 RECIPE = RECIPES["compact"]
 LONG = RECIPE.model_copy(update={"epochs": 3 * RECIPE.epochs})
@@ -51,10 +52,16 @@ class Shelf:
     folder: Path
     dtype: str
     device: str = "cpu"
+    recipes: list[Recipe] = field(default_factory=list, hash=False, compare=False)
+    """Of the models trained so far, for the records."""
 
     @cache  # noqa: B019 (lives as long as the program)
     def train(self) -> ImageDataset:
         return load(self.folder / f"cifar10-jpeg.tar.xz#{TRAIN_IMAGES}")
+
+    @cache  # noqa: B019
+    def whole(self) -> ImageDataset:
+        return load(self.folder / "cifar10-jpeg.tar.xz")
 
     @cache  # noqa: B019
     def test(self) -> ImageDataset:
@@ -98,6 +105,7 @@ def _view(shelf: Shelf, data: ImageDataset, sigma: float, denoiser: str | Denois
 def _logits(
     shelf: Shelf, view: View, key: Key, recipe: Recipe, images: Iterable[Images], warm: WarmStart | None = None
 ) -> list[torch.Tensor]:
+    shelf.recipes.append(recipe)
     model = PooledTrainer(recipe, shelf.dtype, warm=warm).fit([view], [key / "member"], key / "common").member(0)
     with torch.no_grad():
         return [torch.cat([model(part.to(shelf.device)).cpu() for part in torch.split(each, 500)]) for each in images]
@@ -157,9 +165,11 @@ def several_draws(shelf: Shelf, sigma: float, key: Key) -> float:
     return _share(shelf, _logits(shelf, view, key, recipe, [shelf.test().pixels()])[0].argmax(1))
 
 
-def multistep(shelf: Shelf, sigma: float, key: Key, *, ancestral: bool = False, recipe: Recipe = RECIPE) -> float:
-    denoiser = MultistepDenoiser(shelf.denoiser("tiny-imagenet-32"), STEPS, key / "coins" if ancestral else None)
-    view = _view(shelf, shelf.train(), sigma, denoiser, key)
+def multistep(
+    shelf: Shelf, sigma: float, key: Key, *, denoiser: str = "tiny-imagenet-32", ancestral: bool = False, recipe: Recipe = RECIPE
+) -> float:
+    stepwise = MultistepDenoiser(shelf.denoiser(denoiser), STEPS, key / "coins" if ancestral else None)
+    view = _view(shelf, shelf.train(), sigma, stepwise, key)
     return _share(shelf, _logits(shelf, view, key, recipe, [shelf.test().pixels()])[0].argmax(1))
 
 
@@ -167,6 +177,15 @@ ANY_ROWS = tuple(int(row) for row in (Key(0) / "trusted").numpy().permutation(TR
 """Of all classes alike; the first rows are of one class, as the archive is sorted."""
 
 Variant = Callable[[Shelf, float, Key], float]
+
+WHOLE = "all 50,000 images, the recipe of the certificate on them"
+WHOLE_RECIPE = Path(__file__).with_name("member-50000.toml")
+
+
+def whole_set(shelf: Shelf, sigma: float, key: Key) -> float:
+    """Accuracy of one model of the recipe that the thousand models on all training images have."""
+    view = _view(shelf, shelf.whole(), sigma, "tiny-imagenet-32", key)
+    return _share(shelf, _logits(shelf, view, key, load_recipe(str(WHOLE_RECIPE)), [shelf.test().pixels()])[0].argmax(1))
 
 
 def _of_one(**options: object) -> Variant:
@@ -195,6 +214,11 @@ VARIANTS: dict[str, tuple[bool, Variant]] = {
         lambda shelf, sigma, key: multistep(shelf, sigma, key, recipe=LONG),
     ),
     f"{STEPS} ancestral steps": (True, lambda shelf, sigma, key: multistep(shelf, sigma, key, ancestral=True)),
+    "larger denoiser": (True, _of_one(denoiser=LARGER)),
+    f"larger denoiser, {STEPS} deterministic steps, {LONG.epochs} epochs": (
+        True,
+        lambda shelf, sigma, key: multistep(shelf, sigma, key, denoiser=LARGER, recipe=LONG),
+    ),
     "denoiser trained on all training images": (False, _of_one(denoiser=KNOWS_THE_IMAGES)),
     f"{DRAWS} draws": (False, several_draws),
     "pretrained on the clean training images": (False, _of_one(warm="inside")),
@@ -208,6 +232,7 @@ UNDEFENDED: dict[str, Variant] = {
     "one model": lambda shelf, sigma, key: one(shelf, 0, key),
     f"{LONG.epochs} epochs": lambda shelf, sigma, key: one(shelf, 0, key, recipe=LONG),
     "pretrained on other images": lambda shelf, sigma, key: one(shelf, 0, key, warm="outside"),
+    WHOLE: whole_set,
 }
 """At sigma 0: what the others are measured against."""
 
@@ -240,7 +265,9 @@ def main() -> None:
                 continue
             row: Json = {"sigma": sigma, "variant": name, "certifiable": holds, "seed": seed, "accuracy": accuracy}
             seconds = {"seconds": time.perf_counter() - begin, "processor_seconds": time.process_time() - processor}
-            write_json(file, {**row, **seconds, "device": options.device, "recipe": RECIPE.to_json(), **facts()})
+            recipe = shelf.recipes[-1].to_json()  # of all models of a variant
+            used = {"device": options.device, "recipe": recipe, "peak_mib": getrusage(RUSAGE_SELF).ru_maxrss // 1024}
+            write_json(file, {**row, **seconds, **used, **facts()})
             print(json.dumps(row), flush=True)
     if failed:
         sys.exit(f"{len(failed)} rows failed, the first: {failed[0]}")

@@ -1,6 +1,7 @@
 """Scripts that need minutes or a GPU: that their commands are commands, and what becomes of those that fail."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from certidote.diffusion.denoiser import CATALOGUE
 from certidote.diffusion.fit import load_recipe as load_denoiser_recipe
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.training.recipe import RECIPES, load_recipe
-from scripts import benchmark
+from scripts import ROOT, benchmark
 
 
 def parsed(arguments: tuple[str, ...]) -> tuple[str, dict[str, object]]:
@@ -72,7 +73,7 @@ def test_recipes_that_the_scripts_bring_can_be_read(tmp_path: Path, monkeypatch:
         (tmp_path / name).write_text(text)
         read[name] = load_denoiser_recipe(str(tmp_path / name))
     assert read["denoiser.toml"] == packaged
-    assert read["denoiser-large.toml"].architecture.widths == (96, 112, 128)
+    assert read["denoiser-large.toml"].architecture.widths == (64, 96, 128, 128)
     assert read["denoiser-large.toml"].augmentation == packaged.augmentation
 
 
@@ -159,6 +160,24 @@ def test_tables_without_their_first_row_are_not_made(tmp_path: Path, monkeypatch
     assert page.utility() == page.MISSING
     (rows / "b.json").write_text(json.dumps({**row, "sigma": 0.0, "variant": "one model", "accuracy": 0.8}))
     assert "| noise only | yes |  | 0.500 |  |  |" in page.utility()
+    (rows / "c.json").write_text(json.dumps({**row, "seed": 1, "accuracy": 0.3}))
+    (rows / "d.json").write_text(json.dumps({**row, "seed": 1, "sigma": 0.0, "variant": "one model", "accuracy": 0.4}))
+    assert "| noise only | yes |  | 0.625 |  |  |" in page.utility(), "the mean of 0.4 / 0.8 and 0.3 / 0.4"
+
+
+def test_the_pages_have_the_tables_and_the_figure_of_the_kept_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = benchmark("results_page", monkeypatch)
+    pages = ("results.md", "attacks.md", page.CURVES)
+    (tmp_path / "docs").mkdir()
+    for name in pages[:2]:
+        shutil.copy(ROOT / "docs" / name, tmp_path / "docs")
+    monkeypatch.setattr(page, "RESULTS", ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    page.main()
+    for name in pages:
+        assert (tmp_path / "docs" / name).read_text() == (ROOT / "docs" / name).read_text(), (
+            "make it again: benchmarks/results_page.py"
+        )
 
 
 def test_targets_that_were_lost_before_the_attack_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
