@@ -13,9 +13,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Only files that hold such a test: to collect all the others takes half a minute.
 slow: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not (alone or gpu or unsettled)' --durations=10
-	$(BIN)/python -m pytest -m 'alone and not (gpu or unsettled)' --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not (alone or gpu or unsettled)' --durations=10 $$(grep -rlE --include='*.py' 'mark\.slow' tests)
+	$(BIN)/python -m pytest -m 'alone and not (gpu or unsettled)' --durations=10 $$(grep -rlE --include='*.py' 'mark\.alone' tests)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from certidote.certification.binomial import lower_confidence_bound
 from certidote.certification.bounds import BOUNDS, Bound, level, probability_bounds
 from certidote.certification.partition import frobenius_radius
 from certidote.certification.smoothing import radius_cap, two_sided_radius
+from certidote.defenses.smoothing import DenoisedSmoothing
 from certidote.verbs.planning import MOST_MODELS, _bound_reaches, _surely_enough, models_needed
 
 SMALL: dict[str, Any] = {"denoiser": "none", "dtype": "float32", "workers": 2}
@@ -183,3 +184,19 @@ def test_parts_are_planned_for_a_class_of_any_number(tmp_path: Path) -> None:
 def test_what_cannot_be_planned_is_refused(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         verbs.plan("digits", **{"sigma": 0.5, **SMALL, **given})
+
+
+@pytest.mark.parametrize(("recipe", "tried"), [("cnn", 1), ("mlp", 30)])
+def test_no_more_models_are_tried_than_are_trained_at_a_time(recipe: str, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs take minutes a model; a stack of small networks takes as long as one of them."""
+    views: list[int] = []
+
+    class Counting(DenoisedSmoothing):
+        def view(self, *arguments: Any, **options: Any) -> Any:
+            views.append(1)
+            return super().view(*arguments, **options)
+
+    monkeypatch.setattr("certidote.defenses.smoothing.DenoisedSmoothing", Counting)
+    planned = verbs.plan("digits", sigma=0.5, models=20, n0=10, recipe=recipe, test="digits:test", **SMALL)
+    assert len(views) == tried
+    assert planned.seconds > 0

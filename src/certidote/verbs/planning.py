@@ -109,7 +109,7 @@ def plan(
 ) -> Planned:
     """Say what a certificate for DATA could prove, and what it costs in models, time, memory and disk.
 
-    Options are those of certify. Trains one block of models to measure the time; their votes are thrown away and nothing is written.
+    Options are those of certify. Trains a model, or as many as are trained at a time, to measure the time; their votes are thrown away and nothing is written.
     """
     from certidote.certification.bounds import check_bound
     from certidote.data import load, load_test
@@ -146,9 +146,9 @@ def plan(
     )
     scheme = smoothing if parts == 1 else PartitionedSmoothing(smoothing, parts)
     trainer = trainer_named(recipe_named(recipe, train_set, model), train_set, number_format, pretrained_trusted, device)
-    record, block = _calibrate(scheme, trainer, untrusted, test_set, progress or Silent())
+    record, tried = _calibrate(scheme, trainer, untrusted, test_set, progress or Silent())
     processes = workers or available_cores()
-    each, blocks = record.seconds / block, -(-scheme.members // block)
+    each, blocks = record.seconds / tried, -(-scheme.members // min(trainer.stack_size, scheme.members))
     seconds = each * scheme.members / min(processes, blocks)
     memory, disk = _peak_memory(), scheme.members * len(test_set) * (1 if test_set.num_classes <= 256 else 2)
     lines = (
@@ -288,19 +288,20 @@ def _check_radius(radius: float, sigma: float) -> None:
 def _calibrate(
     scheme: Any, trainer: Any, untrusted: "Untrusted", test: "ImageDataset", progress: "Progress"
 ) -> "tuple[BlockRecord, int]":
-    """One block of members under a throw-away root, in this process on one thread, as a worker does it."""
+    """As many members as are trained at a time, under a throw-away root, in this process on one thread, as a worker does it; and how many."""
     from certidote.engine.jobs import Job, Payload
     from certidote.engine.local import Pool
     from certidote.streams import Key, fresh_root
+    from certidote.types import TrainsInGroups
 
-    block = min(trainer.stack_size, scheme.members)
+    together = min(trainer.together if isinstance(trainer, TrainsInGroups) else trainer.stack_size, scheme.members)
     payload = Payload(scheme, trainer, untrusted, test.images, Key(fresh_root()))
-    progress.start("calibration", block)
+    progress.start("calibration", together)
     with Pool(0) as pool:
-        record = next(pool.map(payload, [Job(0, block)]))[0]
-    progress.advance(block)
+        record = next(pool.map(payload, [Job(0, together)]))[0]
+    progress.advance(together)
     progress.finish()
-    return record, block
+    return record, together
 
 
 def _peak_memory() -> int | None:
