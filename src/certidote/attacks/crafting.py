@@ -7,7 +7,7 @@ value and gradient, through the defense if the attacker knows one.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -127,11 +127,11 @@ class Trials:
         Surrogates get no gradients.
         """
         keys = [key / "look" / step for key in self.keys]
-
-        def value(images: Images, draw: int) -> Float[Tensor, "k"]:
-            return objective(self._maps(images, keys[0] / "dropout" / draw), draw)
-
+        value = partial(self._of_draw, objective, keys[0] / "dropout")
         return average(self._parts(pixels), self.knowledge.defense, [key / "defense" for key in keys], value)
+
+    def _of_draw(self, objective: Objective, dropout: Key, images: Images, draw: int) -> Float[Tensor, "k"]:
+        return objective(self._maps(images, dropout / draw), draw)
 
     @torch.no_grad()
     def values(self, pixels: Images, step: int | str, objective: Objective) -> Float[Tensor, "k"]:
