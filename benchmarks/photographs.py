@@ -10,7 +10,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -49,6 +49,8 @@ ON_A_GPU: tuple[tuple[str, dict[str, object]], ...] = (
 
 DENOISERS = tuple(name for name in ("cifar10-32", "tiny-imagenet-32", "tiny-imagenet-32-large") if name in CATALOGUE)
 BATCH = 128
+ROUNDS, LOOK_SECONDS = 9, 0.3
+"""Of denoisers and the peak in turn."""
 
 
 def waited(device: str) -> None:
@@ -71,12 +73,12 @@ def median_seconds(work: Callable[[], object], at_least: float = 3.0, device: st
     return statistics.median(times)
 
 
-def peak(dtype: str, device: str = "cpu") -> float:
+def peak(dtype: str, device: str = "cpu", at_least: float = 1.0) -> float:
     """GFLOP/s of the fastest product of random matrices, with as many threads as are set."""
     rates = []
     for side in SIDES if device == "cpu" else (4096, 8192):
         left, right = (torch.randn(side, side, device=device).to(torch_dtype(dtype)) for _ in range(2))
-        rates.append(2 * side**3 / median_seconds(lambda left=left, right=right: left @ right, 1.0, device) / 1e9)
+        rates.append(2 * side**3 / median_seconds(lambda left=left, right=right: left @ right, at_least, device) / 1e9)
     return max(rates)
 
 
@@ -124,12 +126,28 @@ def trained(recipe: Recipe, train: ImageDataset, test: ImageDataset, dtype: str,
     }
 
 
-def denoised(name: str, dtype: str, device: str = "cpu") -> Json:
-    denoiser, images = load_denoiser(name, dtype=dtype), BATCH if device == "cpu" else 10_000
+def denoised(names: Sequence[str], dtype: str, device: str = "cpu") -> dict[str, Json]:
+    """Medians over rounds in which each denoiser has its turn between two looks at the peak: shared machines are now fast, now slow."""
+    images = BATCH if device == "cpu" else 10_000
     noisy, sigma = torch.rand(images, 3, 32, 32).to(device), torch.full((images,), 0.25)
-    work = counted(lambda: denoiser(noisy[:BATCH].cpu(), sigma[:BATCH])) / BATCH * images
-    seconds = median_seconds(lambda: denoiser(noisy, sigma), device=device)
-    return {"images_per_second": images / seconds, "gflops": work / seconds / 1e9, "gflop_per_image": work / images / 1e9}
+    denoisers = {name: load_denoiser(name, dtype=dtype) for name in names}
+    gflop = {
+        name: counted(lambda each=each: each(noisy[:BATCH].cpu(), sigma[:BATCH])) / BATCH / 1e9 for name, each in denoisers.items()
+    }
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    before = peak(dtype, device, LOOK_SECONDS)
+    for _ in range(ROUNDS):
+        for name, each in denoisers.items():
+            rate = images / median_seconds(lambda each=each: each(noisy, sigma), LOOK_SECONDS, device)
+            after = peak(dtype, device, LOOK_SECONDS)
+            seen[name].append((rate, 2 * rate * gflop[name] / (before + after)))
+            before = after
+    found = {}
+    for name, rounds in seen.items():
+        rate, share = (statistics.median(values) for values in zip(*rounds, strict=True))
+        shares = [share for _, share in rounds]
+        found[name] = {"gflop_per_image": gflop[name], "images_per_second": rate, "fraction_of_peak": share, "fractions": shares}
+    return found
 
 
 def main() -> None:
@@ -142,12 +160,15 @@ def main() -> None:
     parser.add_argument(
         "--long", action="store_true", help="one long training on a processor, and no denoisers: photographs-long.json"
     )
+    parser.add_argument("--denoisers", action="store_true", help="the denoisers alone, no trainings: photographs-denoisers.json")
     options = parser.parse_args()
     if options.long and options.device != "cpu":
         parser.error("--long is for --device cpu")
+    if options.denoisers and (options.long or options.device != "cpu"):
+        parser.error("--denoisers is for --device cpu, without --long")
     keep_freed_memory()
     device, dtype, cores = options.device, fast_dtype(options.device), len(os.sched_getaffinity(0))
-    name = "photographs-long.json" if options.long else "photographs.json" if device == "cpu" else "photographs-gpu.json"
+    kind = "-long" if options.long else "-denoisers" if options.denoisers else "" if device == "cpu" else "-gpu"
     where = f"{cores} threads" if device == "cpu" else torch.cuda.get_device_name()
     begin = time.perf_counter()
     train = load(options.data, "train")
@@ -159,7 +180,7 @@ def main() -> None:
     busy = busy_elsewhere()
     torch.set_num_threads(cores)
     rows = []
-    for recipe, changed in LONG if options.long else TRAININGS if device == "cpu" else ON_A_GPU:
+    for recipe, changed in () if options.denoisers else LONG if options.long else TRAININGS if device == "cpu" else ON_A_GPU:
         at_peak = peak(dtype, device)
         row = trained(RECIPES[recipe].model_copy(update=changed), train, test, dtype, Key(0) / "photographs", device)
         row |= {"name": recipe, "peak_gflops": at_peak, "fraction_of_peak": row["gflops"] / at_peak}
@@ -172,18 +193,15 @@ def main() -> None:
         )
         busy = max(busy, busy_elsewhere())
     torch.set_num_threads(1)
-    speeds = {}
-    for denoiser in () if options.long else DENOISERS:
-        at_peak = peak(dtype, device)
-        speeds[denoiser] = {**denoised(denoiser, dtype, device), "peak_gflops": at_peak}
-        speeds[denoiser]["fraction_of_peak"] = speeds[denoiser]["gflops"] / at_peak
+    speeds = {} if options.long else denoised(DENOISERS, dtype, device)
+    for denoiser, row in speeds.items():
         print(
-            f"denoiser {denoiser}: {speeds[denoiser]['images_per_second']:,.0f} images/s on "
-            f"{f'one of {cores} cores' if device == 'cpu' else where}, {speeds[denoiser]['fraction_of_peak']:.0%} of its peak"
+            f"denoiser {denoiser}: {row['images_per_second']:,.0f} images/s on "
+            f"{f'one of {cores} cores' if device == 'cpu' else where}, {row['fraction_of_peak']:.0%} of its peak"
         )
     busy = max(busy, busy_elsewhere())
     keep(
-        options.out or Path("results/benchmarks") / name,
+        options.out or Path(f"results/benchmarks/photographs{kind}.json"),
         {"device": device, "data": options.data, "dtype": dtype, "threads": cores, "trainings": rows, "denoisers": speeds},
         busy,
     )

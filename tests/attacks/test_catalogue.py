@@ -41,6 +41,10 @@ class Patches(nn.Module):
         return self.head(self.penultimate(images))
 
 
+FEW = 50
+"""Steps in which two crafts with one key come apart, if they do, and two keys' crafts."""
+
+
 def tiny_task(name: str, norm: Norm) -> Task:
     train, test = (tiny(10, 3, (1, 8, 8), Key(0) / split) for split in ("train", "test"))
     true = int(test.labels[0])
@@ -90,7 +94,8 @@ def test_every_attack_keeps_the_contract(name: str, norm: Norm) -> None:
     attack, task = ATTACKS[name], tiny_task(name, norm)
     shown = task.goal.image if isinstance(task.goal, Target) else task.goal.patch
     digest, before = task.train.digest(), shown.clone()
-    poison, again, other = (attack(task, knowledge(), Key(seed)) for seed in (0, 0, 1))
+    poison = attack(task, knowledge(), Key(0))
+    short, again, other = (attack(task, knowledge(), Key(seed), steps=FEW) for seed in (0, 0, 1))
 
     poisoned = poison.apply(task.train)  # verifies the budget on the 8-bit images
     kept = torch.ones(len(task.train), dtype=torch.bool)
@@ -103,9 +108,9 @@ def test_every_attack_keeps_the_contract(name: str, norm: Norm) -> None:
     assert not torch.equal(poisoned.images, task.train.images)
     assert task.train.digest() == digest
     assert torch.equal(shown, before)
-    assert torch.equal(poison.indices, again.indices)
-    assert torch.equal(poison.images, again.images)
-    assert poison.indices.tolist() != other.indices.tolist() or not torch.equal(poison.images, other.images)
+    assert torch.equal(short.indices, again.indices)
+    assert torch.equal(short.images, again.images)
+    assert short.indices.tolist() != other.indices.tolist() or not torch.equal(short.images, other.images)
 
 
 def test_no_attack_takes_seconds_for_a_few_small_images() -> None:
