@@ -8,16 +8,20 @@ from typing import Any, ClassVar
 
 import pytest
 import reference_frogs
+import torch
 import typer
 
 from certidote.attacks import ATTACKS
 from certidote.attacks.triggers import TRIGGERS
 from certidote.certification.bounds import minimum_models
 from certidote.cli import groups
+from certidote.data.tiny import tiny
 from certidote.diffusion.denoiser import CATALOGUE
 from certidote.diffusion.fit import load_recipe as load_denoiser_recipe
 from certidote.scenarios.crafting import checked_options, parsed_option
+from certidote.streams import Key
 from certidote.training.recipe import RECIPES, load_recipe
+from certidote.types import Budget, Poison, Target, as_pixels
 from scripts import ROOT, benchmark
 
 
@@ -221,3 +225,32 @@ def test_only_packaged_denoisers_are_measured(monkeypatch: pytest.MonkeyPatch) -
     assert set(benchmark("photographs", monkeypatch).DENOISERS) <= set(CATALOGUE)
     variants = benchmark("utility", monkeypatch).VARIANTS
     assert ("denoiser trained on all training images" in variants) == ("cifar10-32" in CATALOGUE)
+
+
+class Linear(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(64, 3)
+
+    def penultimate(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.penultimate(images))
+
+
+def test_margins_and_cosines_are_those_of_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a linear model, whose gradient for one image is known: poisons that are the target itself have cosine 1."""
+    script = benchmark("paired_margins", monkeypatch)
+    train = tiny(4, 3, (1, 8, 8), Key(0))
+    model = Linear().eval()
+    target = train.images[5]
+    true = int(train.labels[5])
+    goal = Target(target, true, (true + 1) % 3, 0)
+    rows = torch.arange(3)
+    poison = Poison(rows, target.expand(3, -1, -1, -1), goal, Budget(3, "linf", 1.0))
+    found = script.cosines(model, poison, goal, train)
+    assert found["poisons"] == pytest.approx(1, abs=1e-5)
+    assert found["bases"] < 0.999
+    logits = model(as_pixels(target.unsqueeze(0)))[0]
+    assert script.margin(model, goal) == pytest.approx(float((logits[(true + 1) % 3] - logits[true]).detach()))
