@@ -2,10 +2,12 @@
 
 For each trial of a pack from scratch, on a victim that no attacker has seen: the cosine between the gradient of the target's loss with the adversarial
 label and that of the poisons (and of their bases, unchanged), and how far the poisons move the target's margin, the logit of the adversarial label less that of
-the true one, between two victims of the same coins. A flip needs a margin above 0: rates of flips do not see what falls short of it.
+the true one, between two victims of the same coins; and, for comparison, how far other coins move it. A flip needs a margin above 0 at least: rates of
+flips do not see what falls short of it. All trials share the two victims of clean data.
 """
 
 import argparse
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,7 +24,7 @@ from certidote.results.files import write_json
 from certidote.streams import Key
 from certidote.training.pooled import PooledTrainer
 from certidote.training.recipe import Recipe, load_recipe
-from certidote.types import ImageDataset, Json, Lineage, Poison, Target, View, as_pixels
+from certidote.types import ImageDataset, Json, Lineage, Poison, Target, View, as_pixels, digest_of
 
 
 def victim(train: ImageDataset, recipe: Recipe, key: Key) -> nn.Module:
@@ -59,21 +61,24 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     pack, train, recipe, key = read_pack(options.pack), load(options.data), load_recipe(options.recipe), Key(options.seed)
-    options.rows.mkdir(parents=True, exist_ok=True)
-    clean: nn.Module | None = None
+    poisons = hashlib.sha256(b"".join(poison.images.numpy().tobytes() for poison in pack.poisons)).hexdigest()
+    asked = {"poisons": poisons, "data": train.digest(), "recipe": recipe.to_json(), "seed": options.seed}
+    folder = options.rows / digest_of(asked)[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    clean, other = victim(train, recipe, key), victim(train, recipe, key / "other coins")
     rows = []
     for trial, poison in enumerate(pack.poisons):
         if not isinstance(poison.goal, Target):
             parser.error("give a pack whose goals are single targets")
-        file = options.rows / f"{trial}.json"
+        file = folder / f"{trial}.json"
         if not file.exists():
-            clean = clean or victim(train, recipe, key)
             margins = {
                 "clean": margin(clean, poison.goal),
                 "poisoned": margin(victim(poison.apply(train), recipe, key), poison.goal),
             }
             write_json(file, {"trial": trial, "cosine": cosines(clean, poison, poison.goal, train), "margin": margins})
-        rows.append(json.loads(file.read_text(encoding="utf-8")))
+        row = json.loads(file.read_text(encoding="utf-8"))
+        rows.append({**row, "margin": {**row["margin"], "clean, other coins": margin(other, poison.goal)}})
         print(rows[-1], flush=True)
     keep(
         options.out,

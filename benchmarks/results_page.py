@@ -56,11 +56,17 @@ def speed() -> str:
     denoised = table(
         ["denoiser", "GFLOP an image", "images/s on one core", "share of its peak"],
         [
-            [name, f"{row['gflop_per_image']:.2f}", f"{row['images_per_second']:,.0f}", f"{row['fraction_of_peak']:.0%}"]
+            [name, f"{row['gflop_per_image']:.2f}", f"{row['images_per_second']:,.0f}", _share_of_peak(row)]
             for name, row in alone["denoisers"].items()
         ],
     )
     return f"{trainings}\n{denoised}"
+
+
+def _share_of_peak(row: Json) -> str:
+    """The median, and where it was measured in rounds their range."""
+    seen = row.get("fractions")
+    return f"{row['fraction_of_peak']:.0%}" + (f" ({min(seen):.0%} to {max(seen):.0%})" if seen else "")
 
 
 def _training(row: Json, measured: Json) -> list[str]:
@@ -143,7 +149,8 @@ def utility() -> str:
     def kept(sigma: float, name: str) -> str:
         """The mean over seeds of what is kept of the undefended accuracy under the same seed."""
         cell = found.get((sigma, name), {})
-        return f"{statistics.mean(value / bare[seed] for seed, value in cell.items()):.3f}" if cell else ""
+        ratios = [value / bare[seed] for seed, value in cell.items() if seed in bare]
+        return f"{statistics.mean(ratios):.3f}" if ratios else ""
 
     lines = [["no defense, one model (absolute)", "", f"{statistics.mean(bare.values()):.2%}", "", "", ""]]
     lines += [

@@ -165,6 +165,7 @@ def test_tables_without_their_first_row_are_not_made(tmp_path: Path, monkeypatch
     (rows / "b.json").write_text(json.dumps({**row, "sigma": 0.0, "variant": "one model", "accuracy": 0.8}))
     assert "| noise only | yes |  | 0.500 |  |  |" in page.utility()
     (rows / "c.json").write_text(json.dumps({**row, "seed": 1, "accuracy": 0.3}))
+    assert "| noise only | yes |  | 0.500 |  |  |" in page.utility(), "a seed without the undefended model says nothing yet"
     (rows / "d.json").write_text(json.dumps({**row, "seed": 1, "sigma": 0.0, "variant": "one model", "accuracy": 0.4}))
     assert "| noise only | yes |  | 0.625 |  |  |" in page.utility(), "the mean of 0.4 / 0.8 and 0.3 / 0.4"
 

@@ -193,7 +193,8 @@ def _from_gaps(stored: UInt8[Tensor, "n bytes"]) -> frozenset[int]:
 def _known_images(stored: Tensor | None, config: Json) -> frozenset[int] | None:
     """Short hashes of the training images, from either version of the format.
 
-    Raises: ValueError if the list is not the one that config.json was written with: a list that lost an image would hide an overlap.
+    Raises: ValueError if the list is not the one that config.json was written with (of version 1, if it is of another length): a list that lost an image
+        would hide an overlap.
     """
     count = config["training_images"]
     if stored is None and count is None:
