@@ -7,10 +7,12 @@ import difflib
 import errno
 import inspect
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from certidote.entry import BEFORE
@@ -46,14 +48,26 @@ def _command(group: "typer.Typer", verb: Callable[..., Any], say: Callable[[Any]
 
                 given["progress"] = progress_named(given["progress"])
             say(verb(**given))
-        except KeyboardInterrupt:  # Typer would leave without a word
-            print(_on_interrupt(verb, given), file=sys.stderr)
+        except (KeyboardInterrupt, Exception) as error:
+            if not isinstance(error, KeyboardInterrupt) and not _interrupted:
+                raise
+            print(_on_interrupt(verb, given), file=sys.stderr)  # Typer would leave without a word
             raise typer.Exit(130) from None
 
     call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     call.__doc__ = verb.__doc__
     group.command(name or verb.__name__.replace("_", "-"))(call)
+
+
+_interrupted = False
+"""Whether Ctrl-C was pressed: compiled code that is called back at that moment may report an error of its own instead."""
+
+
+def _note_interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted
+    _interrupted = True
+    signal.default_int_handler(number, frame)
 
 
 def _on_interrupt(verb: Callable[..., Any], given: dict[str, Any]) -> str:
@@ -374,6 +388,8 @@ def _show_warning(
 
 
 def _main() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _note_interrupt)
     try:  # imports included: Ctrl-C may come at any moment
         sys.exit(groups()[""](prog_name="certidote", standalone_mode=False) or 0)
     except KeyboardInterrupt:
