@@ -133,3 +133,31 @@ def test_ctrl_c_while_modules_are_imported(module: str, arguments: list[str], tm
     assert done.returncode == 130, done.stderr
     assert done.stderr == (f"{BEFORE}\n" if arguments == ["--help"] else f"{GOES_ON}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+SWALLOWED = """
+import signal, sys
+import typer
+from certidote import cli
+
+def plan() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT) if len(sys.argv) > 1 else None
+    except KeyboardInterrupt:
+        pass
+    raise ValueError("invalid matrix")
+
+app = typer.Typer()
+cli._command(app, plan, print)
+cli.groups = lambda: {"": lambda **options: app([], **options)}
+cli.main()
+"""
+"""A verb that fails, after an interrupt that compiled code has turned into an error of its own if an argument is given."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"), [((), 2, "error: invalid matrix"), (("interrupted",), 130, ANEW)], ids=["error", "Ctrl-C"]
+)
+def test_an_error_is_an_interrupt_only_if_there_was_one(arguments: tuple[str, ...], status: int, told: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWED, *arguments], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr.strip()) == (status, told)
