@@ -39,14 +39,17 @@ def psnr(denoised: Images, clean: Images) -> float:
     return float((-10 * errors.log10()).mean())
 
 
-def applied(denoiser: Denoiser, noisy: Images, sigma: float) -> Images:
+def applied(denoiser: Denoiser, noisy: Images, sigma: float) -> Images | None:
+    """What the denoiser makes of these images; None where it was not trained for so much or so little noise."""
+    if not denoiser.sigma_min <= sigma <= denoiser.sigma_max:
+        return None
     with torch.no_grad():
         return denoiser(noisy, torch.full((len(noisy),), sigma))
 
 
 def figures(denoisers: dict[str, Denoiser], clean: Images, tuning: Images) -> Json:
-    """PSNR of each method at each sigma, dB."""
-    table: dict[str, list[float]] = {}
+    """PSNR of each method at each sigma, dB; None outside a denoiser's range."""
+    table: dict[str, list[float | None]] = {}
     for sigma in SIGMAS:
         noisy, tuned_on = clean + noise_for(clean, sigma), tuning + noise_for(tuning, sigma)
         width = best_of(blurred, BLUR_WIDTHS, tuning, tuned_on)
@@ -60,8 +63,11 @@ def figures(denoisers: dict[str, Denoiser], clean: Images, tuning: Images) -> Js
             **{name: applied(denoiser, noisy, sigma) for name, denoiser in denoisers.items()},
         }
         for name, estimate in row.items():
-            table.setdefault(name, []).append(psnr(estimate, clean))
-        print(f"sigma {sigma:g}: " + ", ".join(f"{name} {values[-1]:.2f}" for name, values in table.items()), flush=True)
+            table.setdefault(name, []).append(None if estimate is None else psnr(estimate, clean))
+        told = {name: values[-1] for name, values in table.items()}
+        print(
+            f"sigma {sigma:g}: " + ", ".join(f"{name} {value:.2f}" for name, value in told.items() if value is not None), flush=True
+        )
     return {"sigmas": list(SIGMAS), "psnr": table}
 
 

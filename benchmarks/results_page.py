@@ -40,7 +40,8 @@ def denoisers() -> str:
     if measured is None:
         return MISSING
     header = ["method", *(f"sigma {sigma:g}" for sigma in measured["sigmas"])]
-    return table(header, [[name, *(f"{value:.2f}" for value in values)] for name, values in measured["psnr"].items()])
+    rows = [[name, *("-" if value is None else f"{value:.2f}" for value in values)] for name, values in measured["psnr"].items()]
+    return table(header, rows)
 
 
 def speed() -> str:

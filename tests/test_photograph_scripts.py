@@ -1,5 +1,6 @@
 """Scripts that need minutes or a GPU: that their commands are commands, and what becomes of those that fail."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -17,11 +18,15 @@ from certidote.certification.bounds import minimum_models
 from certidote.cli import groups
 from certidote.data.tiny import tiny
 from certidote.diffusion.denoiser import CATALOGUE
+from certidote.diffusion.denoiser import load as load_denoiser
+from certidote.diffusion.denoiser import save as save_denoiser
+from certidote.diffusion.fit import DenoiserRecipe, train_network
 from certidote.diffusion.fit import load_recipe as load_denoiser_recipe
+from certidote.diffusion.network import Architecture, ResidualUNet
 from certidote.scenarios.crafting import checked_options, parsed_option
 from certidote.streams import Key
 from certidote.training.recipe import RECIPES, load_recipe
-from certidote.types import Budget, Poison, Target, as_pixels
+from certidote.types import Budget, ImageDataset, Poison, Target, as_pixels
 from scripts import ROOT, benchmark
 
 
@@ -79,6 +84,8 @@ def test_recipes_that_the_scripts_bring_can_be_read(tmp_path: Path, monkeypatch:
     assert read["denoiser.toml"] == packaged
     assert read["denoiser-large.toml"].architecture.widths == (64, 96, 128, 128)
     assert read["denoiser-large.toml"].augmentation == packaged.augmentation
+    lean = ResidualUNet(load_denoiser_recipe("benchmarks/denoiser-32-lean.toml").architecture)
+    assert sum(weights.numel() for weights in lean.parameters()) == 746_499  # the 0.75 million of docs/results.md
 
 
 def test_the_campaign_goes_on_after_a_failure_says_so_and_tries_again(
@@ -226,6 +233,60 @@ def test_only_packaged_denoisers_are_measured(monkeypatch: pytest.MonkeyPatch) -
     assert set(benchmark("photographs", monkeypatch).DENOISERS) <= set(CATALOGUE)
     variants = benchmark("utility", monkeypatch).VARIANTS
     assert ("denoiser trained on all training images" in variants) == ("cifar10-32" in CATALOGUE)
+
+
+def test_the_undefended_model_of_the_thousand_is_trained_on_all_images_by_their_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utility = benchmark("utility", monkeypatch)
+    sets = {name: tiny(count, 10, (3, 32, 32), Key(0) / name) for name, count in (("whole", 300), ("test", 30))}
+
+    class Shelf(utility.Shelf):  # type: ignore[name-defined,misc]
+        def whole(self) -> ImageDataset:
+            return sets["whole"]
+
+        def train(self) -> ImageDataset:  # the 10,000, not to be used: every label is wrong
+            return dataclasses.replace(sets["whole"], labels=(sets["whole"].labels + 1) % 10)
+
+        def test(self) -> ImageDataset:
+            return sets["test"]
+
+    shelf = Shelf(tmp_path, "float32")
+    assert utility.whole_set(shelf, 0.0, Key(0)) > 0.9
+    assert shelf.recipes == [load_recipe(str(ROOT / "benchmarks" / "member-50000.toml"))]
+
+
+def test_a_denoiser_is_packaged_with_its_own_figures_and_never_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = benchmark("photograph_denoisers", monkeypatch)
+    images = tiny(3, 10, (3, 8, 8), Key(0))
+    recipe = DenoiserRecipe(steps=2, batch=4, architecture=Architecture(3, 4, (8,), (1,)), storage="float16")
+    for name, seed in (("tiny-imagenet-32-large", 0), ("cifar10-32", 1)):
+        save_denoiser(train_network(images, images, recipe, Key(seed), name="unnamed"), tmp_path / name)
+    (tmp_path / "package").mkdir()
+    monkeypatch.setattr(script, "PACKAGED", tmp_path / "package")
+    monkeypatch.setattr(script, "load", lambda address: images)
+    monkeypatch.setattr(script, "wavelet", lambda noisy, sigma: noisy)  # scikit-image's
+    given = [str(tmp_path / "tiny-imagenet-32-large"), str(tmp_path / "cifar10-32")]
+    monkeypatch.setattr(sys, "argv", ["photograph_denoisers.py", *given, "--package", "--out", str(tmp_path / "record.json")])
+    script.main()
+    record = json.loads((tmp_path / "record.json").read_text())
+    for name, other in (("tiny-imagenet-32-large", "cifar10-32"), ("cifar10-32", "tiny-imagenet-32-large")):
+        card = load_denoiser(tmp_path / "package" / name).card
+        assert card.digest == load_denoiser(tmp_path / name).card.digest == record["digests"][name]
+        assert card.details["data"] == script.DATA_USED[name]
+        assert card.details["compared"]["psnr"] == {k: v for k, v in record["psnr"].items() if k != other}
+        assert {name, "noisy", "linear MMSE"} <= card.details["compared"]["psnr"].keys()
+    packaged = contents(tmp_path / "package")
+    capsys.readouterr()
+    script.main()
+    assert capsys.readouterr().out.count("is there already and stays as it is") == 2
+    assert contents(tmp_path / "package") == packaged
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Linear(torch.nn.Module):

@@ -349,7 +349,11 @@ def test_trials_share_noise_where_the_scale_says_so(tmp_path: Path) -> None:
         ("figure3", "unknown table 'figure3'; did you mean 'figure2'?"),
         (
             "render --cell none",
-            "render makes the pages of all scales from all records; leave --scale, --cell, --trials and --dry-run out",
+            "render makes the pages of all scales from all records; of the options it takes --records and --docs only",
+        ),
+        *(
+            (f"render {option}", "render makes the pages of all scales")
+            for option in ("--seed 1", "--workers 2", "--data .", "--device cuda")
         ),
         ("render --scale digit", "render makes the pages of all scales"),
         ("table2 --scale digit", "unknown scale 'digit'; did you mean 'digits'?"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from certidote.data.digits import load_digits
+from certidote.diffusion import closed_form
 from certidote.diffusion.closed_form import Identity, KernelPosteriorMean, LinearMMSE, Wiener
 from certidote.diffusion.contract import check_call, image_hashes
 from certidote.diffusion.fit import mean_squared_errors
@@ -24,8 +25,10 @@ def noised(data, sigmas, key=0):
     return data.pixels() + sigma.view(-1, 1, 1, 1) * noise, sigma
 
 
-def test_linear_mmse_is_the_posterior_mean_of_a_gaussian():
-    """By brute force in float64: precision-weighted solve for every image, instead of one eigen-decomposition."""
+@pytest.mark.parametrize("at_a_time", [1, 7 * 18, closed_form.VALUES_PER_BLOCK])
+def test_linear_mmse_is_the_posterior_mean_of_a_gaussian(at_a_time, monkeypatch):
+    """By brute force in float64: precision-weighted solve for every image, instead of one eigen-decomposition of blocks."""
+    monkeypatch.setattr(closed_form, "VALUES_PER_BLOCK", at_a_time)
     data = random_images()
     x = data.images.numpy().reshape(40, -1).astype(np.float64) / 255
     mean, cov = x.mean(0), np.cov(x.T, bias=True)

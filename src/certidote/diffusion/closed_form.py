@@ -4,8 +4,10 @@
 images themselves, `Identity` nothing. Of images with many pixels only the spectrum stays small.
 """
 
+import functools
 import hashlib
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Complex, Float, Float64
@@ -14,6 +16,9 @@ from torch import Tensor
 from certidote.diffusion.contract import check_call, check_sigma, chunk_size, image_hashes, in_chunks
 from certidote.numerics import sent
 from certidote.types import DenoiserCard, ImageDataset, Images, digest_of
+
+VALUES_PER_BLOCK = 1 << 24
+"""Values of images that are turned into float64 at a time: 128 MiB of them."""
 
 
 class _Decomposed:
@@ -52,10 +57,10 @@ class LinearMMSE(_Decomposed):
     """
 
     def __init__(self, trusted: ImageDataset, name: str = "linear-mmse") -> None:
-        flat = trusted.images.flatten(1).to(torch.float64) / 255
-        mean = flat.mean(0)
-        centered = flat - mean
-        values, vectors = torch.linalg.eigh(centered.T @ centered / len(flat))
+        blocks = torch.split(trusted.images.flatten(1), max(1, VALUES_PER_BLOCK // math.prod(trusted.image_shape)))
+        mean = _sum(block.to(torch.float64).div_(255).sum(0) for block in blocks) / len(trusted)
+        centered = (block.to(torch.float64).div_(255).sub_(mean) for block in blocks)
+        values, vectors = torch.linalg.eigh(_sum(block.T @ block for block in centered) / len(trusted))
         self.mean: Float[Tensor, d] = mean.to(torch.float32)
         self.vectors: Float[Tensor, "d d"] = vectors.to(torch.float32)
         self.values: Float64[Tensor, d] = values.clamp(min=0)
@@ -83,10 +88,9 @@ class Wiener(_Decomposed):
 
     def __init__(self, trusted: ImageDataset, name: str = "wiener") -> None:
         images = torch.split(trusted.images, chunk_size(*trusted.image_shape[1:]))
-        total = sum(chunk.to(torch.float64).sum(0) for chunk in images)
-        mean = torch.as_tensor(total) / (255 * len(trusted))
+        mean = _sum(chunk.to(torch.float64).sum(0) for chunk in images) / (255 * len(trusted))
         transformed = (torch.fft.rfft2(chunk.to(torch.float64) / 255 - mean, norm="ortho") for chunk in images)
-        power = torch.as_tensor(sum(torch.einsum("nchw,ndhw->hwcd", each, each.conj()) for each in transformed)) / len(trusted)
+        power = _sum(torch.einsum("nchw,ndhw->hwcd", each, each.conj()) for each in transformed) / len(trusted)
         values, vectors = torch.linalg.eigh(power)
         self.mean: Float[Tensor, "c h w"] = mean.to(torch.float32)
         self.vectors: Complex[Tensor, "h f c c"] = vectors.to(torch.complex64)
@@ -159,6 +163,11 @@ class Identity:
     def conditioning(self, sigma: float) -> str:
         check_sigma(sigma, self.sigma_min, self.sigma_max)
         return "none"
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    """Of at least one part; the first one is added to in place."""
+    return functools.reduce(Tensor.add_, parts)
 
 
 def _card(name: str, kind: str, trusted: ImageDataset, bandwidth: float = 0.0) -> DenoiserCard:

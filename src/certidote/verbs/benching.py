@@ -76,9 +76,10 @@ def bench(
     from certidote.types import Silent
 
     if table == RENDER:
-        if cell or trials is not None or dry_run or scale != "digits":
+        computing = (workers, timeout, data) != (None, None, None) or (seed, engine, device) != (0, "local", "cpu")
+        if cell or trials is not None or dry_run or scale != "digits" or computing:
             raise ValueError(
-                "render makes the pages of all scales from all records; leave --scale, --cell, --trials and --dry-run out"
+                "render makes the pages of all scales from all records; of the options it takes --records and --docs only"
             )
         changed = pages.render(records, docs)
         return Benched(tuple(f"Made again: {page}" for page in changed) or ("All pages are what the records say.",))
