@@ -15,6 +15,7 @@ from machine import keep
 
 from certidote.data import load
 from certidote.diffusion.closed_form import LinearMMSE
+from certidote.diffusion.contract import check_sigma
 from certidote.diffusion.denoiser import load as load_denoiser
 from certidote.diffusion.denoiser import save
 from certidote.numerics import keep_freed_memory
@@ -41,7 +42,9 @@ def psnr(denoised: Images, clean: Images) -> float:
 
 def applied(denoiser: Denoiser, noisy: Images, sigma: float) -> Images | None:
     """What the denoiser makes of these images; None where it was not trained for so much or so little noise."""
-    if not denoiser.sigma_min <= sigma <= denoiser.sigma_max:
+    try:
+        check_sigma(sigma, denoiser.sigma_min, denoiser.sigma_max)
+    except ValueError:
         return None
     with torch.no_grad():
         return denoiser(noisy, torch.full((len(noisy),), sigma))
@@ -83,6 +86,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/photograph-denoisers.json"))
     options = parser.parse_args()
+    if options.package and (unknown := [path.name for path in options.denoisers if path.name not in DATA_USED]):
+        parser.error(f"--package: nothing says what {', '.join(unknown)} learned from; packaged ones are {', '.join(DATA_USED)}")
     keep_freed_memory()
     clean, tuning = load(f"{options.data}:test#{options.images}").pixels(), load(f"{options.data}#200").pixels()
     linear = {"linear MMSE": LinearMMSE(load(options.data))}

@@ -262,8 +262,9 @@ def test_a_denoiser_is_packaged_with_its_own_figures_and_never_over_another(
     script = benchmark("photograph_denoisers", monkeypatch)
     images = tiny(3, 10, (3, 8, 8), Key(0))
     recipe = DenoiserRecipe(steps=2, batch=4, architecture=Architecture(3, 4, (8,), (1,)), storage="float16")
-    for name, seed in (("tiny-imagenet-32-large", 0), ("cifar10-32", 1)):
-        save_denoiser(train_network(images, images, recipe, Key(seed), name="unnamed"), tmp_path / name)
+    for name, seed, most in (("tiny-imagenet-32-large", 0, 1.25), ("cifar10-32", 1, 0.5)):
+        trained = train_network(images, images, dataclasses.replace(recipe, sigma_max=most), Key(seed), name="unnamed")
+        save_denoiser(trained, tmp_path / name)
     (tmp_path / "package").mkdir()
     monkeypatch.setattr(script, "PACKAGED", tmp_path / "package")
     monkeypatch.setattr(script, "load", lambda address: images)
@@ -278,11 +279,18 @@ def test_a_denoiser_is_packaged_with_its_own_figures_and_never_over_another(
         assert card.details["data"] == script.DATA_USED[name]
         assert card.details["compared"]["psnr"] == {k: v for k, v in record["psnr"].items() if k != other}
         assert {name, "noisy", "linear MMSE"} <= card.details["compared"]["psnr"].keys()
+    outside = [value is None for value in record["psnr"]["cifar10-32"]]
+    assert dict(zip(record["sigmas"], outside, strict=True)) == {0.05: False, 0.1: False, 0.25: False, 0.5: False, 1.0: True}
+    assert (tmp_path / "package" / "cifar10-32" / "card.md").read_text().rstrip().splitlines()[-3].endswith(" - |")
     packaged = contents(tmp_path / "package")
     capsys.readouterr()
     script.main()
     assert capsys.readouterr().out.count("is there already and stays as it is") == 2
     assert contents(tmp_path / "package") == packaged
+    monkeypatch.setattr(sys, "argv", ["photograph_denoisers.py", str(tmp_path / "other"), "--package"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert "nothing says what other learned from" in capsys.readouterr().err
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -347,15 +347,26 @@ def test_trials_share_noise_where_the_scale_says_so(tmp_path: Path) -> None:
     [
         ("table9", "unknown table 'table9'; did you mean"),
         ("figure3", "unknown table 'figure3'; did you mean 'figure2'?"),
-        (
-            "render --cell none",
-            "render makes the pages of all scales from all records; of the options it takes --records and --docs only",
-        ),
         *(
-            (f"render {option}", "render makes the pages of all scales")
-            for option in ("--seed 1", "--workers 2", "--data .", "--device cuda")
+            (f"render {option}", f"takes --records and --docs only; leave {option.split()[0]} out")
+            for option in (
+                "--scale digit",
+                "--trials 3",
+                "--cell none",
+                "--dry-run",
+                "--data .",
+                "--out .",
+                "--seed 1",
+                "--workers 2",
+                "--timeout 1",
+                "--engine ray",
+                "--address x",
+                "--gpus-per-task 0.5",
+                "--device cuda",
+            )
         ),
-        ("render --scale digit", "render makes the pages of all scales"),
+        ("render --seed 1 --cell none", "leave --cell, --seed out"),
+        ("table2 --docs docs", "only render makes pages"),
         ("table2 --scale digit", "unknown scale 'digit'; did you mean 'digits'?"),
         ("table2 --cell bullseye-polytope-transfer-white-box/denoise-0.3", "unknown cell of table2"),
         ("table2 --trials 0", "--trials 0; give 1 to 100"),

@@ -55,5 +55,6 @@ def _table(images: str, measured: Json) -> list[str]:
     lines = ["", f"## PSNR on {images}, dB (higher is better)", ""]
     lines += [f"| sigma | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for row, sigma in enumerate(measured["sigmas"]):
-        lines.append(f"| {sigma:g} | {' | '.join(f'{values[row]:.2f}' for values in measured['psnr'].values())} |")
+        cells = [f"{values[row]:.2f}" if values[row] is not None else "-" for values in measured["psnr"].values()]
+        lines.append(f"| {sigma:g} | {' | '.join(cells)} |")
     return lines

@@ -18,7 +18,7 @@ from certidote.numerics import sent
 from certidote.types import DenoiserCard, ImageDataset, Images, digest_of
 
 VALUES_PER_BLOCK = 1 << 24
-"""Values of images that are turned into float64 at a time: 128 MiB of them."""
+"""Values of images that are turned into float64 at a time, 128 MiB; while a block is made, the one before is still there."""
 
 
 class _Decomposed:

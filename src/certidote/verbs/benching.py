@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_TRIALS = 100
 FIGURE, RENDER = "figure2", "render"
+RUNS = Path("runs/bench")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def bench(
     data: Annotated[
         Path | None, typer.Option(help="folder with the data sets that are files; default: the environment's CERTIDOTE_DATA")
     ] = None,
-    out: Annotated[Path, typer.Option(help="packs and ledgers; the same command goes on with what is there")] = Path("runs/bench"),
+    out: Annotated[Path, typer.Option(help="packs and ledgers; the same command goes on with what is there")] = RUNS,
     records: Annotated[Path, typer.Option(help="records of finished cells, which tables share")] = Path("results/bench"),
-    docs: Annotated[Path, typer.Option(help="for render: folder of the pages")] = Path("docs"),
+    docs: Annotated[Path | None, typer.Option(help="for render: folder of the pages; default: docs")] = None,
     seed: Annotated[int, typer.Option(help="root of all random streams")] = 0,
     workers: Annotated[int | None, typer.Option(help="processes; default: one for each core; 0: this process")] = None,
     timeout: Timeout = None,
@@ -76,13 +77,29 @@ def bench(
     from certidote.types import Silent
 
     if table == RENDER:
-        computing = (workers, timeout, data) != (None, None, None) or (seed, engine, device) != (0, "local", "cpu")
-        if cell or trials is not None or dry_run or scale != "digits" or computing:
+        ignored = {
+            "--scale": scale != "digits",
+            "--trials": trials is not None,
+            "--cell": bool(cell),
+            "--dry-run": dry_run,
+            "--data": data is not None,
+            "--out": out != RUNS,
+            "--seed": seed != 0,
+            "--workers": workers is not None,
+            "--timeout": timeout is not None,
+            "--engine": engine != "local",
+            "--address": address != "auto",
+            "--gpus-per-task": gpus_per_task != 1.0,
+            "--device": device != "cpu",
+        }
+        if given := [name for name, is_given in ignored.items() if is_given]:
             raise ValueError(
-                "render makes the pages of all scales from all records; of the options it takes --records and --docs only"
+                f"render makes the pages of all scales from all records and takes --records and --docs only; leave {', '.join(given)} out"
             )
-        changed = pages.render(records, docs)
+        changed = pages.render(records, docs or Path("docs"))
         return Benched(tuple(f"Made again: {page}" for page in changed) or ("All pages are what the records say.",))
+    if docs is not None:
+        raise ValueError(f"--docs {docs}: only render makes pages; leave it out, or give 'render' for {table!r}")
     chosen = find(SCALES, scale, "scale")
     if table == FIGURE and trials is not None:
         raise ValueError(f"--trials {trials}: {FIGURE} has no trials, its models are counted; leave it out")
