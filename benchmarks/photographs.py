@@ -2,7 +2,7 @@
 
 Accuracy for time: networks trained on all 50,000 training images, each with the seconds of training and the share of the machine's
 peak that its arithmetic reaches. Denoisers: images a second, one thread on each core as workers have, and the same share. The peak is
-the fastest of three matrix products, measured in turn with the rest. Floating-point operations are counted by torch, two for each
+the faster of two matrix products, measured in turn with the rest. Floating-point operations are counted by torch, two for each
 multiply-add. With `--long`, one training of a larger network and nothing else, into a record of its own.
 """
 
@@ -38,7 +38,7 @@ TRAININGS: tuple[tuple[str, dict[str, object]], ...] = (
 """Recipe, and what is changed in it: all of them take a quarter of an hour."""
 
 LONG: tuple[tuple[str, dict[str, object]], ...] = (("airbench", {"epochs": 18}),)
-"""With --long, instead of these: what a network for GPUs reaches after some forty minutes of two cores."""
+"""With --long, instead of these: what a network for GPUs reaches when it has time."""
 
 ON_A_GPU: tuple[tuple[str, dict[str, object]], ...] = (
     ("compact", {}),
@@ -160,15 +160,12 @@ def main() -> None:
     parser.add_argument(
         "--long", action="store_true", help="one long training on a processor, and no denoisers: photographs-long.json"
     )
-    parser.add_argument("--denoisers", action="store_true", help="the denoisers alone, no trainings: photographs-denoisers.json")
     options = parser.parse_args()
     if options.long and options.device != "cpu":
         parser.error("--long is for --device cpu")
-    if options.denoisers and (options.long or options.device != "cpu"):
-        parser.error("--denoisers is for --device cpu, without --long")
     keep_freed_memory()
     device, dtype, cores = options.device, fast_dtype(options.device), len(os.sched_getaffinity(0))
-    kind = "-long" if options.long else "-denoisers" if options.denoisers else "" if device == "cpu" else "-gpu"
+    kind = "-long" if options.long else "" if device == "cpu" else "-gpu"
     where = f"{cores} threads" if device == "cpu" else torch.cuda.get_device_name()
     begin = time.perf_counter()
     train = load(options.data, "train")
@@ -180,7 +177,7 @@ def main() -> None:
     busy = busy_elsewhere()
     torch.set_num_threads(cores)
     rows = []
-    for recipe, changed in () if options.denoisers else LONG if options.long else TRAININGS if device == "cpu" else ON_A_GPU:
+    for recipe, changed in LONG if options.long else TRAININGS if device == "cpu" else ON_A_GPU:
         at_peak = peak(dtype, device)
         row = trained(RECIPES[recipe].model_copy(update=changed), train, test, dtype, Key(0) / "photographs", device)
         row |= {"name": recipe, "peak_gflops": at_peak, "fraction_of_peak": row["gflops"] / at_peak}

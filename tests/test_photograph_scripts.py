@@ -209,6 +209,15 @@ def test_targets_that_were_lost_before_the_attack_are_counted(tmp_path: Path, mo
     assert (aimed.split(" | ")[place], backdoor.split(" | ")[place]) == ("4 of 10", "40% of images")
 
 
+def test_a_denoiser_has_no_figure_outside_its_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = benchmark("results_page", monkeypatch)
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    measured = {"sigmas": [0.5, 1.0], "psnr": {"noisy": [9.12, 6.93], "lean": [20.8, None]}}
+    (tmp_path / "benchmarks" / "photograph-denoisers.json").write_text(json.dumps(measured))
+    assert page.denoisers().splitlines()[2:] == ["| noisy | 9.12 | 6.93 |", "| lean | 20.80 | - |"]
+
+
 def test_times_of_a_machine_that_did_other_work_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = benchmark("results_page", monkeypatch)
     monkeypatch.setattr(page, "RESULTS", tmp_path)

@@ -1,5 +1,6 @@
 """`bench`: the paper's tables, measured again, cell by cell."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 MOST_TRIALS = 100
 FIGURE, RENDER = "figure2", "render"
-RUNS = Path("runs/bench")
+RENDERED_BY = ("table", "records", "docs", "progress")
+"""Parameters that mean something to `render`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def bench(
     data: Annotated[
         Path | None, typer.Option(help="folder with the data sets that are files; default: the environment's CERTIDOTE_DATA")
     ] = None,
-    out: Annotated[Path, typer.Option(help="packs and ledgers; the same command goes on with what is there")] = RUNS,
+    out: Annotated[Path, typer.Option(help="packs and ledgers; the same command goes on with what is there")] = Path("runs/bench"),
     records: Annotated[Path, typer.Option(help="records of finished cells, which tables share")] = Path("results/bench"),
     docs: Annotated[Path | None, typer.Option(help="for render: folder of the pages; default: docs")] = None,
     seed: Annotated[int, typer.Option(help="root of all random streams")] = 0,
@@ -67,6 +69,7 @@ def bench(
     table they were made for; a record of fewer trials gets those that it lacks (all are done again where a defense says something about all of
     them, as filters do); an interrupted command goes on where it was.
     """
+    options = dict(locals())
     import os
 
     from certidote.attacks import find
@@ -77,24 +80,11 @@ def bench(
     from certidote.types import Silent
 
     if table == RENDER:
-        ignored = {
-            "--scale": scale != "digits",
-            "--trials": trials is not None,
-            "--cell": bool(cell),
-            "--dry-run": dry_run,
-            "--data": data is not None,
-            "--out": out != RUNS,
-            "--seed": seed != 0,
-            "--workers": workers is not None,
-            "--timeout": timeout is not None,
-            "--engine": engine != "local",
-            "--address": address != "auto",
-            "--gpus-per-task": gpus_per_task != 1.0,
-            "--device": device != "cpu",
-        }
-        if given := [name for name, is_given in ignored.items() if is_given]:
+        defaults = {name: option.default for name, option in inspect.signature(bench).parameters.items() if name not in RENDERED_BY}
+        if unused := [name for name, default in defaults.items() if options[name] != default]:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
             raise ValueError(
-                f"render makes the pages of all scales from all records and takes --records and --docs only; leave {', '.join(given)} out"
+                f"render makes the pages of all scales from all records and takes --records and --docs only; leave {named} out"
             )
         changed = pages.render(records, docs or Path("docs"))
         return Benched(tuple(f"Made again: {page}" for page in changed) or ("All pages are what the records say.",))
